@@ -1,0 +1,151 @@
+"""The policy: an MLP whose parameters are one flat vector θ.
+
+Only this module converts between the flat vector and the layers (kernels and biases).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from epvf.errors import UserError
+from epvf.types import Array, PRNGKey
+
+Activation: TypeAlias = Literal["tanh", "relu", "elu"]
+Output: TypeAlias = Literal["argmax", "clip", "tanh"]
+Init: TypeAlias = Literal["lecun_normal", "lecun_uniform", "zeros"]
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "elu": jax.nn.elu,
+}
+
+
+class Layer(NamedTuple):
+    """One affine layer, `y = x @ kernel + bias`; leading axes batch over policies.
+
+    Attributes:
+        kernel: `[..., in, out]`.
+        bias: `[..., out]`.
+    """
+
+    kernel: Array
+    bias: Array
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Architecture of a deterministic MLP policy. Holds no parameters.
+
+    Attributes:
+        layer_sizes: observation size, hidden sizes, action size. Two entries: a linear policy.
+        activation: after every layer but the last.
+        output: what turns the last layer into an action. `argmax`: index of the largest output
+            (discrete tasks). `clip`: clipped to [-1, 1]. `tanh`: squashed to (-1, 1).
+    """
+
+    layer_sizes: tuple[int, ...]
+    activation: Activation = "tanh"
+    output: Output = "clip"
+
+    def __post_init__(self) -> None:
+        if len(self.layer_sizes) < 2 or min(self.layer_sizes) < 1:
+            raise UserError(
+                f"policy layer sizes {self.layer_sizes} are not at least two positive numbers"
+            )
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """Kernel shapes `(in, out)`, first layer first."""
+        return tuple(zip(self.layer_sizes[:-1], self.layer_sizes[1:], strict=True))
+
+    @property
+    def num_parameters(self) -> int:
+        """`P`, the length of θ."""
+        return sum(fan_in * fan_out + fan_out for fan_in, fan_out in self.shapes)
+
+    def init(self, key: PRNGKey, init: Init = "lecun_normal", scale: float = 1.0) -> jax.Array:
+        """Draws θ `[P]`: kernels by `init` times `scale`, biases zero.
+
+        `lecun_normal` has standard deviation `1/sqrt(fan_in)`; `lecun_uniform` is
+        `U(-1/sqrt(fan_in), 1/sqrt(fan_in))` for kernels and biases (PyTorch's default for linear
+        layers), so that noise scaled by |θ| reaches the biases too.
+        """
+        return self.ravel(
+            [
+                _init_layer(k, shape, init, scale)
+                for k, shape in zip(
+                    jax.random.split(key, len(self.shapes)), self.shapes, strict=True
+                )
+            ]
+        )
+
+    def ravel(self, layers: Sequence[Layer]) -> Any:
+        """Layers with leading axes `...` to flat parameters `[..., P]`, kernel before bias.
+
+        Layers of numpy arrays make a numpy array, others a JAX array.
+        """
+        parts = []
+        for layer in layers:
+            parts.append(layer.kernel.reshape(*layer.bias.shape[:-1], -1))
+            parts.append(layer.bias)
+        on_host = all(isinstance(part, np.ndarray) for part in parts)
+        return (np if on_host else jnp).concatenate(parts, axis=-1)
+
+    def unravel(self, thetas: Float[Array, "*batch P"]) -> list[Layer]:
+        """Flat parameters `[..., P]` to layers; on numpy arrays every tensor is a view.
+
+        Raises:
+            UserError: if the last axis is not `num_parameters` long.
+        """
+        if thetas.shape[-1] != self.num_parameters:
+            raise UserError(
+                f"theta has {thetas.shape[-1]} parameters, but a policy of layers "
+                f"{'-'.join(map(str, self.layer_sizes))} has {self.num_parameters}"
+            )
+        layers, start, batch = [], 0, thetas.shape[:-1]
+        for fan_in, fan_out in self.shapes:
+            middle = start + fan_in * fan_out
+            kernel = thetas[..., start:middle].reshape(*batch, fan_in, fan_out)
+            layers.append(Layer(kernel, thetas[..., middle : middle + fan_out]))
+            start = middle + fan_out
+        return layers
+
+    def logits(
+        self, layers: Sequence[Layer], observation: Float[Array, " observation"]
+    ) -> jax.Array:
+        """The last layer's outputs `[action]` for one observation, before `output` is applied."""
+        activate = ACTIVATIONS[self.activation]
+        x = observation
+        for layer in layers[:-1]:
+            x = activate(x @ layer.kernel + layer.bias)
+        return x @ layers[-1].kernel + layers[-1].bias
+
+    def apply(
+        self, layers: Sequence[Layer], observation: Float[Array, " observation"]
+    ) -> jax.Array:
+        """One policy's action for one observation: `[action]`, or an index for `argmax`."""
+        outputs = self.logits(layers, observation)
+        if self.output == "argmax":
+            return jnp.argmax(outputs, axis=-1)
+        return jnp.tanh(outputs) if self.output == "tanh" else jnp.clip(outputs, -1.0, 1.0)
+
+
+def _init_layer(key: PRNGKey, shape: tuple[int, int], init: Init, scale: float) -> Layer:
+    fan_in, fan_out = shape
+    bound = scale / math.sqrt(fan_in)
+    if init == "zeros":
+        return Layer(jnp.zeros(shape), jnp.zeros(fan_out))
+    if init == "lecun_normal":
+        return Layer(bound * jax.random.normal(key, shape), jnp.zeros(fan_out))
+    kernel_key, bias_key = jax.random.split(key)
+    return Layer(
+        jax.random.uniform(kernel_key, shape, minval=-bound, maxval=bound),
+        jax.random.uniform(bias_key, (fan_out,), minval=-bound, maxval=bound),
+    )

@@ -1,0 +1,49 @@
+"""The ring buffer against a plain list."""
+
+from collections import deque
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from epvf import buffer as replay
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 6))
+def test_the_ring_holds_what_a_list_of_the_newest_holds(size, num, rounds):
+    ring = replay.empty(size, 2)
+    newest: deque = deque(maxlen=size)
+    for i in range(rounds):
+        labels = np.arange(num, dtype=np.float32) + i * num
+        thetas = np.stack([labels, -labels], axis=1)
+        ring = replay.add(ring, jnp.asarray(i * num), jnp.asarray(thetas), jnp.asarray(labels))
+        newest.extend(labels.tolist())
+    kept = np.asarray(ring.valid)
+    assert sorted(np.asarray(ring.returns)[kept].tolist()) == sorted(newest)
+    # A return stays with its own θ.
+    np.testing.assert_array_equal(ring.thetas[:, 0], np.where(kept, ring.returns, 0.0))
+    np.testing.assert_array_equal(ring.thetas[:, 1], np.where(kept, -ring.returns, 0.0))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_non_finite_return_is_kept_out(bad):
+    ring = replay.add(replay.empty(4, 1), jnp.asarray(0), jnp.ones((2, 1)), jnp.array([bad, 5.0]))
+    assert np.asarray(ring.valid).tolist() == [False, True, False, False]
+    assert np.isfinite(ring.returns).all()
+
+
+def test_a_finite_return_takes_the_place_of_a_bad_one():
+    ring = replay.add(replay.empty(2, 1), jnp.asarray(0), jnp.ones((2, 1)), jnp.full(2, jnp.nan))
+    ring = replay.add(ring, jnp.asarray(2), jnp.ones((2, 1)), jnp.array([1.0, 2.0]))
+    assert np.asarray(ring.valid).all()
+
+
+def test_samples_come_from_the_filled_rows_only_and_reach_all_of_them():
+    rows = np.asarray(replay.sample(jax.random.key(0), jnp.asarray(3), 10, 500))
+    assert set(rows.tolist()) == {0, 1, 2}
+    rows = np.asarray(replay.sample(jax.random.key(0), jnp.asarray(25), 10, 500))
+    assert set(rows.tolist()) == set(range(10))
