@@ -1,0 +1,390 @@
+"""Algorithm 1 as pure functions: propose a population, learn from its returns.
+
+    propose: θ -> Θ[N, P]        learn: (Θ, R) -> buffer -> V -> θ
+
+Nothing here knows a simulator, a file or a seed axis; `train` batches these functions over seeds.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Bool, Float, Int
+
+from epvf import buffer as replay
+from epvf.buffer import Buffer
+from epvf.perturbation import (
+    PerturbationConfig,
+    clip_weights,
+    jitter,
+    noise_deviation,
+    perturb,
+)
+from epvf.policy import Init, Policy
+from epvf.targets import TargetConfig, spearman, transform
+from epvf.types import Array, Evaluation, Population, PRNGKey, Returns
+from epvf.value import Frame, ValueFunction
+
+GradientAt: TypeAlias = Literal["theta", "population"]
+Optimizer: TypeAlias = Literal["adam", "sgd"]
+PolicyOptimizer: TypeAlias = Literal["adam", "sgd", "normalised"]
+Metrics: TypeAlias = dict[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class ValueUpdateConfig:
+    """How V is fitted (the K steps of Algorithm 1).
+
+    Attributes:
+        steps: K, gradient steps per iteration.
+        batch_size: N, pairs per step. Equal to the buffer's size: each step takes the whole buffer.
+        learning_rate: of V.
+        optimizer: of V.
+        weight_decay: decoupled, of V's parameters.
+    """
+
+    steps: int = 10
+    batch_size: int = 4096
+    learning_rate: float = 1e-3
+    optimizer: Optimizer = "adam"
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class PolicyUpdateConfig:
+    """How θ climbs V (the L steps of Algorithm 1).
+
+    Attributes:
+        steps: L, gradient steps per iteration.
+        learning_rate: at the first step.
+        final_learning_rate: at the last step of the run, reached exponentially; None: constant.
+        optimizer: of θ. `normalised`: along the gradient in units of the noise, s²∇V with s the
+            noise's deviation per weight, by `learning_rate` times the length of a typical
+            perturbation. Weights that V knows nothing of then stay where they are, while Adam
+            moves every weight at nearly the same rate.
+        gradient_at: `theta`: ∇V at θ (the paper). `population`: ∇V averaged over θ plus the
+            perturbations that were just rolled out, the gradient of a smoothed V.
+        weight_clip: θ is clipped to [-weight_clip, weight_clip] after each step; None: never.
+        weight_decay: decoupled, of θ; the paper's alternative to clipping.
+    """
+
+    steps: int = 10
+    learning_rate: float = 1e-3
+    final_learning_rate: float | None = None
+    optimizer: PolicyOptimizer = "adam"
+    gradient_at: GradientAt = "theta"
+    weight_clip: float | None = None
+    weight_decay: float = 0.0
+
+
+class LearnerState(NamedTuple):
+    """All that one seed's learner remembers between iterations.
+
+    Attributes:
+        key: `[2]` uint32, the seed's base key; each iteration folds its number in.
+        centres: `[C, P]` the policies θ that are improved.
+        value: φ, the parameters of V.
+        value_opt: optimizer state of φ.
+        policy_opt: optimizer state of the centres.
+        buffer: the newest (θ, return) pairs.
+        best_theta: `[P]` the unperturbed policy with the best evaluation so far.
+        best_return: its evaluation; -inf before the first.
+        last_return: the newest evaluation; NaN before the first.
+        predicted_gain: what V promised of the last update, in units of the value targets.
+        step_norm: length of the last update.
+        nonfinite_theta: `[P]` the newest policy whose return was not finite; zero before the first.
+        healthy: False once an update of φ or θ came out non-finite; that update was not applied.
+    """
+
+    key: Int[Array, "2"]
+    centres: Float[Array, "C P"]
+    value: Any
+    value_opt: Any
+    policy_opt: Any
+    buffer: Buffer
+    best_theta: Float[Array, "P"]
+    best_return: Float[Array, ""]
+    last_return: Float[Array, ""]
+    predicted_gain: Float[Array, ""]
+    step_norm: Float[Array, ""]
+    nonfinite_theta: Float[Array, "P"]
+    healthy: Bool[Array, ""]
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The statics of the algorithm; every method is pure.
+
+    Attributes:
+        policy: architecture of the policies.
+        value: V.
+        perturbation, targets, value_update, policy_update: the configuration of each part.
+        num_envs: N, policies rolled out per iteration.
+        num_centres: C, policies improved side by side.
+        buffer_size: pairs that the buffer holds.
+        iterations: length of the run, for the learning-rate schedule.
+        init, init_scale: how the centres are drawn.
+        eval_episodes: rows that `propose` adds for measuring the unperturbed policy.
+        eval_jitter: relative jitter of those rows.
+    """
+
+    policy: Policy
+    value: ValueFunction
+    perturbation: PerturbationConfig
+    targets: TargetConfig
+    value_update: ValueUpdateConfig
+    policy_update: PolicyUpdateConfig
+    num_envs: int
+    num_centres: int
+    buffer_size: int
+    iterations: int
+    init: Init
+    init_scale: float
+    eval_episodes: int
+    eval_jitter: float
+
+    def init_state(self, key: PRNGKey) -> LearnerState:
+        """Everything as before the first iteration."""
+        centres_key, value_key, base_key = jax.random.split(key, 3)
+        draw = lambda k: self.policy.init(k, self.init, self.init_scale)  # noqa: E731
+        centres = jax.vmap(draw)(jax.random.split(centres_key, self.num_centres))
+        centres = clip_weights(centres, self.policy_update.weight_clip)
+        value = self.value.init(value_key)
+        zero, size = jnp.zeros(()), self.policy.num_parameters
+        return LearnerState(
+            key=jax.random.key_data(base_key),
+            centres=centres,
+            value=value,
+            value_opt=self._value_optimizer().init(value),
+            policy_opt=self._policy_optimizer().init(centres),
+            buffer=replay.empty(self.buffer_size, size),
+            best_theta=centres[0],
+            best_return=zero - jnp.inf,
+            last_return=zero + jnp.nan,
+            predicted_gain=zero + jnp.nan,
+            step_norm=zero,
+            nonfinite_theta=jnp.zeros(size),
+            healthy=jnp.ones((), dtype=jnp.bool_),
+        )
+
+    def keys(self, state: LearnerState, iteration: Int[Array, ""]) -> jax.Array:
+        """The iteration's keys `[4]`: perturbation, evaluation cloud, rollouts, batches."""
+        base = jax.random.wrap_key_data(state.key)
+        return jax.random.split(jax.random.fold_in(base, iteration), 4)
+
+    def propose(self, state: LearnerState, iteration: Int[Array, ""]) -> Population:
+        """The iteration's perturbed policies `[N, P]`."""
+        key = self.keys(state, iteration)[0]
+        return perturb(self.perturbation, key, state.centres, self.num_envs)
+
+    def leader_cloud(self, state: LearnerState, iteration: Int[Array, ""]) -> Population:
+        """`eval_episodes` copies of the unperturbed leader `[E, P]`, for measuring it."""
+        key = self.keys(state, iteration)[1]
+        return jitter(key, self.leader(state), self.eval_episodes, self.eval_jitter)
+
+    def leader(self, state: LearnerState) -> jax.Array:
+        """The policy `[P]` to measure and keep: of several centres the one that V ranks first."""
+        if self.num_centres == 1:
+            return state.centres[0]
+        ranked = self.value(state.value, state.centres, self.value.frame(state.centres))
+        return state.centres[jnp.argmax(ranked)]
+
+    def record_leader(
+        self, state: LearnerState, evaluation: Evaluation
+    ) -> tuple[LearnerState, Metrics]:
+        """Remembers how the leader's cloud did, and the leader itself if it is the best so far."""
+        mean = evaluation.returns.mean()
+        # A θ any of whose copies turned non-finite is not to be recommended.
+        better = jnp.nan_to_num(mean, nan=-jnp.inf) > state.best_return
+        metrics = {
+            "eval/episode_return": mean,
+            "policy/realized_gain": mean - state.last_return,
+        }
+        return state._replace(
+            best_theta=jnp.where(better, self.leader(state), state.best_theta),
+            best_return=jnp.where(better, mean, state.best_return),
+            last_return=mean,
+        ), metrics
+
+    def learn(
+        self,
+        state: LearnerState,
+        iteration: Int[Array, ""],
+        thetas: Population,
+        evaluation: Evaluation,
+    ) -> tuple[LearnerState, Metrics]:
+        """One iteration of Algorithm 1 after the rollouts: store, fit V, climb V, clip.
+
+        `thetas [N, P]` is what `propose` gave for this state and iteration.
+        """
+        frame = self.value.frame(state.centres)
+        finite = jnp.isfinite(evaluation.returns)
+        metrics = _rollout_metrics(evaluation, finite)
+        metrics["value/spearman"] = spearman(
+            self.value(state.value, thetas, frame), evaluation.returns, finite
+        )
+        metrics["policy/predicted_gain"] = state.predicted_gain
+        state = state._replace(
+            buffer=replay.add(state.buffer, iteration * self.num_envs, thetas, evaluation.returns),
+            nonfinite_theta=jnp.where(
+                finite.all(), state.nonfinite_theta, thetas[jnp.argmin(finite)]
+            ),
+        )
+        batch_key = self.keys(state, iteration)[3]
+        filled = (iteration + 1) * self.num_envs
+        updated, loss = self.update_value(state, batch_key, filled, frame)
+        updated = self.update_policy(updated, thetas, frame)
+        state = _keep_if_finite(state, updated, loss)
+        metrics["loss/value"] = loss
+        metrics["policy/clipped_fraction"] = self._clipped_fraction(state.centres)
+        metrics["policy/step_norm"] = state.step_norm
+        metrics["healthy"] = state.healthy
+        return state, metrics
+
+    def update_value(
+        self, state: LearnerState, key: PRNGKey, filled: Int[Array, ""], frame: Frame
+    ) -> tuple[LearnerState, jax.Array]:
+        """K steps on the mean squared error of V over batches from the buffer.
+
+        Returns:
+            The state with φ updated, and the mean loss of the K steps.
+        """
+        stored = state.buffer
+        targets = transform(self.targets, stored.returns, stored.valid)
+        optimizer = self._value_optimizer()
+
+        def step(carry: tuple[Any, Any], step_key: PRNGKey) -> tuple[tuple[Any, Any], jax.Array]:
+            value, opt = carry
+            batch = self._batch(step_key, stored, targets, filled)
+            loss, gradient = jax.value_and_grad(self.value_loss)(value, *batch, frame)
+            updates, opt = optimizer.update(gradient, opt, value)
+            return (optax.apply_updates(value, updates), opt), loss
+
+        keys = jax.random.split(key, self.value_update.steps)
+        (value, opt), losses = jax.lax.scan(step, (state.value, state.value_opt), keys)
+        return state._replace(value=value, value_opt=opt), losses.mean()
+
+    def value_loss(
+        self, value: Any, thetas: Population, targets: Returns, valid: Array, frame: Frame
+    ) -> jax.Array:
+        """Mean squared error over the valid rows (the loss of Algorithm 1)."""
+        predictions = self.value(value, thetas, frame)
+        if predictions.shape != targets.shape:
+            raise ValueError(f"V predicts {predictions.shape} but targets are {targets.shape}")
+        weight = valid.astype(jnp.float32)
+        return (weight * (predictions - targets) ** 2).sum() / jnp.maximum(weight.sum(), 1.0)
+
+    def update_policy(self, state: LearnerState, thetas: Population, frame: Frame) -> LearnerState:
+        """L steps of gradient ascent on V, each followed by the weight clip.
+
+        `thetas [N, P]` is the population that was rolled out around the state's centres; its
+        offsets are what the gradient is averaged over with `gradient_at="population"`.
+        """
+        start = state.centres
+        num_centres = start.shape[0]
+        offsets = thetas.reshape(num_centres, -1, start.shape[1]) - start[:, None, :]
+        optimizer = self._policy_optimizer()
+
+        def objective(centres: Float[Array, "C P"]) -> jax.Array:
+            # Summed over centres: each one's gradient does not depend on how many there are.
+            if self.policy_update.gradient_at == "theta":
+                return self.value(state.value, centres, frame).sum()
+            cloud = (centres[:, None, :] + offsets).reshape(thetas.shape)
+            return self.value(state.value, cloud, frame).mean() * num_centres
+
+        def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
+            centres, opt = carry
+            descent = -jax.grad(objective)(centres)
+            if self.policy_update.optimizer == "normalised":
+                descent = _in_units_of_noise(descent, noise_deviation(self.perturbation, centres))
+            updates, opt = optimizer.update(descent, opt, centres)
+            centres = clip_weights(centres + updates, self.policy_update.weight_clip)
+            return (centres, opt), None
+
+        (centres, opt), _ = jax.lax.scan(
+            step, (start, state.policy_opt), length=self.policy_update.steps
+        )
+        both = self.value(state.value, jnp.concatenate([start, centres]), frame)
+        return state._replace(
+            centres=centres,
+            policy_opt=opt,
+            predicted_gain=(both[num_centres:] - both[:num_centres]).mean(),
+            step_norm=jnp.linalg.norm(centres - start, axis=-1).mean(),
+        )
+
+    def _batch(
+        self, key: PRNGKey, stored: Buffer, targets: Returns, filled: Int[Array, ""]
+    ) -> tuple[Population, Returns, Array]:
+        if self.value_update.batch_size == self.buffer_size:
+            # Rows not yet filled are not valid and weigh nothing.
+            return stored.thetas, targets, stored.valid
+        rows = replay.sample(key, filled, self.buffer_size, self.value_update.batch_size)
+        return stored.thetas[rows], targets[rows], stored.valid[rows]
+
+    def _clipped_fraction(self, centres: Float[Array, "C P"]) -> jax.Array:
+        bound = self.policy_update.weight_clip
+        return jnp.zeros(()) if bound is None else (jnp.abs(centres) >= bound).mean()
+
+    def _value_optimizer(self) -> optax.GradientTransformation:
+        update = self.value_update
+        return _optimizer(update.optimizer, update.learning_rate, update.weight_decay)
+
+    def _policy_optimizer(self) -> optax.GradientTransformation:
+        update = self.policy_update
+        rate: optax.ScalarOrSchedule = update.learning_rate
+        if update.final_learning_rate is not None:
+            total = max(self.iterations * update.steps, 2)
+            rate = optax.exponential_decay(
+                update.learning_rate, total - 1, update.final_learning_rate / update.learning_rate
+            )
+        return _optimizer(update.optimizer, rate, update.weight_decay)
+
+
+def _in_units_of_noise(gradient: Float[Array, "C P"], deviation: Float[Array, "C P"]) -> jax.Array:
+    """The gradient `s²g`, as long in units of `s` as a perturbation is: `|s g| = sqrt(P)`."""
+    scaled = deviation * gradient
+    length = jnp.linalg.norm(scaled, axis=-1, keepdims=True)
+    return deviation * scaled * (gradient.shape[-1] ** 0.5 / jnp.maximum(length, 1e-12))
+
+
+def _optimizer(
+    name: PolicyOptimizer, rate: optax.ScalarOrSchedule, weight_decay: float
+) -> optax.GradientTransformation:
+    direction = optax.scale_by_adam() if name == "adam" else optax.identity()
+    return optax.chain(
+        direction, optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(rate)
+    )
+
+
+def _rollout_metrics(population: Evaluation, finite: Array) -> Metrics:
+    returns = population.returns
+    weight = finite.astype(jnp.float32)
+    count = jnp.maximum(weight.sum(), 1.0)
+    kept = jnp.where(finite, returns, 0.0)
+    mean = kept.sum() / count
+    return {
+        "rollout/episode_return": mean,
+        "rollout/episode_return_std": jnp.sqrt((weight * (kept - mean) ** 2).sum() / count),
+        "rollout/episode_return_min": jnp.where(finite, returns, jnp.inf).min(),
+        "rollout/episode_return_max": jnp.where(finite, returns, -jnp.inf).max(),
+        "rollout/episode_length": population.lengths.astype(jnp.float32).mean(),
+        "rollout/nonfinite": (~finite).sum(),
+        "rollout/steps": population.lengths.sum(),
+    }
+
+
+def _keep_if_finite(old: LearnerState, new: LearnerState, loss: jax.Array) -> LearnerState:
+    """The updated state, or the old one marked unhealthy where the update is not finite."""
+    leaves = jax.tree.leaves((new.value, new.centres, loss))
+    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+    # The buffer is the same in both: only what the update touched is chosen between.
+    names = ("value", "value_opt", "policy_opt", "centres", "predicted_gain", "step_norm")
+    chosen = {
+        name: jax.tree.map(
+            lambda a, b: jnp.where(finite, a, b), getattr(new, name), getattr(old, name)
+        )
+        for name in names
+    }
+    return old._replace(**chosen, healthy=old.healthy & finite)
