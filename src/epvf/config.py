@@ -1,0 +1,286 @@
+"""The whole configuration of a run: frozen, typed, checked, the same in JSON, YAML and Python."""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import yaml
+
+from epvf.errors import UserError, unknown
+from epvf.files import one_line
+from epvf.learner import PolicyUpdateConfig, ValueUpdateConfig
+from epvf.perturbation import PerturbationConfig
+from epvf.policy import Activation, Init, Output
+from epvf.representations import RepresentationConfig
+from epvf.targets import TargetConfig
+from epvf.value import ValueConfig
+
+Backend: TypeAlias = Literal["auto", "jax", "native", "mjx", "warp"]
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """What is to be solved.
+
+    Attributes:
+        name: of the task.
+        backend: the engine; `auto` picks what suits the machine.
+        episode_length: longest episode in env steps; None: the task's own.
+        num_threads: CPU threads of the native engine; None: all.
+    """
+
+    name: str = "cartpole"
+    backend: Backend = "auto"
+    episode_length: int | None = None
+    num_threads: int | None = None
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The policies' architecture and start.
+
+    Attributes:
+        hidden_sizes: widths of the MLP; empty for a linear policy.
+        activation: after every hidden layer.
+        output: `argmax` for discrete tasks, `clip` or `tanh` for continuous ones.
+        init: distribution of the initial weights.
+        init_scale: multiplies the initial weights.
+        num_centres: C, policies improved side by side.
+    """
+
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    activation: Activation = "tanh"
+    output: Output = "clip"
+    init: Init = "lecun_normal"
+    init_scale: float = 1.0
+    num_centres: int = 1
+
+
+@dataclass(frozen=True)
+class BufferConfig:
+    """The replay buffer.
+
+    Attributes:
+        size: newest pairs (θ, return) that are kept.
+    """
+
+    size: int = 4096
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How the unperturbed policy is measured; these rollouts are not counted as env steps.
+
+    Attributes:
+        interval: every so many iterations.
+        episodes: rollouts per measurement.
+        jitter: relative jitter of the weights where the task resets deterministically.
+    """
+
+    interval: int = 1
+    episodes: int = 64
+    jitter: float = 1e-3
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When the whole state is saved; the end, Ctrl-C and SIGTERM always save.
+
+    Attributes:
+        every_iterations: after so many iterations; None: not by count.
+        every_minutes: after so many minutes; None: not by time.
+        keep: newest checkpoints that stay on disk.
+    """
+
+    every_iterations: int | None = None
+    every_minutes: float | None = 5.0
+    keep: int = 2
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run is made from.
+
+    Attributes:
+        task, policy, perturbation, buffer, representation, value, target, value_update,
+            policy_update, eval, checkpoint: the parts, each described in its own class.
+        num_envs: N, policies rolled out per iteration.
+        iterations: iterations of Algorithm 1.
+        env_steps: the run ends after the first iteration that reaches so many; None: never.
+        seed: of everything random.
+        num_seeds: seeds `seed ... seed + num_seeds - 1` trained side by side in one program.
+    """
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    perturbation: PerturbationConfig = field(default_factory=PerturbationConfig)
+    buffer: BufferConfig = field(default_factory=BufferConfig)
+    representation: RepresentationConfig = field(default_factory=RepresentationConfig)
+    value: ValueConfig = field(default_factory=ValueConfig)
+    target: TargetConfig = field(default_factory=TargetConfig)
+    value_update: ValueUpdateConfig = field(default_factory=ValueUpdateConfig)
+    policy_update: PolicyUpdateConfig = field(default_factory=PolicyUpdateConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    num_envs: int = 4096
+    iterations: int = 488
+    env_steps: int | None = None
+    seed: int = 0
+    num_seeds: int = 1
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+        _check_contradictions(self)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as nested plain values; tuples become lists."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values: dict[str, Any], base: Config | None = None) -> Config:
+    """A configuration from nested plain values; fields left out are those of `base`.
+
+    Raises:
+        UserError: for an unknown field, a value of the wrong type, or a contradiction.
+    """
+    return _build(Config, values, base if base is not None else Config(), "")
+
+
+def load(path: Path, base: Config | None = None) -> Config:
+    """Reads a `.json` or `.yaml` file; see `from_dict`."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read config {path}: {one_line(error)}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"config {path} is not a mapping of fields to values")
+    return from_dict(values, base)
+
+
+def replace(config: Config, delta: dict[str, Any]) -> Config:
+    """The configuration with dotted fields changed, e.g. `{"perturbation.scale": 1.0}`."""
+    nested: dict[str, Any] = {}
+    for name, value in delta.items():
+        *groups, last = name.split(".")
+        inner = nested
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[last] = value
+    return from_dict(nested, config)
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted field names to values, the inverse of the nesting."""
+    flat: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value, name = getattr(config, item.name), f"{prefix}{item.name}"
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
+
+
+def _build(kind: type, values: Any, base: Any, path: str) -> Any:
+    if not isinstance(values, dict):
+        raise UserError(f"{path or 'config'} must be a mapping of fields to values, not {values!r}")
+    hints = typing.get_type_hints(kind)
+    names = [item.name for item in dataclasses.fields(kind)]
+    changed: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in names:
+            raise unknown(f"field of {path or 'the config'}", name, names)
+        full, hint = f"{path}.{name}" if path else str(name), hints[name]
+        if dataclasses.is_dataclass(hint):
+            changed[name] = _build(typing.cast(type, hint), value, getattr(base, name), full)
+        else:
+            changed[name] = _convert(value, hint, full)
+    return dataclasses.replace(base, **changed)
+
+
+def _convert(value: Any, hint: Any, path: str) -> Any:
+    """Checks one plain value against its annotation; lists become tuples, ints may be floats."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(value, next(o for o in options if o is not type(None)), path)
+    if origin is Literal:
+        if value not in options:
+            raise unknown(f"value for {path}:", value, [str(o) for o in options])
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise _wrong_type(path, "a list", value)
+        return tuple(_convert(item, options[0], path) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is float and isinstance(value, str):
+        # YAML 1.1 reads 1e-3 as text.
+        try:
+            return float(value)
+        except ValueError:
+            raise _wrong_type(path, "a number", value) from None
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise _wrong_type(path, f"of type {hint.__name__}", value)
+    return value
+
+
+def _wrong_type(path: str, wanted: str, value: Any) -> UserError:
+    return UserError(f"{path} must be {wanted}, not {value!r}")
+
+
+_AT_LEAST_ZERO = {
+    "perturbation.scale",
+    "perturbation.floor",
+    "eval.jitter",
+    "value_update.weight_decay",
+    "policy_update.weight_decay",
+    "policy.init_scale",
+    "representation.unf_chunk",
+    "seed",
+}
+
+
+def _check_positive(config: Config) -> None:
+    for name, value in flatten(config).items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        for number in numbers:
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                continue
+            if name in _AT_LEAST_ZERO and not 0 <= number < float("inf"):
+                raise UserError(f"{name} is {number}; it must be finite and at least 0")
+            if name not in _AT_LEAST_ZERO and not 0 < number < float("inf"):
+                raise UserError(f"{name} is {number}; it must be finite and greater than 0")
+
+
+def _check_contradictions(config: Config) -> None:
+    n, centres = config.num_envs, config.policy.num_centres
+    if config.value_update.batch_size > config.buffer.size:
+        raise UserError(
+            f"value_update.batch_size {config.value_update.batch_size} is larger than buffer.size "
+            f"{config.buffer.size}; make the buffer at least as large as a batch"
+        )
+    if n % centres:
+        raise UserError(
+            f"num_envs {n} is not a multiple of policy.num_centres {centres}; every centre needs "
+            "equally many perturbations"
+        )
+    if config.perturbation.antithetic and (n // centres) % 2:
+        raise UserError(
+            "perturbation.antithetic needs an even number of policies per centre, "
+            f"not {n // centres}"
+        )
+    final = config.policy_update.final_learning_rate
+    if final is not None and final > config.policy_update.learning_rate:
+        raise UserError(
+            f"policy_update.final_learning_rate {final} is above policy_update.learning_rate "
+            f"{config.policy_update.learning_rate}; the schedule only decays"
+        )
+    if config.seed + config.num_seeds > 2**31:
+        raise UserError(f"seed {config.seed} is too large; the largest is {2**31 - 1}")

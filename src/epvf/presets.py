@@ -1,0 +1,121 @@
+"""Named configurations of each task: the paper's, ours, and a quick one for trying things."""
+
+from typing import Any, Literal, TypeAlias
+
+from epvf.config import Config, replace
+from epvf.errors import unknown
+
+Preset: TypeAlias = Literal["paper", "tuned", "debug"]
+PRESETS: tuple[Preset, ...] = ("paper", "tuned", "debug")
+
+_CARTPOLE_PAPER: dict[str, Any] = {
+    "policy.hidden_sizes": [64, 64],
+    "policy.output": "argmax",
+    "perturbation.noise": "gaussian",
+    "perturbation.scale": 1.0,
+    "buffer.size": 100_000,
+    "value.hidden_sizes": [64, 64],
+    "value_update.batch_size": 16,
+    "value_update.steps": 10,
+    "value_update.learning_rate": 1e-3,
+    "policy_update.steps": 10,
+    "policy_update.learning_rate": 1e-3,
+    "num_envs": 8,
+    "iterations": 1000,
+    "eval.interval": 10,
+}
+
+_ANT_PAPER: dict[str, Any] = {
+    "policy.hidden_sizes": [64, 64],
+    "policy.output": "clip",
+    "perturbation.noise": "scaled_uniform",
+    "perturbation.scale": 0.3,
+    "buffer.size": 4096,
+    "value.hidden_sizes": [256, 256],
+    "value_update.batch_size": 4096,
+    "value_update.steps": 10,
+    "value_update.learning_rate": 1e-3,
+    "policy_update.steps": 10,
+    "policy_update.learning_rate": 1e-3,
+    "policy_update.final_learning_rate": 1e-7,
+    "policy_update.weight_clip": 0.1,
+    "num_envs": 4096,
+    "iterations": 488,
+}
+
+_TABLE: dict[str, dict[str, dict[str, Any]]] = {
+    "cartpole": {
+        "paper": _CARTPOLE_PAPER,
+        "tuned": {
+            "policy.output": "argmax",
+            "policy.hidden_sizes": [],
+            "perturbation.noise": "gaussian",
+            "perturbation.scale": 0.3,
+            "buffer.size": 1024,
+            "value.hidden_sizes": [64, 64],
+            "value.inputs": "standardised",
+            "target.transform": "centred_ranks",
+            "value_update.batch_size": 256,
+            "value_update.steps": 20,
+            "policy_update.steps": 5,
+            "policy_update.learning_rate": 1e-2,
+            "num_envs": 256,
+            "iterations": 100,
+        },
+        "debug": {
+            "policy.output": "argmax",
+            "policy.hidden_sizes": [8],
+            "perturbation.noise": "gaussian",
+            "perturbation.scale": 0.5,
+            "buffer.size": 64,
+            "value.hidden_sizes": [16],
+            "value_update.batch_size": 32,
+            "num_envs": 32,
+            "iterations": 5,
+            "eval.episodes": 8,
+        },
+    },
+    "ant": {
+        "paper": _ANT_PAPER,
+        "tuned": {
+            **_ANT_PAPER,
+            "buffer.size": 1024,
+            "value.inputs": "standardised",
+            "target.transform": "centred_ranks",
+            "value_update.batch_size": 1024,
+            "value_update.steps": 5,
+            "policy_update.steps": 1,
+            "policy_update.learning_rate": 4e-3,
+            "policy_update.final_learning_rate": None,
+            "policy_update.gradient_at": "population",
+            "num_envs": 1024,
+            "iterations": 100,
+        },
+        "debug": {
+            **_ANT_PAPER,
+            "task.episode_length": 50,
+            "policy.hidden_sizes": [8],
+            "buffer.size": 32,
+            "value.hidden_sizes": [16],
+            "value_update.batch_size": 32,
+            "num_envs": 32,
+            "iterations": 3,
+            "eval.episodes": 8,
+        },
+    },
+}
+
+TASKS: tuple[str, ...] = tuple(_TABLE)
+
+
+def preset(task: str, name: str = "tuned") -> Config:
+    """The configuration of a task under a preset's name.
+
+    Raises:
+        UserError: if there is no such task or preset.
+    """
+    if task not in _TABLE:
+        raise unknown("task", task, _TABLE)
+    if name not in _TABLE[task]:
+        raise unknown("preset", name, PRESETS)
+    return replace(Config(), {"task.name": task, **_TABLE[task][name]})

@@ -1,0 +1,395 @@
+"""The online loop: propose a population, evaluate it, learn from it, and say what happened.
+
+`train` is a generator, so whoever consumes it (a run on disk, a notebook, a test) decides what to
+save and when to stop. Where the task can be traced, whole iterations run inside one compiled
+program and the host wakes about once a second; otherwise the same functions are compiled apart and
+the task is called between them.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from epvf.config import Config
+from epvf.learner import Learner, LearnerState
+from epvf.perturbation import jitter
+from epvf.policy import Policy
+from epvf.tasks.base import Task, TaskSpec
+from epvf.types import Array, Evaluate, Evaluation, Population
+from epvf.value import make_value
+
+_INTERNAL = ("rollout/steps", "rollout/all_steps", "healthy")
+
+Record: TypeAlias = dict[str, float | int]
+Announce: TypeAlias = Callable[[str], None]
+
+MAX_CHUNK = 256
+"""Most iterations that one call of the compiled loop runs; bounds the metrics it carries."""
+
+CHUNK_SECONDS = 1.0
+"""How often the host wakes during a compiled loop, for logging, checkpoints and Ctrl-C."""
+
+
+class TrainingDiverged(RuntimeError):
+    """An update of V or of the policy was not finite. It was not applied."""
+
+
+class TrainState(NamedTuple):
+    """All of a run: restoring it continues the run as if it had never stopped.
+
+    Attributes:
+        learner: every array has a leading axis over the M seeds.
+        iteration: iterations done.
+        env_steps: `[M]` int64 on the host, where 4096 x 1000 steps an iteration cannot overflow.
+        wall_time: seconds spent training.
+    """
+
+    learner: LearnerState
+    iteration: int
+    env_steps: np.ndarray
+    wall_time: float
+
+
+class Report(NamedTuple):
+    """News from the loop.
+
+    Attributes:
+        state: as of now. Its arrays are donated to the next iteration: use or copy them before.
+        records: one flat dict per iteration and seed, as in `metrics.jsonl`.
+    """
+
+    state: TrainState
+    records: list[Record]
+
+
+def make_policy(config: Config, spec: TaskSpec) -> Policy:
+    """The architecture that the configuration asks for on a task."""
+    sizes = (spec.observation_size, *config.policy.hidden_sizes, spec.action_size)
+    return Policy(sizes, config.policy.activation, config.policy.output)
+
+
+def make_learner(config: Config, spec: TaskSpec) -> Learner:
+    """The algorithm's statics from the configuration.
+
+    Raises:
+        UserError: if the parts do not fit each other or the task.
+    """
+    policy = make_policy(config, spec)
+    return Learner(
+        policy=policy,
+        value=make_value(policy, config.value, config.representation, config.perturbation),
+        perturbation=config.perturbation,
+        targets=config.target,
+        value_update=config.value_update,
+        policy_update=config.policy_update,
+        num_envs=config.num_envs,
+        num_centres=config.policy.num_centres,
+        buffer_size=config.buffer.size,
+        iterations=config.iterations,
+        init=config.policy.init,
+        init_scale=config.policy.init_scale,
+        eval_episodes=config.eval.episodes,
+        eval_jitter=config.eval.jitter if spec.deterministic_reset else 0.0,
+    )
+
+
+def init_state(config: Config, learner: Learner) -> TrainState:
+    """The run before its first iteration, one learner a seed."""
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    learners = jax.jit(jax.vmap(learner.init_state))(keys)
+    return TrainState(learners, 0, np.zeros(config.num_seeds, np.int64), 0.0)
+
+
+def finished(config: Config, state: TrainState) -> bool:
+    """Whether the run has all its iterations or env steps (of the seed that has fewest)."""
+    budget = config.env_steps
+    spent = budget is not None and int(state.env_steps.min()) >= budget
+    return state.iteration >= config.iterations or spent
+
+
+def train(
+    config: Config,
+    task: Task,
+    state: TrainState | None = None,
+    announce: Announce = lambda message: None,
+) -> Iterator[Report]:
+    """Runs Algorithm 1 (Bohlinger & Peters 2025) to the end, reporting about once a second.
+
+    Args:
+        config: the run.
+        task: what turns policies into returns.
+        state: where to go on; None: from the start.
+        announce: told of long silent phases (compilation).
+
+    Raises:
+        UserError: if configuration and task do not fit.
+        TrainingDiverged: after an update that was not finite; the last report is still good.
+    """
+    learner = make_learner(config, task.spec)
+    evaluate = task.evaluator(learner.policy)
+    state = init_state(config, learner) if state is None else state
+    if task.spec.traceable:
+        longest = task.spec.episode_length
+        steps = _traced_loop(config, learner, evaluate, state, announce, longest)
+    else:
+        steps = _host_loop(config, learner, evaluate, state, announce)
+    for state, metrics, timing in steps:
+        yield Report(state, _records(config, state, metrics, timing))
+        _check_health(config, metrics)
+
+
+class _Timing(NamedTuple):
+    """Seconds of the rollouts of each iteration, and the wall clock after each."""
+
+    rollout: np.ndarray
+    wall: np.ndarray
+
+
+_Metrics: TypeAlias = dict[str, np.ndarray]
+_Step: TypeAlias = tuple[TrainState, _Metrics, _Timing]
+
+
+def _host_loop(
+    config: Config, learner: Learner, evaluate: Evaluate, state: TrainState, announce: Announce
+) -> Iterator[_Step]:
+    """One iteration a time, the task called from the host between compiled functions."""
+    propose = jax.jit(partial(_propose_seeds, learner), static_argnums=(2,))
+    record = jax.jit(jax.vmap(learner.record_leader), donate_argnums=(0,))
+    learn = _compile(
+        "value and policy updates",
+        jax.jit(jax.vmap(learner.learn, in_axes=(0, None, 0, 0)), donate_argnums=(0,)),
+        (state.learner, *_learn_arguments(config, learner)),
+        announce,
+    )
+    while not finished(config, state):
+        begin = time.perf_counter()
+        iteration = jnp.asarray(state.iteration, jnp.int32)
+        due = _evaluation_due(config, state.iteration)
+        key, thetas, cloud = propose(state.learner, iteration, due)
+        evaluation, leader, seconds = _evaluate_seeds(evaluate, key, thetas, cloud)
+        learners, measured = state.learner, _no_leader_metrics(config)
+        if due:
+            learners, measured = record(learners, leader)
+        learners, learned = learn(learners, iteration, thetas, evaluation)
+        metrics = {name: np.asarray(value)[None] for name, value in (measured | learned).items()}
+        steps = evaluation.lengths.sum(axis=1) + leader.lengths.sum(axis=1)
+        metrics["rollout/all_steps"] = steps[None]
+        state = _advance(state, learners, metrics, 1, time.perf_counter() - begin)
+        yield state, metrics, _Timing(np.array([seconds]), np.array([state.wall_time]))
+
+
+def _propose_seeds(
+    learner: Learner, learners: LearnerState, iteration: jax.Array, due: bool
+) -> tuple[jax.Array, Population, Population]:
+    """The key of the rollouts, populations `[M, N, P]`, and leader clouds `[M, E or 0, P]`."""
+    thetas = jax.vmap(learner.propose, in_axes=(0, None))(learners, iteration)
+    # One key serves the whole call: a host task sees all seeds' policies as one population.
+    key = learner.keys(jax.tree.map(lambda x: x[0], learners), iteration)[2]
+    cloud = thetas[:, :0]
+    if due:
+        cloud = jax.vmap(learner.leader_cloud, in_axes=(0, None))(learners, iteration)
+    return key, thetas, cloud
+
+
+def _learn_arguments(config: Config, learner: Learner) -> tuple[Any, ...]:
+    """Shapes of what `learn` takes after the state, for compiling it before the first rollout."""
+    seeds, num = config.num_seeds, config.num_envs
+    rows: Any = partial(jax.ShapeDtypeStruct, (seeds, num))
+    thetas = jax.ShapeDtypeStruct((seeds, num, learner.policy.num_parameters), jnp.float32)
+    iteration = jax.ShapeDtypeStruct((), jnp.int32)
+    return iteration, thetas, Evaluation(rows(jnp.float32), rows(jnp.int32))
+
+
+def _evaluate_seeds(
+    evaluate: Evaluate, key: jax.Array, thetas: Population, cloud: Population
+) -> tuple[Evaluation, Evaluation, float]:
+    """Evaluates populations and clouds of all seeds in one call, so that no thread idles between.
+
+    Returns:
+        The evaluation of `thetas [M, N, P]`, that of `cloud [M, E, P]`, and the seconds it took.
+    """
+    parts = [np.asarray(x).reshape(-1, x.shape[-1]) for x in (thetas, cloud) if x.size]
+    everything = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    begin = time.perf_counter()
+    evaluation = evaluate(key, everything)
+    seconds = time.perf_counter() - begin
+    returns = np.asarray(evaluation.returns, np.float32)
+    lengths = np.asarray(evaluation.lengths, np.int32)
+    seeds, middle = thetas.shape[0], thetas.shape[0] * thetas.shape[1]
+    split = [
+        Evaluation(returns[part].reshape(seeds, -1), lengths[part].reshape(seeds, -1))
+        for part in (slice(middle), slice(middle, None))
+    ]
+    return split[0], split[1], seconds
+
+
+def _traced_loop(
+    config: Config,
+    learner: Learner,
+    evaluate: Evaluate,
+    state: TrainState,
+    announce: Announce,
+    episode_length: int,
+) -> Iterator[_Step]:
+    """Many iterations a call, all inside one compiled program."""
+    chunk = jax.jit(partial(_run_chunk, config, learner, evaluate), donate_argnums=(0,))
+    counter = jax.ShapeDtypeStruct((), jnp.int32)
+    compiled = _compile(
+        "rollouts, value and policy updates", chunk, (state.learner, counter, counter), announce
+    )
+    num = 1
+    while not finished(config, state):
+        num = _within_budget(config, state, num, episode_length)
+        begin = time.perf_counter()
+        counters = (jnp.asarray(x, jnp.int32) for x in (state.iteration, num))
+        learners, stacked = compiled(state.learner, *counters)
+        metrics = {name: np.asarray(value)[:num] for name, value in stacked.items()}
+        seconds = time.perf_counter() - begin
+        wall = state.wall_time + seconds * np.arange(1, num + 1) / num
+        state = _advance(state, learners, metrics, num, seconds)
+        yield state, metrics, _Timing(np.full(num, seconds / num), wall)
+        num = int(np.clip(num * CHUNK_SECONDS / max(seconds, 1e-6), max(num // 2, 1), num * 2))
+
+
+def _run_chunk(
+    config: Config,
+    learner: Learner,
+    evaluate: Evaluate,
+    learners: LearnerState,
+    start: jax.Array,
+    num: jax.Array,
+) -> tuple[LearnerState, dict[str, jax.Array]]:
+    """`num` iterations from `start`; metrics `[MAX_CHUNK, M]`, of which `num` rows are filled.
+
+    The number is an argument, not a constant, so that every chunk runs the same machine code and a
+    resumed run repeats an uninterrupted one to the bit, however its chunks fall.
+    """
+    iterate = partial(_iterate_seeds, config, learner, evaluate)
+    shapes = jax.eval_shape(iterate, learners, start)[1]
+    empty = jax.tree.map(lambda s: jnp.zeros((MAX_CHUNK, *s.shape), s.dtype), shapes)
+
+    def body(i: jax.Array, carry: Any) -> Any:
+        states, metrics = carry
+        states, new = iterate(states, start + i)
+        return states, jax.tree.map(lambda rows, row: rows.at[i].set(row), metrics, new)
+
+    return jax.lax.fori_loop(0, num, body, (learners, empty))
+
+
+def _iterate_seeds(
+    config: Config,
+    learner: Learner,
+    evaluate: Evaluate,
+    learners: LearnerState,
+    iteration: jax.Array,
+) -> tuple[LearnerState, dict[str, jax.Array]]:
+    """One iteration of every seed, rollouts included."""
+
+    def measure(state: LearnerState) -> Any:
+        key = jax.random.fold_in(learner.keys(state, iteration)[2], 1)
+        evaluation = evaluate(key, learner.leader_cloud(state, iteration))
+        state, metrics = learner.record_leader(state, evaluation)
+        return state, metrics, evaluation.lengths.sum()
+
+    def improve(state: LearnerState) -> Any:
+        thetas = learner.propose(state, iteration)
+        evaluation = evaluate(learner.keys(state, iteration)[2], thetas)
+        return learner.learn(state, iteration, thetas, evaluation)
+
+    def skip(states: LearnerState) -> Any:
+        return states, _no_leader_metrics(config), jnp.zeros(config.num_seeds, jnp.int32)
+
+    due = _evaluation_due(config, iteration)
+    learners, leader, steps = jax.lax.cond(due, jax.vmap(measure), skip, learners)
+    learners, metrics = jax.vmap(improve)(learners)
+    metrics["rollout/all_steps"] = metrics["rollout/steps"] + steps
+    return learners, metrics | leader
+
+
+def _no_leader_metrics(config: Config) -> dict[str, jax.Array]:
+    nan = jnp.full(config.num_seeds, jnp.nan)
+    return {"eval/episode_return": nan, "policy/realized_gain": nan}
+
+
+def _within_budget(config: Config, state: TrainState, num: int, episode_length: int) -> int:
+    """At most `num` iterations, none of which starts after the run should have ended."""
+    num = min(num, MAX_CHUNK, config.iterations - state.iteration)
+    if config.env_steps is None:
+        return num
+    left = config.env_steps - int(state.env_steps.min())
+    return max(1, min(num, left // (config.num_envs * episode_length)))
+
+
+def _evaluation_due(config: Config, iteration: Any) -> Any:
+    """Whether the leader is measured at this iteration (a number, or a traced one)."""
+    return (iteration % config.eval.interval == 0) | (iteration == config.iterations - 1)
+
+
+def _advance(
+    state: TrainState, learners: LearnerState, metrics: _Metrics, num: int, seconds: float
+) -> TrainState:
+    steps = metrics["rollout/steps"].astype(np.int64)
+    return TrainState(
+        learners,
+        state.iteration + num,
+        state.env_steps + steps.sum(axis=0),
+        state.wall_time + seconds,
+    )
+
+
+def _records(config: Config, state: TrainState, metrics: _Metrics, timing: _Timing) -> list[Record]:
+    """Flat records in the order of `metrics.jsonl`: iterations, and seeds within each."""
+    steps = metrics["rollout/steps"].astype(np.int64)
+    rolled = metrics["rollout/all_steps"].astype(np.int64).sum(axis=1)
+    num, seeds = steps.shape
+    totals = state.env_steps[None, :] - steps.sum(axis=0)[None, :] + steps.cumsum(axis=0)
+    records = []
+    for i in range(num):
+        for m in range(seeds):
+            record: Record = {
+                "steps/update": state.iteration - num + i + 1,
+                "steps/env": int(totals[i, m]),
+                "time/wall": float(timing.wall[i]),
+                "time/sps": float(rolled[i] / max(timing.rollout[i], 1e-9)),
+            }
+            for name, values in metrics.items():
+                if name not in _INTERNAL:
+                    record[name] = values[i, m].item()
+            if seeds > 1:
+                record["seed"] = config.seed + m
+            records.append(record)
+    return records
+
+
+def _check_health(config: Config, metrics: _Metrics) -> None:
+    healthy = metrics["healthy"].all(axis=0)
+    if not healthy.all():
+        seeds = [config.seed + int(m) for m in np.flatnonzero(~healthy)]
+        raise TrainingDiverged(
+            f"an update of V or of the policy was not finite (seed {seeds[0]}); it was not "
+            "applied. Lower value_update.learning_rate or policy_update.learning_rate, or use "
+            "target.transform centred_ranks"
+        )
+
+
+def _compile(what: str, function: Any, arguments: tuple[Any, ...], announce: Announce) -> Any:
+    announce(f"compiling {what} ...")
+    begin = time.perf_counter()
+    compiled = function.lower(*arguments).compile()
+    announce(f"compiled {what} in {time.perf_counter() - begin:.1f} s")
+    return compiled
+
+
+def evaluate_theta(
+    evaluate: Evaluate, key: jax.Array, theta: Array, episodes: int, relative: float
+) -> Evaluation:
+    """Rolls θ `[P]` out `episodes` times: over random resets, or as a cloud of jittered copies."""
+    cloud_key, rollout_key = jax.random.split(key)
+    thetas = jitter(cloud_key, jnp.asarray(theta), episodes, relative)
+    return evaluate(rollout_key, np.asarray(thetas))
