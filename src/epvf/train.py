@@ -89,13 +89,19 @@ def make_learner(config: Config, spec: TaskSpec) -> Learner:
         policy_update=config.policy_update,
         num_envs=config.num_envs,
         num_centres=config.policy.num_centres,
-        buffer_size=config.buffer.size,
+        buffer_size=_buffer_capacity(config),
         iterations=config.iterations,
         init=config.policy.init,
         init_scale=config.policy.init_scale,
         eval_episodes=config.eval.episodes,
         eval_jitter=config.eval.jitter if spec.deterministic_reset else 0.0,
     )
+
+
+def _buffer_capacity(config: Config) -> int:
+    """The buffer's size, or what the whole run can ever put into it if that is less."""
+    ever = config.num_envs * config.iterations
+    return max(config.value_update.batch_size, min(config.buffer.size, ever))
 
 
 def init_state(config: Config, learner: Learner) -> TrainState:

@@ -12,10 +12,11 @@ of its own. Channels come first because mixing them is then one matrix product w
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, combinations, permutations
+from itertools import accumulate, chain, permutations
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -262,27 +263,36 @@ class EquivariantLinear:
             for c, groups in zip(self.in_channels, self.groups, strict=True)
         )
 
-    def init(self, key: PRNGKey) -> Params:
-        """Draws weights, one matrix `[D, C]` a key, and zero biases.
-
-        Inputs of unit variance give outputs of about unit variance after a ReLU (He
-        initialisation), each of an output's terms getting an equal share.
-        """
-        share = [sum(v.tensor == t for vs in self.writes.values() for v in vs)
-                 for t in range(len(self.groups))]
-        params: Params = {}
-        for key_, (name, writes) in zip(
-            jax.random.split(key, len(self.writes)), self.writes.items(), strict=True
-        ):
-            fan_in = sum(self.in_channels[v.tensor] for v in self.reads[name])
-            fan_out = sum(self.out_channels[v.tensor] for v in writes)
-            scale = [math.sqrt(2 / (fan_in * share[v.tensor])) for v in writes
-                     for _ in range(self.out_channels[v.tensor])]
-            params[_name(name)] = jnp.array(scale)[:, None] * jax.random.normal(
-                key_, (fan_out, fan_in)
+    @property
+    def weight_shapes(self) -> dict[str, tuple[int, int]]:
+        """Shape `[D, C]` of each key's weights: channels written by channels read."""
+        return {
+            _name(key): (
+                sum(self.out_channels[v.tensor] for v in self.writes[key]),
+                sum(self.in_channels[v.tensor] for v in reads),
             )
-        params["bias"] = jnp.zeros(params[_name(())].shape[0])
-        return params
+            for key, reads in self.reads.items()
+        }
+
+    def init(self, key: PRNGKey) -> Params:
+        """Draws weights, one matrix a key, and zero biases; see `scale`."""
+        return self.scale(_normals(key, self.weight_shapes))
+
+    def scale(self, weights: Params) -> Params:
+        """Parameters of weights of unit variance: inputs of unit variance keep it after a ReLU.
+
+        He initialisation, the ways of writing into an output getting equal shares of its variance.
+        """
+        shares = Counter(v.tensor for views in self.writes.values() for v in views)
+        params = dict(weights)
+        for key, views in self.writes.items():
+            weight = weights[_name(key)]
+            variances = [
+                [2 / (weight.shape[1] * shares[v.tensor])] * self.out_channels[v.tensor]
+                for v in views
+            ]
+            params[_name(key)] = jnp.sqrt(jnp.array(sum(variances, [])))[:, None] * weight
+        return params | {"bias": jnp.zeros(weights[_name(())].shape[0])}
 
     def __call__(self, params: Params, tensors: Sequence[Array]) -> list[jax.Array]:
         """Maps feature tensors `[C, B, *axes]` to feature tensors `[D, B, *axes]`."""
@@ -301,6 +311,14 @@ class EquivariantLinear:
                 outputs[view.tensor] = outputs[view.tensor] + part
                 start = stop
         return outputs
+
+
+def _normals(key: PRNGKey, shapes: Any) -> Any:
+    """Standard normals for a tree of shapes; one draw, as each takes the compiler long."""
+    leaves, tree = jax.tree.flatten(shapes, is_leaf=lambda x: isinstance(x, tuple))
+    stops = list(accumulate(math.prod(shape) for shape in leaves))
+    parts = jnp.split(jax.random.normal(key, (stops[-1],)), stops[:-1])
+    return tree.unflatten(x.reshape(s) for x, s in zip(parts, leaves, strict=True))
 
 
 def _name(key: Groups) -> str:
@@ -402,16 +420,14 @@ class InvariantNetwork:
         return jax.jit(self._init)(key)
 
     def _init(self, key: PRNGKey) -> Params:
-        *keys, reference_key = jax.random.split(key, self.num_layers + 1)
-        params: Params = {
-            f"layer{i}": layer.init(k)
-            for i, (layer, k) in enumerate(zip(self.layers, keys, strict=True))
-        }
-        shapes = self.layers[0].in_shapes
-        reference = [
-            jax.random.normal(k, (shape[0], REFERENCE_POLICIES, *shape[1:]))
-            for k, shape in zip(jax.random.split(reference_key, len(shapes)), shapes, strict=True)
+        shapes: Params = {f"layer{i}": x.weight_shapes for i, x in enumerate(self.layers)}
+        shapes["reference"] = [
+            (shape[0], REFERENCE_POLICIES, *shape[1:]) for shape in self.layers[0].in_shapes
         ]
+        params = _normals(key, shapes)
+        reference = params.pop("reference")
+        for i, layer in enumerate(self.layers):
+            params[f"layer{i}"] = layer.scale(params[f"layer{i}"])
         features = self.pool(self.equivariant(params, reference))
         params["head"] = _standardise(features, self.layers[-1].out_channels)
         return params
@@ -465,17 +481,16 @@ class SignInvariantLift:
     neuron occurs an even number of times are invariant. Per neuron, all that is odd in it is
     gathered (incoming and outgoing weights, and products of kernels along the paths from the
     observation and to the action), mixed, squashed by tanh, and multiplied in pairs; an inner
-    weight is multiplied by one such odd feature of each of its two neurons.
+    weight is multiplied by one such odd feature of each of its two neurons, which gives it a sign
+    that no flip changes.
 
     Attributes:
         layer_sizes: of the policy; at least one hidden layer.
         channels: products per neuron.
-        matrix_channels: products per inner weight, at most `channels`.
     """
 
     layer_sizes: tuple[int, ...]
     channels: int
-    matrix_channels: int
 
     @property
     def _hidden(self) -> tuple[int, ...]:
@@ -495,18 +510,16 @@ class SignInvariantLift:
     @property
     def out_channels(self) -> tuple[int, ...]:
         """Of the result."""
-        inner = len(self._hidden) - 1
-        last = self.layer_sizes[-1]
-        return (*[self.channels] * len(self._hidden), *[self.matrix_channels] * inner, last)
+        count = len(self._hidden)
+        return (*[self.channels] * count, *[1] * (count - 1), self.layer_sizes[-1])
 
     def init(self, key: PRNGKey) -> Params:
         """Draws two mixing matrices `[channels, odd features]` for each hidden layer."""
-        params: Params = {}
-        for i, k in enumerate(jax.random.split(key, len(self._hidden))):
+        shapes: Params = {}
+        for i, (name, _) in enumerate(self.sizes):
             fan_in = self.layer_sizes[0] + 1 + i + self.layer_sizes[-1]
-            draws = jax.random.normal(k, (2, self.channels, fan_in)) / math.sqrt(fan_in)
-            params[f"hidden{i + 1}"] = {"left": draws[0], "right": draws[1]}
-        return params
+            shapes[name] = dict.fromkeys(("left", "right"), (self.channels, fan_in))
+        return jax.tree.map(lambda x: x / math.sqrt(x.shape[1]), _normals(key, shapes))
 
     def odd(self, layers: Sequence[Layer]) -> list[jax.Array]:
         """Everything odd in each hidden neuron, `[C, B, H]` for each hidden layer."""
@@ -529,9 +542,8 @@ class SignInvariantLift:
             mixes = params[f"hidden{i + 1}"]
             pairs.append([jnp.tanh(mix_channels(mixes[side], odd)) for side in ("left", "right")])
         vectors = [left * right for left, right in pairs]
-        count = self.matrix_channels
         matrices = [
-            jnp.asarray(layer.kernel)[None] * a[:count, :, :, None] * b[:count, :, None, :]
+            jnp.asarray(layer.kernel)[None] * a[:1, :, :, None] * b[:1, :, None, :]
             for layer, (a, _), (_, b) in zip(layers[1:-1], pairs[:-1], pairs[1:], strict=True)
         ]
         return [*vectors, *matrices, jnp.asarray(layers[-1].bias).T]

@@ -1,0 +1,60 @@
+# Everything works on a machine with Python 3.11 to 3.13 and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SOURCES := pyproject.toml constraints.txt
+
+.PHONY: demo test test-fast lint format format-check types check clean help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+demo: $(VENV)/.core ## install, train on CartPole, print the evaluated return and where the run lies
+	$(BIN)/epvf train cartpole
+
+test: $(VENV)/.dev ## the whole test suite
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.dev ## the tests that take no more than a few seconds each
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.dev ## complaints about the code
+	$(BIN)/ruff check .
+
+format: $(VENV)/.dev ## format the code, mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix-only --quiet .
+
+format-check: $(VENV)/.dev ## whether the code is formatted
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## check the types
+	$(BIN)/mypy
+
+check: test lint format-check types ## all that has to pass
+
+clean: ## remove the virtual environment and what tools left
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# Stamps: nothing is installed again until the requirements change.
+$(VENV)/.core: $(SOURCES) | $(VENV)/.made
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(SOURCES) | $(VENV)/.made
+	$(PIP_INSTALL) --editable ".[dev,mjx]"
+	@touch $@ $(VENV)/.core
+
+$(VENV)/.made:
+	@command -v $(PYTHON) > /dev/null || { \
+		echo "$(PYTHON) is not there; epvf needs Python 3.11 to 3.13: make PYTHON=python3.12 ..." >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+		echo "$(PYTHON) is $$($(PYTHON) -V); epvf needs Python 3.11 to 3.13: make PYTHON=python3.12 ..." >&2; \
+		exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+		rm -rf $(VENV); \
+		echo "cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; \
+		exit 1; }
+	@touch $@

@@ -1,0 +1,375 @@
+"""The command line: parse, call, print.
+
+Exit codes: 0 done; 1 failed at run time; 2 bad usage, configuration or file; 128 plus the signal's
+number (130 for Ctrl-C, 143 for SIGTERM) where a signal ended a run, which is saved.
+
+What a command needs is imported when it runs, so that `--help` is quick.
+"""
+
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+import tyro
+
+from epvf import startup, usage
+from epvf._version import __version__
+from epvf.errors import RunFailed, UserError, unknown
+from epvf.files import strict_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from epvf.config import Config
+    from epvf.policy import Policy
+    from epvf.runs import Run
+    from epvf.tasks.base import SteppableTask, Task
+
+Command: TypeAlias = Callable[[list[str]], int]
+
+EPISODES = 100
+"""Rollouts behind the return that sums up a finished run."""
+
+
+def console() -> None:
+    """Entry point of the `epvf` script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal without θ and ± gets question marks rather than an exception.
+            stream.reconfigure(errors="replace")
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one command and returns its exit code; what went wrong is one line on stderr."""
+    try:
+        return _dispatch(list(argv))
+    except UserError as error:
+        return _fail(str(error), 2)
+    except RunFailed as error:
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1)
+    except SystemExit as end:
+        # tyro leaves this way after printing help.
+        return int(end.code or 0)
+
+
+def train(argv: list[str]) -> int:
+    """Train a task into a new run folder."""
+    startup.quieten()
+    from epvf import options
+    from epvf.runs import Run, check_free, default_path
+
+    given = usage.parse(options.train_options(argv), "epvf train", argv)
+    config, preset = options.train_config(given)
+    if "out" in given:
+        check_free(Path(given["out"]))
+    config, task = _fit(config)
+    path = Path(given["out"]) if "out" in given else default_path(config, preset)
+    run = Run.create(path, config, ["epvf", "train", *argv])
+    try:
+        return _record(run, task, given.get("json", False))
+    finally:
+        run.close()
+
+
+def resume(argv: list[str]) -> int:
+    """Go on with a run from its newest checkpoint."""
+    asked = usage.parse(_Resume, "epvf resume", argv)
+    startup.quieten()
+    from epvf.runs import Run, read_info
+
+    if read_info(asked.run)["status"] == "finished":
+        result = {"run": str(asked.run), "status": "finished"}
+        _print_result(result, f"run {asked.run} is finished; nothing to do", asked.json)
+        return 0
+    run = Run.open(asked.run)
+    try:
+        _, task = _fit(run.config)
+        run.resumed(["epvf", "resume", *argv])
+        return _record(run, task, asked.json)
+    finally:
+        run.close()
+
+
+def evaluate(argv: list[str]) -> int:
+    """Roll out a policy many times and tell its return."""
+    asked = usage.parse(_Eval, "epvf eval", argv)
+    startup.quieten()
+    startup.use_compilation_cache()
+    from epvf.config import EvalConfig
+    from epvf.evaluation import evaluate as roll_out
+    from epvf.policy_file import load_policy
+    from epvf.runs import policy_path, read_config
+
+    path, jitter = asked.what, EvalConfig().jitter
+    if path.is_dir():
+        jitter = read_config(path).eval.jitter
+        path = policy_path(path, asked.policy)
+    saved = load_policy(path)
+    result = roll_out(saved, asked.episodes, asked.backend, asked.seed, jitter).summary()
+    _print_result(result | {"policy": str(path)}, _evaluated(result), asked.json)
+    return 0
+
+
+def bench(argv: list[str]) -> int:
+    """Measure env steps per second of a task, policies included."""
+    asked = usage.parse(_Bench, "epvf bench", argv)
+    startup.quieten()
+    startup.use_compilation_cache()
+    from epvf.bench import bench as measure
+    from epvf.config import replace
+    from epvf.presets import preset
+
+    delta = {"num_envs": asked.num_envs, "task.backend": asked.backend}
+    config, task = _fit(replace(preset(asked.task), delta))
+    policy, thetas = _population(config, task)
+    result = measure(task, policy, thetas, asked.repeats)
+    text = "\n".join(f"{name}: {value}" for name, value in result.items())
+    _print_result(result, text, asked.json)
+    return 0
+
+
+def plot(argv: list[str]) -> int:
+    """Draw the mean learning curve of one or more runs."""
+    asked = usage.parse(_Plot, "epvf plot", argv)
+    from epvf.plotting import plot_runs
+
+    path = plot_runs(asked.runs, asked.out, asked.x)
+    _print_result({"plot": str(path)}, f"plot: {path}", asked.json)
+    return 0
+
+
+def doctor(argv: list[str]) -> int:
+    """Tell what epvf finds on this machine, and what could be installed."""
+    asked = usage.parse(_Doctor, "epvf doctor", argv)
+    startup.quieten()
+    from epvf.doctor import examine, render
+
+    findings = examine()
+    _print_result(findings, render(findings), asked.json)
+    return 0
+
+
+COMMANDS: dict[str, Command] = {
+    "train": train,
+    "resume": resume,
+    "eval": evaluate,
+    "bench": bench,
+    "plot": plot,
+    "doctor": doctor,
+}
+
+
+@dataclass(frozen=True)
+class _Resume:
+    """Go on with a run from its newest checkpoint.
+
+    Attributes:
+        run: folder of the run.
+        json: print the result as JSON.
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class _Eval:
+    """Roll out a policy many times and tell its return.
+
+    CartPole is played in Gymnasium's own environment. Where a task resets deterministically, every
+    episode runs a copy of the policy with its weights jittered.
+
+    Attributes:
+        what: folder of a run, or a policy file.
+        episodes: rollouts.
+        backend: the engine.
+        policy: which of a run's policies.
+        seed: of resets and jitter.
+        json: print the result as JSON.
+    """
+
+    what: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN|POLICY_FILE")]
+    episodes: int = 100
+    backend: str = "auto"
+    policy: Literal["best", "last"] = "best"
+    seed: int = 0
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Measure env steps per second of a task, policies included.
+
+    Attributes:
+        task: name of the task.
+        backend: the engine.
+        num_envs: policies evaluated at once.
+        repeats: turns, of which the median counts.
+        json: print the result as JSON.
+    """
+
+    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
+    backend: str = "auto"
+    num_envs: int = 1024
+    repeats: int = 5
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class _Plot:
+    """Draw the mean learning curve of one or more runs.
+
+    Attributes:
+        runs: folders of the runs.
+        out: image file to write; its suffix says the format. Default: plots/return.png in the run,
+            or return.png here for several.
+        x: what to draw over.
+        json: print the result as JSON.
+    """
+
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
+    out: Path | None = None
+    x: Literal["env-steps", "iterations", "seconds"] = "env-steps"
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class _Doctor:
+    """Tell what epvf finds on this machine, and what could be installed.
+
+    Attributes:
+        json: print the findings as JSON.
+    """
+
+    json: bool = False
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv:
+        raise UserError(f"no command given; valid: {', '.join(COMMANDS)}; see epvf --help")
+    name, *rest = argv
+    if name == "--version":
+        print(f"epvf {__version__}")
+        return 0
+    if name in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if name not in COMMANDS:
+        raise unknown("command", name, COMMANDS)
+    return COMMANDS[name](rest)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {kind.__doc__}" for name, kind in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: epvf COMMAND ...",
+            "",
+            "Policy search by explicit policy-conditioned value functions V(θ).",
+            "",
+            *lines,
+            "",
+            "epvf COMMAND --help tells the options of a command, epvf --version the version.",
+            "Exit codes: 0 done, 1 failed at run time, 2 bad usage, configuration or file,",
+            "130 or 143 ended by Ctrl-C or SIGTERM with the run saved.",
+        ]
+    )
+
+
+def _population(config: "Config", task: "Task") -> "tuple[Policy, np.ndarray]":
+    """An architecture and a population `[N, P]` of it, as in a run's first iteration."""
+    import jax
+    import numpy as np
+
+    from epvf.train import init_state, make_learner
+
+    learner = make_learner(config, task.spec)
+    states = init_state(config, learner).learner
+    state = jax.tree.map(lambda leaf: leaf[0], states)
+    thetas = jax.jit(learner.propose)(state, 0)
+    return learner.policy, np.asarray(thetas)
+
+
+def _fit(config: "Config") -> "tuple[Config, SteppableTask]":
+    """The task of a configuration, and the configuration with the engine that it came to.
+
+    Raises:
+        UserError: if task and configuration do not fit.
+    """
+    from epvf.config import replace
+    from epvf.tasks import make
+    from epvf.train import make_learner
+
+    asked = config.task
+    task = make(
+        asked.name,
+        backend=asked.backend,
+        episode_length=asked.episode_length,
+        num_threads=asked.num_threads,
+    )
+    task.evaluator(make_learner(config, task.spec).policy)
+    return replace(config, {"task.backend": task.spec.backend}), task
+
+
+def _record(run: "Run", task: "Task", as_json: bool) -> int:
+    """Trains a run to its end and tells how its best policy does."""
+    startup.use_compilation_cache()
+    from epvf.display import make_display
+    from epvf.evaluation import evaluate as roll_out
+    from epvf.policy_file import load_policy
+    from epvf.recorder import record
+
+    outcome = record(run, task, make_display())
+    result = {
+        "run": str(run.path),
+        "status": outcome.status,
+        "iterations": outcome.iterations,
+        "env_steps": outcome.env_steps,
+    }
+    text = f"run: {run.path}"
+    if outcome.status == "finished":
+        best = load_policy(run.policy("best"))
+        evaluation = roll_out(best, EPISODES, jitter=run.config.eval.jitter).summary()
+        result["evaluation"] = evaluation
+        text = f"{_evaluated(evaluation)}\n{text}"
+    else:
+        text += (
+            f"\ninterrupted after {outcome.iterations} iterations; go on: epvf resume {run.path}"
+        )
+    _print_result(result, text, as_json)
+    return outcome.exit_code
+
+
+def _evaluated(result: dict[str, Any]) -> str:
+    return (
+        "evaluated return: {episode_return:.2f} ± {episode_return_std:.2f} (min "
+        "{episode_return_min:.2f}, max {episode_return_max:.2f}) over {episodes} episodes of "
+        "{task}, {engine}"
+    ).format(**result)
+
+
+def _print_result(result: dict[str, Any], text: str, as_json: bool) -> None:
+    print(strict_json(result) if as_json else text)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"epvf: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    console()

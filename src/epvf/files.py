@@ -1,0 +1,60 @@
+"""Writing files so that a reader, or a crash, never meets half of one."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from epvf.errors import UserError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces a file in one step: it holds the old content or the new, whatever happens."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes readable JSON atomically; see `strict_json`."""
+    write_atomically(path, (strict_json(value, indent=2) + "\n").encode())
+
+
+def strict_json(value: Any, indent: int | None = None) -> str:
+    """JSON proper, in which a number that is not finite is null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        UserError: if there is none.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {one_line(error)}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no JSON object")
+    return value
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what an exception says, or its name where it says nothing."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

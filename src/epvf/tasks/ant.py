@@ -1,0 +1,133 @@
+"""The paper's Ant: its model and, once for every engine, what it observes and is paid for.
+
+Source: Bohlinger & Peters 2025, section 3; constants from RL-X, the authors' code, of November
+2024. The functions take numpy or JAX arrays with any leading batch axes; engines only step.
+"""
+
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mujoco
+from jaxtyping import Bool, Float
+
+from epvf.errors import UserError
+from epvf.tasks.base import TaskSpec
+from epvf.types import Array
+
+OBSERVATION_SIZE = 34
+ACTION_SIZE = 8
+EPISODE_LENGTH = 1000
+TARGET_SPEED = 2.0  # m/s, forwards in the torso's frame
+REWARD_WIDTH = 0.25  # m²/s²
+HEIGHT_RANGE = (0.2, 1.0)  # m; outside of it the episode terminates
+OBSERVATION_LIMIT = 100.0
+
+
+class Transition(NamedTuple):
+    """What a control step led to.
+
+    Attributes:
+        observation: `[..., 34]` torso height (m), joint positions (8, rad), joint velocities (8,
+            rad/s), linear velocity (3, m/s), angular velocity (3, rad/s) and gravity direction
+            (3), all in the torso's frame, and the controls (8). Non-finite entries are 0, the
+            others clipped to ±100.
+        reward: `[...]` in [0, 1]; NaN where anything observed is not finite.
+        terminated: `[...]` whether the torso left its height range or the state is not finite.
+    """
+
+    observation: Float[Array, "*batch 34"]
+    reward: Float[Array, "*batch"]
+    terminated: Bool[Array, "*batch"]
+
+
+def spec(backend: str, episode_length: int | None, traceable: bool) -> TaskSpec:
+    """The Ant's sizes, on a given engine."""
+    return TaskSpec(
+        name="ant",
+        backend=backend,
+        observation_size=OBSERVATION_SIZE,
+        action_size=ACTION_SIZE,
+        discrete=False,
+        episode_length=EPISODE_LENGTH if episode_length is None else episode_length,
+        deterministic_reset=True,
+        traceable=traceable,
+    )
+
+
+def transition(
+    qpos: Float[Array, "*batch 15"], qvel: Float[Array, "*batch 14"], ctrl: Float[Array, "*batch 8"]
+) -> Transition:
+    """Observation, reward and termination of the states after a control step.
+
+    The reward is exp(-((v_x - 2)² + v_y²) / 0.25), with the velocity in the torso's frame.
+    """
+    xp = qpos.__array_namespace__()
+    velocity, gravity = _torso_frame(qpos, qvel)
+    raw = xp.concat(
+        (
+            qpos[..., 2:3],
+            qpos[..., 7:],
+            qvel[..., 6:],
+            *(component[..., None] for component in velocity),
+            qvel[..., 3:6],
+            *(component[..., None] for component in gravity),
+            ctrl,
+        ),
+        axis=-1,
+    )
+    finite = xp.isfinite(raw)
+    healthy = finite.all(axis=-1)
+    observation = xp.clip(xp.where(finite, raw, 0.0), -OBSERVATION_LIMIT, OBSERVATION_LIMIT)
+    error = (velocity[0] - TARGET_SPEED) ** 2 + velocity[1] ** 2
+    reward = xp.where(healthy, xp.exp(error * (-1.0 / REWARD_WIDTH)), xp.nan)
+    low, high = HEIGHT_RANGE
+    fallen = (qpos[..., 2] < low) | (qpos[..., 2] > high)
+    return Transition(observation, reward, fallen | ~healthy)
+
+
+def _torso_frame(qpos: Any, qvel: Any) -> tuple[tuple[Any, Any, Any], tuple[Any, Any, Any]]:
+    """Linear velocity and direction of gravity, rotated into the torso's frame: `[...]` each."""
+    w, x, y, z = (qpos[..., i] for i in range(3, 7))
+    x2, y2, z2 = 2.0 * x, 2.0 * y, 2.0 * z
+    vx, vy, vz = (qvel[..., i] for i in range(3))
+    # Rᵀv = v - w t + u × t, with the quaternion (w, u) and t = 2 u × v
+    tx, ty, tz = y2 * vz - z2 * vy, z2 * vx - x2 * vz, x2 * vy - y2 * vx
+    velocity = (
+        vx - w * tx + y * tz - z * ty,
+        vy - w * ty + z * tx - x * tz,
+        vz - w * tz + x * ty - y * tx,
+    )
+    return velocity, (w * y2 - x * z2, -(y * z2 + w * x2), x * x2 + y * y2 - 1.0)
+
+
+@cache
+def model() -> mujoco.MjModel:
+    """Gymnasium's Ant with the paper's edits; made once, not to be changed.
+
+    Raises:
+        UserError: if Gymnasium's model file is not installed.
+    """
+    ant = mujoco.MjSpec.from_file(str(_model_file()))
+    ant.option.timestep = 0.01
+    ant.option.integrator = mujoco.mjtIntegrator.mjINT_EULER
+    ant.option.solver = mujoco.mjtSolver.mjSOL_NEWTON
+    ant.option.iterations = 1
+    ant.option.ls_iterations = 4
+    ant.option.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_EULERDAMP)
+    for geom in ant.geoms:
+        geom.contype = geom.conaffinity = 0
+        if geom.name.endswith("ankle_geom"):
+            ant.add_pair(geomname1=geom.name, geomname2="floor")
+    return ant.compile()
+
+
+def _model_file() -> Path:
+    package = find_spec("gymnasium")
+    file = Path(package.origin or "").parent / "envs/mujoco/assets/ant.xml" if package else None
+    if file is None or not file.is_file():
+        raise UserError(
+            "task 'ant' needs the model that comes with gymnasium: pip install gymnasium"
+        )
+    return file

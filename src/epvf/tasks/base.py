@@ -1,0 +1,148 @@
+"""What a task is: a name, sizes, and a way to turn policies into returns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from jaxtyping import Bool, Float
+
+from epvf.errors import UserError
+from epvf.policy import Policy
+from epvf.types import Array, Evaluate, Population
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """The numbers that a policy and the training loop need of a task.
+
+    Attributes:
+        name: as given on the command line.
+        backend: the engine that steps it: `jax`, `native`, `mjx` or `warp`.
+        observation_size: length of an observation.
+        action_size: length of an action; the number of actions where `discrete`.
+        discrete: whether an action is an index.
+        episode_length: longest episode, in env steps.
+        deterministic_reset: whether every episode starts in the same state, so that the return
+            of θ must be averaged over a cloud of jittered copies rather than over resets.
+        traceable: whether `Evaluate` can be traced by JAX, so that whole iterations compile into
+            one program; otherwise it is called from the host with numpy arrays.
+    """
+
+    name: str
+    backend: str
+    observation_size: int
+    action_size: int
+    discrete: bool
+    episode_length: int
+    deterministic_reset: bool
+    traceable: bool
+
+
+class Replay(NamedTuple):
+    """What open-loop actions led to; `T` steps, `N` environments.
+
+    Environments freeze when they terminate: from then on the observation repeats, the reward is 0
+    and `terminated` stays true. A reward is non-finite where the physics was.
+
+    Attributes:
+        observation: `[T, N, observation]` after each step.
+        reward: `[T, N]`.
+        terminated: `[T, N]`.
+    """
+
+    observation: Float[Array, "T N observation"]
+    reward: Float[Array, "T N"]
+    terminated: Bool[Array, "T N"]
+
+
+class Stepped(NamedTuple):
+    """How many env steps were taken, all environments together, and in how many seconds."""
+
+    steps: int
+    seconds: float
+
+
+class Task(Protocol):
+    """All that training needs."""
+
+    @property
+    def spec(self) -> TaskSpec: ...
+
+    def evaluator(self, policy: Policy) -> Evaluate:
+        """`Evaluate` for policies of this architecture.
+
+        Raises:
+            UserError: if the policy's observation size, action size or output does not fit.
+        """
+        ...
+
+
+class SteppableTask(Task, Protocol):
+    """A task with an engine that can be timed alone."""
+
+    def bare_stepper(self, policy: Policy, thetas: Population) -> Callable[[], Stepped]:
+        """A function that steps the same environments with random actions, for `bench`.
+
+        No policy is computed, nothing observed: what the engine alone can do.
+        """
+        ...
+
+
+class ReplayableTask(SteppableTask, Protocol):
+    """A task that resets deterministically and can step given actions from there."""
+
+    def replay(self, actions: Float[Array, "T N action"]) -> Replay:
+        """Steps `N` environments from the reset state through `T` given actions.
+
+        Raises:
+            UserError: if `actions` is not `[T, N, action_size]` with `T, N >= 1`.
+        """
+        ...
+
+
+def check_policy(spec: TaskSpec, policy: Policy) -> None:
+    """Checks that a policy fits a task.
+
+    Raises:
+        UserError: if its observation size, action size or output does not fit.
+    """
+    sizes = (policy.layer_sizes[0], policy.layer_sizes[-1])
+    expected = (spec.observation_size, spec.action_size)
+    if sizes != expected:
+        raise UserError(
+            f"a policy from {sizes[0]} observations to {sizes[1]} actions does not fit task "
+            f"{spec.name!r}, which has {expected[0]} observations and {expected[1]} actions"
+        )
+    outputs = ("argmax",) if spec.discrete else ("clip", "tanh")
+    if policy.output not in outputs:
+        kind = "discrete" if spec.discrete else "continuous"
+        raise UserError(
+            f"policy output {policy.output!r} does not fit the {kind} actions of task "
+            f"{spec.name!r}; valid: {', '.join(outputs)}"
+        )
+
+
+def check_population(policy: Policy, thetas: Population) -> None:
+    """Checks the shape of a population; works on arrays and on JAX tracers.
+
+    Raises:
+        UserError: if `thetas` is not `[N, P]` with `N >= 1` and `P` the policy's size.
+    """
+    expected = f"[N, P] with N >= 1 policies of P = {policy.num_parameters} parameters"
+    shape = tuple(thetas.shape)
+    if len(shape) != 2 or shape[0] < 1 or shape[1] != policy.num_parameters:
+        raise UserError(f"thetas have shape {list(shape)}, but must be {expected}")
+
+
+def check_actions(spec: TaskSpec, actions: Float[Array, "T N action"]) -> None:
+    """Checks the shape of open-loop actions.
+
+    Raises:
+        UserError: if `actions` is not `[T, N, action_size]` with `T, N >= 1`.
+    """
+    shape = tuple(actions.shape)
+    if len(shape) != 3 or min(shape) < 1 or shape[2] != spec.action_size:
+        raise UserError(
+            f"actions have shape {list(shape)}, but must be [T, N, {spec.action_size}] "
+            "with T, N >= 1"
+        )

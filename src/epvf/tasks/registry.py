@@ -1,0 +1,96 @@
+"""From the name of a task and of an engine to the task."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import jax
+
+from epvf.errors import UserError, unknown
+from epvf.tasks.base import SteppableTask
+
+
+def make(
+    name: str,
+    backend: str = "auto",
+    *,
+    episode_length: int | None = None,
+    num_threads: int | None = None,
+) -> SteppableTask:
+    """Makes a task.
+
+    Args:
+        name: `cartpole` or `ant`.
+        backend: the engine; `auto` is MJX for the Ant on an accelerator and MuJoCo's C engine
+            (`native`) otherwise.
+        episode_length: longest episode in steps; the task's own if not given.
+        num_threads: threads of the `native` backend; one a processor if not given.
+
+    Raises:
+        UserError: if there is no such task or backend, an engine is not installed, or an option
+            does not fit.
+    """
+    if name not in _FACTORIES:
+        raise unknown("task", name, _FACTORIES)
+    factories = _FACTORIES[name]
+    backend = _resolve(backend, factories)
+    if backend not in factories:
+        raise unknown(f"backend of task {name!r}", backend, ["auto", *factories])
+    if episode_length is not None and episode_length < 1:
+        raise UserError(f"episode_length is {episode_length}, but must be at least 1")
+    if num_threads is None:
+        return factories[backend](episode_length=episode_length)
+    if backend != "native":
+        raise UserError(f"num_threads goes with backend 'native', not with {backend!r}")
+    return factories[backend](episode_length=episode_length, num_threads=num_threads)
+
+
+def _resolve(backend: str, factories: dict[str, Callable[..., SteppableTask]]) -> str:
+    if backend != "auto":
+        return backend
+    if len(factories) == 1:
+        return next(iter(factories))
+    return "native" if jax.default_backend() == "cpu" else "mjx"
+
+
+def _require(module: str, backend: str) -> None:
+    if find_spec(module) is None:
+        raise UserError(
+            f"backend {backend!r} is not installed: pip install 'epvf[{backend}]', "
+            "or use backend 'native'"
+        )
+
+
+# engines are imported only by those who use them
+def _cartpole(episode_length: int | None) -> SteppableTask:
+    from epvf.tasks import cartpole
+
+    return cartpole.make(episode_length)
+
+
+def _native_ant(episode_length: int | None, num_threads: int | None = None) -> SteppableTask:
+    from epvf.tasks import native
+
+    return native.make(episode_length, num_threads)
+
+
+def _mjx_ant(episode_length: int | None) -> SteppableTask:
+    _require("mujoco.mjx", "mjx")
+    from epvf.tasks import mjx
+
+    return mjx.make(episode_length)
+
+
+def _warp_ant(episode_length: int | None) -> SteppableTask:
+    _require("mujoco.mjx", "warp")
+    _require("warp", "warp")
+    if jax.default_backend() != "gpu":
+        raise UserError("backend 'warp' needs a CUDA GPU that JAX can use; use backend 'native'")
+    from epvf.tasks import warp
+
+    return warp.make(episode_length)
+
+
+_FACTORIES: dict[str, dict[str, Callable[..., SteppableTask]]] = {
+    "cartpole": {"jax": _cartpole},
+    "ant": {"native": _native_ant, "mjx": _mjx_ant, "warp": _warp_ant},
+}

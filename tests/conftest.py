@@ -1,0 +1,67 @@
+"""What every test runs under: no silent broadcasting, and programs compiled once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from hypothesis import settings
+
+SOURCE = Path(__file__).resolve().parents[1] / "src"
+
+# Rank promotion would hide a V of shape [B, 1]. Subprocesses see it through the environment.
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The first example of a property compiles; its time says nothing.
+settings.register_profile("epvf", deadline=None)
+settings.load_profile("epvf")
+
+
+def pytest_configure(config):
+    """Keeps compiled programs between tests, processes and test runs."""
+    folder = os.environ.setdefault(
+        "JAX_COMPILATION_CACHE_DIR", str(config.rootpath / ".pytest_cache" / "jax")
+    )
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+class Epvf:
+    """The command line in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, *arguments):
+        """Runs to the end."""
+        with self.start(*arguments) as process:
+            stdout, stderr = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    def start(self, *arguments):
+        """Starts and returns the process."""
+        paths = [str(SOURCE), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        return subprocess.Popen(
+            [sys.executable, "-m", "epvf.cli", *map(str, arguments)],
+            cwd=self.folder,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture
+def epvf(tmp_path):
+    """`epvf("train", "cartpole")` runs the command line in an empty folder."""
+    return Epvf(tmp_path)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """An empty folder that the test runs in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
