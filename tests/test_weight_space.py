@@ -154,7 +154,8 @@ def _span(spec):
         pieces = jnp.split(jnp.eye(entries), stops, axis=1)
         basis = [p.reshape(-1, *shape) for p, shape in zip(pieces, spec.shapes, strict=True)]
         outputs = layer(weights | {"bias": bias}, spec.fold(basis))
-        flat = [jnp.broadcast_to(y, x.shape) for y, x in zip(outputs, spec.fold(basis), strict=True)]
+        folded = spec.fold(basis)
+        flat = [jnp.broadcast_to(y, x.shape) for y, x in zip(outputs, folded, strict=True)]
         return jnp.concatenate([jnp.moveaxis(y, 1, 0).reshape(entries, -1) for y in flat], axis=1)
 
     jacobian = jax.jit(jax.jacobian(matrix))(params)
@@ -320,8 +321,8 @@ def test_layers_of_another_kind_are_an_error_in_words():
 
 
 def test_permutable_is_one_of_two():
-    with pytest.raises(UserError, match="unknown unf_permutable 'al' .*valid: hidden, all"):
-        policy_spec(Policy((3, 4, 2)), "al")
+    with pytest.raises(UserError, match=r"unknown unf_permutable 'al' .*valid: hidden, all"):
+        policy_spec(Policy((3, 4, 2)), "al")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,8 @@ def bench(
         highest, None where that is not known; `theta_bytes`; and what was run.
 
     Raises:
-        UserError: if the policies do not fit the task or `repeats` is not positive.
+        UserError: if the policies do not fit the task, none of them can be run, or `repeats` is
+            not positive.
     """
     if repeats < 1:
         raise UserError(f"repeats is {repeats}, but must be at least 1")
@@ -47,6 +48,8 @@ def bench(
 
     evaluation, memory = _peak_memory(closed_loop)
     env_steps = int(np.asarray(evaluation.lengths).sum(dtype=np.int64))
+    if env_steps == 0:
+        raise UserError("none of the policies could be run: their parameters are not finite")
     bare = task.bare_stepper(policy, thetas)
     closed_rates, bare_rates = [], []
     for _ in range(repeats):

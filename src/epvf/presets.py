@@ -91,14 +91,16 @@ _TABLE: dict[str, dict[str, dict[str, Any]]] = {
         "tuned": {
             **_ANT_PAPER,
             **_LINEAR_VALUE,
-            "perturbation.floor": 0.02,
-            "policy_update.learning_rate": 4e-3,
-            "policy_update.final_learning_rate": None,
+            "perturbation.scale": 0.2,
+            "perturbation.floor": 0.03,
+            # With more weights than policies V's noise would pile up: forget faster.
+            "value_update.weight_decay": 3.0,
+            "policy_update.learning_rate": 1e-2,
+            "policy_update.final_learning_rate": 2e-3,
             "buffer.size": 1024,
             "value_update.batch_size": 1024,
             "num_envs": 1024,
-            "iterations": 10_000,
-            "env_steps": 25_000_000,
+            "iterations": 40,
         },
         "debug": {
             **_ANT_PAPER,

@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Int
 
 from epvf.errors import UserError, unknown
@@ -91,7 +92,7 @@ class PermutationSpec:
     def permute(
         self, tensors: Sequence[Array], renumbering: Mapping[str, Int[Array, " n"]]
     ) -> list[Array]:
-        """Renumbers tensors `[..., *shape]`: new index `i` of a group is old `renumbering[g][i]`."""
+        """Renumbers tensors `[..., *shape]`: new index `i` of `g` is old `renumbering[g][i]`."""
         renumbered = list(tensors)
         for t, axes in enumerate(self.axes):
             for i, group in enumerate(axes):
@@ -115,9 +116,7 @@ def policy_spec(policy: Policy, permutable: Permutable = "hidden") -> Permutatio
     """
     if permutable not in ("hidden", "all"):
         raise unknown("unf_permutable", permutable, ("hidden", "all"))
-    layers = jax.eval_shape(
-        policy.unravel, jax.ShapeDtypeStruct((policy.num_parameters,), jnp.float32)
-    )
+    layers = policy.unravel(np.zeros(policy.num_parameters, np.float32))
     names: list[str | None] = ["observation", *(f"hidden{i}" for i in range(1, len(layers)))]
     names.append("action")
     if permutable == "hidden":
@@ -291,7 +290,9 @@ class EquivariantLinear:
                 [2 / (weight.shape[1] * shares[v.tensor])] * self.out_channels[v.tensor]
                 for v in views
             ]
-            params[_name(key)] = jnp.sqrt(jnp.array(sum(variances, [])))[:, None] * weight
+            params[_name(key)] = (
+                jnp.sqrt(jnp.array(list(chain.from_iterable(variances))))[:, None] * weight
+            )
         return params | {"bias": jnp.zeros(weights[_name(())].shape[0])}
 
     def __call__(self, params: Params, tensors: Sequence[Array]) -> list[jax.Array]:
@@ -318,7 +319,8 @@ def _normals(key: PRNGKey, shapes: Any) -> Any:
     leaves, tree = jax.tree.flatten(shapes, is_leaf=lambda x: isinstance(x, tuple))
     stops = list(accumulate(math.prod(shape) for shape in leaves))
     parts = jnp.split(jax.random.normal(key, (stops[-1],)), stops[:-1])
-    return tree.unflatten(x.reshape(s) for x, s in zip(parts, leaves, strict=True))
+    drawn = [x.reshape(s) for x, s in zip(parts, leaves, strict=True)]
+    return jax.tree.unflatten(tree, drawn)
 
 
 def _name(key: Groups) -> str:
@@ -332,8 +334,10 @@ def _concatenate(parts: Sequence[jax.Array]) -> jax.Array:
 def _positions(blocks: tuple[int, ...], sizes: Sequence[int]) -> tuple[Any, ...]:
     """Index that takes `[C, B, *axes]` to `[C, B, *blocks]`, or writes the other way."""
     rank = len(sizes)
-    at = [jnp.arange(n).reshape([-1 if i == b else 1 for i in range(rank)])
-          for b, n in enumerate(sizes)]
+    at = [
+        jnp.arange(n).reshape([-1 if i == b else 1 for i in range(rank)])
+        for b, n in enumerate(sizes)
+    ]
     return (slice(None), slice(None), *(at[b] for b in blocks))
 
 

@@ -32,3 +32,10 @@ def test_bench(task, policy: Policy) -> None:
 def test_refuses_no_repeats() -> None:
     with pytest.raises(UserError, match="repeats is 0"):
         bench(make("cartpole"), Policy((4, 2), output="argmax"), np.zeros((1, 10)), repeats=0)
+
+
+def test_refuses_policies_that_cannot_be_run() -> None:
+    policy = Policy((34, 8))
+    thetas = np.full((2, policy.num_parameters), np.nan, np.float32)
+    with pytest.raises(UserError, match="not finite"):
+        bench(make("ant", "native", episode_length=3), policy, thetas)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from epvf.errors import UserError
 from epvf.policy import Policy
 from epvf.tasks import cartpole, make
 
@@ -25,7 +26,7 @@ def test_transitions_equal_gymnasium() -> None:
         "CartPole-v1", NUM_TRANSITIONS, vectorization_mode="vector_entry_point"
     )
     reference.reset(seed=0)
-    reference.unwrapped.state = states.astype(np.float64)
+    reference.unwrapped.state = states.astype(np.float64)  # type: ignore[attr-defined]
     expected, expected_reward, expected_terminated, _, _ = reference.step(actions)
 
     new, reward, terminated = jax.jit(jax.vmap(cartpole.step))(
@@ -42,7 +43,7 @@ def test_trajectory_equals_gymnasium() -> None:
     reference = gymnasium.make("CartPole-v1")
     reference.reset(seed=0)
     start = random_states(1)[:, 0].astype(np.float32) * 0.01
-    reference.unwrapped.state = start.astype(np.float64)
+    reference.unwrapped.state = start.astype(np.float64)  # type: ignore[attr-defined]
     state, step = cartpole.CartPoleState(*jnp.asarray(start)), jax.jit(cartpole.step)
     for action in np.random.default_rng(2).integers(0, 2, 500):
         expected, expected_reward, expected_terminated, _, _ = reference.step(action)
@@ -80,3 +81,8 @@ def test_each_policy_resets_on_its_own_and_by_the_key() -> None:
     np.testing.assert_array_equal(first, again)
     assert len(np.unique(first)) > 1
     assert np.any(first != other)
+
+
+def test_cannot_be_replayed_from_random_states() -> None:
+    with pytest.raises(UserError, match="'cartpole' cannot be replayed"):
+        make("cartpole").replay(np.zeros((3, 2, 2)))

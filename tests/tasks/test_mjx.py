@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from epvf.policy import Policy
-from epvf.tasks import ant, make
+from epvf.tasks import ant, make, mjx
 from epvf.tasks.mjx import AntState
 
 POLICY = Policy((34, 8, 8))
@@ -55,7 +55,7 @@ def quick_compilation() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def step() -> Step:
     """A step of `NUM_ENVS` environments; always as many, so that it compiles once."""
-    return jax.jit(jax.vmap(make("ant", "mjx").environment.step))
+    return jax.jit(jax.vmap(mjx.make().environment.step))
 
 
 def test_single_steps_agree_with_the_c_engine(step: Step) -> None:
@@ -77,7 +77,7 @@ def test_open_loop_agrees_with_native_before_the_first_contact(step: Step) -> No
     actions = np.random.default_rng(0).uniform(-1, 1, (12, NUM_ENVS, 8)).astype(np.float32)
     actions[11, 3] = np.nan
     reference = make("ant", "native").replay(actions)
-    environment = make("ant", "mjx").environment
+    environment = mjx.make().environment
     state = jax.vmap(environment.reset)(jax.random.split(jax.random.key(0), NUM_ENVS))
     for t in range(11):
         state, reward, terminated = step(state, actions[t])

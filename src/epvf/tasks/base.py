@@ -95,7 +95,8 @@ class ReplayableTask(SteppableTask, Protocol):
         """Steps `N` environments from the reset state through `T` given actions.
 
         Raises:
-            UserError: if `actions` is not `[T, N, action_size]` with `T, N >= 1`.
+            UserError: if the task does not reset deterministically, or `actions` is not
+                `[T, N, action_size]` with `T, N >= 1`.
         """
         ...
 
@@ -135,11 +136,14 @@ def check_population(policy: Policy, thetas: Population) -> None:
 
 
 def check_actions(spec: TaskSpec, actions: Float[Array, "T N action"]) -> None:
-    """Checks the shape of open-loop actions.
+    """Checks that a task can be replayed with these open-loop actions.
 
     Raises:
-        UserError: if `actions` is not `[T, N, action_size]` with `T, N >= 1`.
+        UserError: if the task does not reset deterministically, or `actions` is not
+            `[T, N, action_size]` with `T, N >= 1`.
     """
+    if not spec.deterministic_reset:
+        raise UserError(f"task {spec.name!r} cannot be replayed: it starts in random states")
     shape = tuple(actions.shape)
     if len(shape) != 3 or min(shape) < 1 or shape[2] != spec.action_size:
         raise UserError(

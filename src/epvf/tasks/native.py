@@ -28,9 +28,9 @@ from epvf.tasks.base import (
 from epvf.tasks.numpy_policy import NumpyPolicies
 from epvf.types import Array, Evaluate, Evaluation, Population, PRNGKey
 
-MAX_SLOTS = 128
-"""Simulations that a thread steps at a time. More: their weights leave the processor's cache;
-fewer: numpy's cost per call shows."""
+MAX_SLOTS = 256
+"""Simulations that a thread steps at a time. With fewer, numpy's cost per call shows; with more,
+less of the weights stays in the processor's cache."""
 
 _ALARMS = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
 _COUNTER = 1  # of the two numbers that MuJoCo keeps per warning
@@ -99,12 +99,13 @@ class NativeEvaluator:
         return Evaluation(job.returns, job.lengths)
 
     def visited_states(self, thetas: Population) -> Float[np.ndarray, "M state"]:
-        """MuJoCo's integration states along the way, every 50th step of every policy."""
+        """MuJoCo's integration states along the way, at every 50th step."""
         return np.concatenate(self._run(thetas, sample_every=50).visited)
 
     def _run(self, thetas: Population, sample_every: int = 0) -> "_Job":
+        thetas = np.asarray(thetas, np.float32)
         check_population(self.policy, thetas)
-        job = _Job(np.asarray(thetas, np.float32), self.episode_length, sample_every)
+        job = _Job(thetas, self.episode_length, sample_every)
         num_workers, num_slots = _layout(len(thetas), self.num_threads)
         workers = [_Worker(job, self.policy, num_slots) for _ in range(num_workers)]
         # workers are the parallelism; BLAS threads inside them would only get in their way
@@ -195,7 +196,7 @@ class _Worker:
 
     def _sample(self, n: int) -> None:
         every = self._job.sample_every
-        if every and self._step % every == 0:
+        if every and (self._step - 1) % every == 0:
             self._job.visited.append(self._simulations.state[:n].copy())
 
     def _turn_over(self, done: Sequence[int], n: int) -> int:

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import jax
 
 from epvf.errors import UserError, unknown
-from epvf.tasks.base import SteppableTask
+from epvf.tasks.base import ReplayableTask
 
 
 def make(
@@ -15,7 +15,7 @@ def make(
     *,
     episode_length: int | None = None,
     num_threads: int | None = None,
-) -> SteppableTask:
+) -> ReplayableTask:
     """Makes a task.
 
     Args:
@@ -44,7 +44,7 @@ def make(
     return factories[backend](episode_length=episode_length, num_threads=num_threads)
 
 
-def _resolve(backend: str, factories: dict[str, Callable[..., SteppableTask]]) -> str:
+def _resolve(backend: str, factories: dict[str, Callable[..., ReplayableTask]]) -> str:
     if backend != "auto":
         return backend
     if len(factories) == 1:
@@ -61,26 +61,26 @@ def _require(module: str, backend: str) -> None:
 
 
 # engines are imported only by those who use them
-def _cartpole(episode_length: int | None) -> SteppableTask:
+def _cartpole(episode_length: int | None) -> ReplayableTask:
     from epvf.tasks import cartpole
 
     return cartpole.make(episode_length)
 
 
-def _native_ant(episode_length: int | None, num_threads: int | None = None) -> SteppableTask:
+def _native_ant(episode_length: int | None, num_threads: int | None = None) -> ReplayableTask:
     from epvf.tasks import native
 
     return native.make(episode_length, num_threads)
 
 
-def _mjx_ant(episode_length: int | None) -> SteppableTask:
+def _mjx_ant(episode_length: int | None) -> ReplayableTask:
     _require("mujoco.mjx", "mjx")
     from epvf.tasks import mjx
 
     return mjx.make(episode_length)
 
 
-def _warp_ant(episode_length: int | None) -> SteppableTask:
+def _warp_ant(episode_length: int | None) -> ReplayableTask:
     _require("mujoco.mjx", "warp")
     _require("warp", "warp")
     if jax.default_backend() != "gpu":
@@ -90,7 +90,7 @@ def _warp_ant(episode_length: int | None) -> SteppableTask:
     return warp.make(episode_length)
 
 
-_FACTORIES: dict[str, dict[str, Callable[..., SteppableTask]]] = {
+_FACTORIES: dict[str, dict[str, Callable[..., ReplayableTask]]] = {
     "cartpole": {"jax": _cartpole},
     "ant": {"native": _native_ant, "mjx": _mjx_ant, "warp": _warp_ant},
 }

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from epvf.policy import Policy
 from epvf.tasks.base import Replay, Stepped, TaskSpec, check_actions, check_policy, check_population
-from epvf.types import Evaluate, Evaluation, Population, PRNGKey
+from epvf.types import Array, Evaluate, Evaluation, Population, PRNGKey
 
 State: TypeAlias = Any
 
@@ -49,7 +49,7 @@ class JaxTask:
         check_policy(self.spec, policy)
         return evaluator(self.environment, policy, self.spec.episode_length)
 
-    def replay(self, actions: Float[jax.Array, "T N action"]) -> Replay:
+    def replay(self, actions: Float[Array, "T N action"]) -> Replay:
         """Open-loop rollouts from the reset state; see `ReplayableTask.replay`."""
         actions = jnp.asarray(actions, jnp.float32)
         check_actions(self.spec, actions)
