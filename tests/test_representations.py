@@ -251,7 +251,7 @@ def test_an_unknown_name_is_an_error_in_words():
 
 
 def test_unf_of_an_unknown_layer_kind_is_an_error_in_words():
-    with pytest.raises(UserError, match="layer kind for the UNF 'OtherLayer'.*valid: Layer"):
+    with pytest.raises(UserError, match=r"layer kind for the UNF 'OtherLayer'.*valid: Layer"):
         make_representation("unf+raw", OtherPolicy((3, 4, 2)), SMALL())
 
 
