@@ -14,10 +14,10 @@ demo: $(VENV)/.core ## install, train on CartPole, print the evaluated return an
 	$(BIN)/epvf train cartpole
 
 test: $(VENV)/.dev ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-fast: $(VENV)/.dev ## the tests that take no more than a few seconds each
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 lint: $(VENV)/.dev ## complaints about the code
 	$(BIN)/ruff check .

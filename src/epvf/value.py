@@ -9,7 +9,12 @@ from jaxtyping import Float
 
 from epvf.perturbation import PerturbationConfig, noise_deviation
 from epvf.policy import ACTIVATIONS, Activation, Policy
-from epvf.representations import Representation, RepresentationConfig, make_representation
+from epvf.representations import (
+    Representation,
+    RepresentationConfig,
+    make_representation,
+    project,
+)
 from epvf.types import Array, Population, PRNGKey
 
 Inputs: TypeAlias = Literal["raw", "standardised"]
@@ -90,14 +95,15 @@ class ValueFunction:
     def __call__(self, params: Params, thetas: Population, frame: Frame) -> jax.Array:
         """Predicted target `[N]` of each policy of `thetas [N, P]`."""
         normalised = (thetas - frame.centre[None, :]) / frame.scale[None, :]
-        x = self.representation(params["representation"], thetas, normalised)
+        x = self.representation.features(params["representation"], thetas, normalised)
         activate = ACTIVATIONS[self.config.activation]
         for layer in params["mlp"][:-1]:
-            y = x @ layer["kernel"] + layer["bias"][None, :]
+            y = project(x, layer["kernel"]) + layer["bias"][None, :]
             y = activate(_layer_norm(y) if self.config.layer_norm else y)
-            x = x + y if self.config.residual and x.shape == y.shape else y
+            fits = self.config.residual and len(x) == 1 and x[0].shape == y.shape
+            x = [x[0] + y] if fits else [y]
         last = params["mlp"][-1]
-        return (x @ last["kernel"] + last["bias"][None, :])[:, 0]
+        return (project(x, last["kernel"]) + last["bias"][None, :])[:, 0]
 
 
 def make_value(

@@ -205,13 +205,22 @@ def test_replay_of_actions_that_are_not_finite() -> None:
 
 
 def test_interrupt_ends_the_workers() -> None:
-    thetas = random_thetas(4096)
+    # Processes started in the background of a shell ignore Ctrl-C; this one shall not.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _interrupt_an_evaluation()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _interrupt_an_evaluation() -> None:
+    thetas = random_thetas(256)
     before = threading.active_count()
     timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
     start = time.perf_counter()
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        evaluate(thetas, num_threads=2, episode_length=100_000)
+        evaluate(thetas, num_threads=2, episode_length=20_000)
     timer.join()
     assert time.perf_counter() - start < 10.0
     assert threading.active_count() == before
