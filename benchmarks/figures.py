@@ -1,7 +1,7 @@
 """Figures of the docs from committed metrics.
 
-    python benchmarks/figures.py collect RUN OUT.jsonl [EVERY]   every so many iterations of a run
-    python benchmarks/figures.py draw                            docs/data to docs/figures
+python benchmarks/figures.py collect RUN OUT.jsonl [EVERY]   every so many iterations of a run
+python benchmarks/figures.py draw                            docs/data to docs/figures
 """
 
 import json
