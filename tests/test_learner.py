@@ -73,6 +73,28 @@ def test_a_quadratic_return_is_climbed_to_its_optimum(gradient_at, traceable):
     assert last.records[-1]["eval/episode_return"] > -0.03
 
 
+def test_a_normalised_step_follows_the_gradient_in_units_of_the_noise():
+    config = _config(
+        policy_update__optimizer="normalised",
+        policy_update__learning_rate=0.3,
+        policy_update__steps=1,
+        perturbation__noise="scaled_uniform",
+        value__hidden_sizes=[],
+    )
+    learner, state = _learner(config), _one_state(config)
+    centre = jnp.array([[0.5, -1.0, 0.0, 2.0]])
+    state = state._replace(centres=centre)
+    slope = state.value["mlp"][0]["kernel"][:, 0]
+    thetas = learner.propose(state, jnp.asarray(0))
+    after = learner.update_policy(state, thetas, learner.value.frame(centre))
+    deviation = 0.1 * np.abs(centre[0]) / 3**0.5
+    scaled = deviation * np.asarray(slope)
+    expected = 0.3 * 2.0 * deviation * scaled / np.linalg.norm(scaled)
+    np.testing.assert_allclose(after.centres[0] - centre[0], expected, rtol=1e-3, atol=1e-6)
+    # A weight without noise, of which V can know nothing, stays where it is.
+    assert float(after.centres[0, 2]) == 0.0
+
+
 def test_averaging_the_gradient_over_the_population_smooths_v():
     config = _config(policy_update__gradient_at="population", policy_update__steps=1)
     learner, state = _learner(config), _one_state(config)

@@ -126,8 +126,8 @@ class Learner:
         buffer_size: pairs that the buffer holds.
         iterations: length of the run, for the learning-rate schedule.
         init, init_scale: how the centres are drawn.
-        eval_episodes: rows that `propose` adds for measuring the unperturbed policy.
-        eval_jitter: relative jitter of those rows.
+        eval_episodes: copies of the leader that `leader_cloud` makes for measuring it.
+        eval_jitter: relative jitter of their weights.
     """
 
     policy: Policy
