@@ -21,7 +21,7 @@ LAYERS = [
     {"_version", "errors"},
     {"types", "files"},
     {"policy", "perturbation", "buffer", "targets"},
-    {"weight_space"},
+    {"weight_space", "optimizers"},
     {"representations"},
     {"value"},
     {"learner"},

@@ -15,21 +15,14 @@ from jaxtyping import Bool, Float, Int
 
 from epvf import buffer as replay
 from epvf.buffer import Buffer
-from epvf.perturbation import (
-    PerturbationConfig,
-    clip_weights,
-    jitter,
-    noise_deviation,
-    perturb,
-)
+from epvf.optimizers import Optimizer, PolicyOptimizer, make_optimizer
+from epvf.perturbation import PerturbationConfig, clip_weights, jitter, perturb
 from epvf.policy import Init, Policy
 from epvf.targets import TargetConfig, spearman, transform
 from epvf.types import Array, Evaluation, Population, PRNGKey, Returns
 from epvf.value import Frame, ValueFunction
 
 GradientAt: TypeAlias = Literal["theta", "population"]
-Optimizer: TypeAlias = Literal["adam", "sgd"]
-PolicyOptimizer: TypeAlias = Literal["adam", "sgd", "normalised"]
 Metrics: TypeAlias = dict[str, jax.Array]
 
 
@@ -296,10 +289,7 @@ class Learner:
 
         def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
             centres, opt = carry
-            descent = -jax.grad(objective)(centres)
-            if self.policy_update.optimizer == "normalised":
-                descent = _in_units_of_noise(descent, noise_deviation(self.perturbation, centres))
-            updates, opt = optimizer.update(descent, opt, centres)
+            updates, opt = optimizer.update(-jax.grad(objective)(centres), opt, centres)
             centres = clip_weights(centres + updates, self.policy_update.weight_clip)
             return (centres, opt), None
 
@@ -329,7 +319,9 @@ class Learner:
 
     def _value_optimizer(self) -> optax.GradientTransformation:
         update = self.value_update
-        return _optimizer(update.optimizer, update.learning_rate, update.weight_decay)
+        return make_optimizer(
+            update.optimizer, update.learning_rate, update.weight_decay, self.perturbation
+        )
 
     def _policy_optimizer(self) -> optax.GradientTransformation:
         update = self.policy_update
@@ -339,23 +331,7 @@ class Learner:
             rate = optax.exponential_decay(
                 update.learning_rate, total - 1, update.final_learning_rate / update.learning_rate
             )
-        return _optimizer(update.optimizer, rate, update.weight_decay)
-
-
-def _in_units_of_noise(gradient: Float[Array, "C P"], deviation: Float[Array, "C P"]) -> jax.Array:
-    """The gradient `s²g`, as long in units of `s` as a perturbation is: `|s g| = sqrt(P)`."""
-    scaled = deviation * gradient
-    length = jnp.linalg.norm(scaled, axis=-1, keepdims=True)
-    return deviation * scaled * (gradient.shape[-1] ** 0.5 / jnp.maximum(length, 1e-12))
-
-
-def _optimizer(
-    name: PolicyOptimizer, rate: optax.ScalarOrSchedule, weight_decay: float
-) -> optax.GradientTransformation:
-    direction = optax.scale_by_adam() if name == "adam" else optax.identity()
-    return optax.chain(
-        direction, optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(rate)
-    )
+        return make_optimizer(update.optimizer, rate, update.weight_decay, self.perturbation)
 
 
 def _rollout_metrics(population: Evaluation, finite: Array) -> Metrics:
