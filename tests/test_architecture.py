@@ -27,10 +27,12 @@ LAYERS = [
     {"learner"},
     {"config"},
     {"presets", "tasks"},
+    {"variants"},
     {"train", "bench"},
     {"policy_file", "checkpoints", "metrics", "startup", "provenance", "interrupt"},
     {"runs", "display", "evaluation", "doctor"},
     {"recorder", "plotting", "options", "usage"},
+    {"experiments"},
     {"cli"},
 ]
 """Modules and packages from the ground up; each imports only from below, and from itself."""

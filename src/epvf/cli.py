@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from epvf.config import Config
     from epvf.policy import Policy
     from epvf.runs import Run
-    from epvf.tasks.base import SteppableTask, Task
+    from epvf.tasks.base import Task
 
 Command: TypeAlias = Callable[[list[str]], int]
 
@@ -70,12 +70,13 @@ def train(argv: list[str]) -> int:
     startup.quieten()
     from epvf import options
     from epvf.runs import Run, check_free, default_path
+    from epvf.train import fit
 
     given = usage.parse(options.train_options(argv), "epvf train", argv)
     config, preset = options.train_config(given)
     if "out" in given:
         check_free(Path(given["out"]))
-    config, task = _fit(config)
+    config, task = fit(config)
     path = Path(given["out"]) if "out" in given else default_path(config, preset)
     run = Run.create(path, config, ["epvf", "train", *argv])
     try:
@@ -89,6 +90,7 @@ def resume(argv: list[str]) -> int:
     asked = usage.parse(_Resume, "epvf resume", argv)
     startup.quieten()
     from epvf.runs import Run, read_info
+    from epvf.train import fit
 
     if read_info(asked.run)["status"] == "finished":
         result = {"run": str(asked.run), "status": "finished"}
@@ -96,7 +98,7 @@ def resume(argv: list[str]) -> int:
         return 0
     run = Run.open(asked.run)
     try:
-        _, task = _fit(run.config)
+        _, task = fit(run.config)
         run.resumed(["epvf", "resume", *argv])
         return _record(run, task, asked.json)
     finally:
@@ -131,9 +133,10 @@ def bench(argv: list[str]) -> int:
     from epvf.bench import bench as measure
     from epvf.config import replace
     from epvf.presets import preset
+    from epvf.train import fit
 
     delta = {"num_envs": asked.num_envs, "task.backend": asked.backend}
-    config, task = _fit(replace(preset(asked.task), delta))
+    config, task = fit(replace(preset(asked.task), delta))
     policy, thetas = _population(config, task)
     result = measure(task, policy, thetas, asked.repeats)
     text = "\n".join(f"{name}: {value}" for name, value in result.items())
@@ -141,8 +144,33 @@ def bench(argv: list[str]) -> int:
     return 0
 
 
+def experiment(argv: list[str]) -> int:
+    """Run and draw one of the paper's figures."""
+    asked = usage.parse(_Experiment, "epvf experiment", argv)
+    startup.quieten()
+    from epvf.display import make_display
+    from epvf.experiments import figures, report, runner
+
+    delta = {} if asked.backend == "auto" else {"task.backend": asked.backend}
+    arms, seeds = figures.planned(asked.name, asked.scale, asked.seeds, asked.preset, delta)
+    plan = runner.Plan(asked.name, asked.scale, asked.preset, seeds, arms)
+    folder = asked.out or Path("experiments") / f"{asked.name}-{asked.scale}"
+    runner.open_folder(folder, plan)
+    startup.use_compilation_cache()
+    command = ["epvf", "experiment", *argv]
+    code = runner.complete(folder, plan, lambda extra: make_display(extra=extra), command)
+    if code:
+        text = f"interrupted; the same command goes on with {folder}"
+        _print_result({"experiment": str(folder), "status": "interrupted"}, text, asked.json)
+        return code
+    result = report.write(folder, plan)
+    text = f"{report.table(result)}\nexperiment: {folder}"
+    _print_result(result | {"experiment": str(folder), "status": "finished"}, text, asked.json)
+    return 0
+
+
 def plot(argv: list[str]) -> int:
-    """Draw the mean learning curve of one or more runs."""
+    """Draw learning curves of runs, grouped by what differs in their configurations."""
     asked = usage.parse(_Plot, "epvf plot", argv)
     from epvf.plotting import plot_runs
 
@@ -167,6 +195,7 @@ COMMANDS: dict[str, Command] = {
     "resume": resume,
     "eval": evaluate,
     "bench": bench,
+    "experiment": experiment,
     "plot": plot,
     "doctor": doctor,
 }
@@ -229,8 +258,33 @@ class _Bench:
 
 
 @dataclass(frozen=True)
+class _Experiment:
+    """Run and draw one of the paper's figures; the same command again goes on where it stopped.
+
+    Attributes:
+        name: fig1, fig2-scaling, fig2-ablations or fig2-representations.
+        scale: full is the paper's size; small runs on two cores.
+        seeds: of each setting. Default: as many as the experiment wants.
+        out: folder to make. Default: experiments/NAME-SCALE.
+        preset: what every setting starts from.
+        backend: the engine.
+        json: print the result as JSON.
+    """
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    scale: str = "full"
+    seeds: int | None = None
+    out: Path | None = None
+    preset: str = "paper"
+    backend: str = "auto"
+    json: bool = False
+
+
+@dataclass(frozen=True)
 class _Plot:
-    """Draw the mean learning curve of one or more runs.
+    """Draw learning curves of runs, grouped by what differs in their configurations.
+
+    Each group is the mean over its seeds with a 95 % confidence interval by bootstrap over them.
 
     Attributes:
         runs: folders of the runs.
@@ -302,27 +356,6 @@ def _population(config: "Config", task: "Task") -> "tuple[Policy, np.ndarray]":
     state = jax.tree.map(lambda leaf: leaf[0], states)
     thetas = jax.jit(learner.propose)(state, 0)
     return learner.policy, np.asarray(thetas)
-
-
-def _fit(config: "Config") -> "tuple[Config, SteppableTask]":
-    """The task of a configuration, and the configuration with the engine that it came to.
-
-    Raises:
-        UserError: if task and configuration do not fit.
-    """
-    from epvf.config import replace
-    from epvf.tasks import make
-    from epvf.train import make_learner
-
-    asked = config.task
-    task = make(
-        asked.name,
-        backend=asked.backend,
-        episode_length=asked.episode_length,
-        num_threads=asked.num_threads,
-    )
-    task.evaluator(make_learner(config, task.spec).policy)
-    return replace(config, {"task.backend": task.spec.backend}), task
 
 
 def _record(run: "Run", task: "Task", as_json: bool) -> int:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol, TextIO
+from typing import Protocol, TextIO, TypeAlias
 
 from rich.console import Console
 from rich.live import Live
@@ -15,6 +15,9 @@ from rich.text import Text
 
 from epvf.config import Config
 from epvf.train import Record, Report, TrainState
+
+Extra: TypeAlias = Callable[[float], dict[str, str]]
+"""More to show, by name, given the fraction of the run that is done."""
 
 LINE_SECONDS = 2.0
 """How often at most a plain line is printed, the first and the last aside."""
@@ -36,17 +39,22 @@ class Display(Protocol):
         ...
 
 
-def make_display(stream: TextIO | None = None) -> Display:
+def _nothing(progress: float) -> dict[str, str]:
+    return {}
+
+
+def make_display(stream: TextIO | None = None, extra: Extra = _nothing) -> Display:
     """A live display where the stream (stderr) is a terminal, plain lines otherwise."""
     stream = sys.stderr if stream is None else stream
-    return LiveDisplay(stream) if stream.isatty() else PlainDisplay(stream)
+    return LiveDisplay(stream, extra) if stream.isatty() else PlainDisplay(stream, extra)
 
 
 class PlainDisplay:
     """One line every few seconds."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, extra: Extra = _nothing) -> None:
         self._stream = stream
+        self._extra = extra
         self._printed = -math.inf
         self._pending: str | None = None
 
@@ -55,7 +63,7 @@ class PlainDisplay:
 
     @contextmanager
     def showing(self, config: Config, state: TrainState | None) -> Iterator[None]:
-        self._facts = _Facts(config, state)
+        self._facts = _Facts(config, state, self._extra)
         try:
             yield
         finally:
@@ -76,7 +84,8 @@ class PlainDisplay:
 class LiveDisplay:
     """A bar and the newest numbers, redrawn in place; messages scroll by above."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, extra: Extra = _nothing) -> None:
+        self._extra = extra
         self._console = Console(file=stream, highlight=False)
         self._live: Live | None = None
 
@@ -85,7 +94,7 @@ class LiveDisplay:
 
     @contextmanager
     def showing(self, config: Config, state: TrainState | None) -> Iterator[None]:
-        self._facts = _Facts(config, state)
+        self._facts = _Facts(config, state, self._extra)
         with Live(console=self._console, auto_refresh=False) as self._live:
             yield
 
@@ -103,8 +112,9 @@ class LiveDisplay:
 class _Facts:
     """The newest numbers of a run in words, averaged over its seeds, and how much is left."""
 
-    def __init__(self, config: Config, state: TrainState | None) -> None:
+    def __init__(self, config: Config, state: TrainState | None, extra: Extra) -> None:
         self._config = config
+        self._extra = extra
         self._newest: dict[str, float] = {}
         self._first: tuple[float, float] | None = None
         self.progress = 0.0 if state is None else _progress(config, state)
@@ -123,7 +133,8 @@ class _Facts:
             if name in self._newest
         }
         iteration = f"{report.state.iteration}/{config.iterations}"
-        return {"iteration": iteration} | shown | {"left": self._left()}
+        own = {"iteration": iteration} | shown | {"left": self._left()}
+        return own | self._extra(self.progress)
 
     def _left(self) -> str:
         now = time.monotonic()
@@ -133,10 +144,14 @@ class _Facts:
         begin, progress = self._first
         if self.progress == progress:
             return "?"
-        seconds = (now - begin) * (1.0 - self.progress) / (self.progress - progress)
-        minutes, seconds = divmod(round(seconds), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+        return clock((now - begin) * (1.0 - self.progress) / (self.progress - progress))
+
+
+def clock(seconds: float) -> str:
+    """A duration as `h:mm:ss`, or `m:ss` below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _progress(config: Config, state: TrainState) -> float:

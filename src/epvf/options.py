@@ -18,12 +18,13 @@ import tyro
 from epvf.config import Config, from_dict, load
 from epvf.errors import UserError
 from epvf.presets import PRESETS, TASKS, preset
+from epvf.variants import VARIANTS, vary
 
 DEFAULT_PRESET = "tuned"
 # Types made at run time, which type checkers cannot follow.
 _POSITIONAL: Any = tyro.conf.Positional
 _TYPED_DICT: Any = TypedDict
-_OWN = ("task_name", "preset", "config", "out", "backend", "json")
+_OWN = ("task_name", "preset", "variant", "config", "out", "backend", "json")
 
 
 def train_options(argv: list[str]) -> Any:
@@ -43,6 +44,12 @@ def train_options(argv: list[str]) -> Any:
             f"(default: {DEFAULT_PRESET})",
             "{" + ",".join(PRESETS) + "}",
         ),
+        "variant": _own(
+            str,
+            "one of the paper's ablations, applied to the preset",
+            "(default: none)",
+            "{" + ",".join(VARIANTS) + "}",
+        ),
         "config": _own(str, "JSON or YAML file of fields to change", "(default: none)", "FILE"),
         "out": _own(str, "run folder to make", "(default: runs/TASK/TIME-PRESET-sSEED)", "DIR"),
         "backend": _own(str, "the engine; the same as --task.backend", "(default: auto)", "NAME"),
@@ -59,7 +66,7 @@ def train_options(argv: list[str]) -> Any:
 def train_config(given: Mapping[str, Any]) -> tuple[Config, str]:
     """The configuration that was asked for, and a word for where it started from.
 
-    Preset, then file, then single fields.
+    Preset, then variant, then file, then single fields.
 
     Raises:
         UserError: if anything is unknown, of the wrong type, or contradicts something else.
@@ -68,6 +75,8 @@ def train_config(given: Mapping[str, Any]) -> tuple[Config, str]:
         raise UserError(f"which task? epvf train TASK; valid: {', '.join(TASKS)}")
     task = given["task_name"]
     config = preset(task, given.get("preset", DEFAULT_PRESET))
+    if "variant" in given:
+        config = vary(config, given["variant"])
     if "config" in given:
         config = load(Path(given["config"]), config)
         if config.task.name != task:

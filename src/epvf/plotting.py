@@ -1,26 +1,35 @@
-"""Learning curves of runs on disk."""
+"""Learning curves of runs on disk: means over seeds with confidence intervals."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
+from epvf.config import Config, flatten
 from epvf.errors import UserError
 from epvf.files import one_line
 from epvf.metrics import Record, read_metrics
-from epvf.runs import read_info
+from epvf.runs import read_config, read_info
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PERTURBED, UNPERTURBED = "rollout/episode_return", "eval/episode_return"
 AXES = {
     "env-steps": ("steps/env", "environment steps"),
     "iterations": ("steps/update", "iterations"),
     "seconds": ("time/wall", "seconds of training"),
 }
-CURVES = {
-    "rollout/episode_return": "perturbed policies",
-    "eval/episode_return": "unperturbed policy",
-}
+CURVES = {PERTURBED: "perturbed policies", UNPERTURBED: "unperturbed policy"}
 POINTS = 400
 """Points of a curve, where runs that differ in their steps are averaged."""
+
+RESAMPLES = 2000
+_NO_GROUP = ("seed", "num_seeds", "task.num_threads")
+"""Fields that do not make runs different to a reader, besides those of `checkpoint`."""
 
 
 class Curve(NamedTuple):
@@ -31,15 +40,23 @@ class Curve(NamedTuple):
 
 
 class Band(NamedTuple):
-    """Several curves on one axis: `x`, their mean and standard deviation, all `[POINTS]`."""
+    """Several curves on one axis: `x`, their mean and its 95 % interval, all `[POINTS]`."""
 
     x: np.ndarray
     mean: np.ndarray
-    std: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+class Group(NamedTuple):
+    """Runs that differ in nothing but their seeds: what to call them, and each one's records."""
+
+    label: str
+    runs: list[list[Record]]
 
 
 def plot_runs(runs: tuple[Path, ...], out: Path | None = None, x: str = "env-steps") -> Path:
-    """Draws the mean over all seeds of all given runs, a band of one standard deviation around it.
+    """Draws the mean over seeds, with its 95 % interval, of every group of equal configurations.
 
     Args:
         runs: folders of the runs.
@@ -54,16 +71,56 @@ def plot_runs(runs: tuple[Path, ...], out: Path | None = None, x: str = "env-ste
     """
     if not runs:
         raise UserError("which runs? epvf plot RUN ...")
-    records = [(run, read_metrics(run / "metrics.jsonl")) for run in runs if read_info(run)]
-    figure = _draw(records, x)
+    groups = group_runs(runs)
+    for run in runs:
+        if not read_metrics(run / "metrics.jsonl"):
+            raise UserError(f"{run} has no {PERTURBED} yet")
+    title = runs[0].absolute().name if len(runs) == 1 else ""
     if out is None:
         out = runs[0] / "plots" / "return.png" if len(runs) == 1 else Path("return.png")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=150)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot write {out}: {one_line(error)}") from error
+    save(draw(groups, (x,), title), out)
     return out
+
+
+def save(figure: "Figure", *files: Path) -> None:
+    """Writes a figure; each file's suffix says its format.
+
+    Raises:
+        UserError: if one cannot be written.
+    """
+    for file in files:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(file, dpi=150)
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot write {file}: {one_line(error)}") from error
+
+
+def group_runs(runs: Sequence[Path]) -> list[Group]:
+    """Runs of equal configuration together, labelled by the fields in which the groups differ.
+
+    Raises:
+        UserError: if a folder is no run.
+    """
+    groups: dict[tuple[Any, ...], list[Path]] = {}
+    settings: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for run in runs:
+        read_info(run)
+        fields = _distinguishing(read_config(run))
+        key = tuple(fields.items())
+        groups.setdefault(key, []).append(run)
+        settings[key] = fields
+    labels = differences(list(settings.values()))
+    return [
+        Group(label, [read_metrics(run / "metrics.jsonl") for run in members])
+        for label, members in zip(labels, groups.values(), strict=True)
+    ]
+
+
+def differences(settings: Sequence[dict[str, Any]]) -> list[str]:
+    """For each of several flat configurations the fields, and values, that not all share."""
+    names = [name for name in settings[0] if len({repr(one[name]) for one in settings}) > 1]
+    return [", ".join(f"{name} {_show(one[name])}" for name in names) for one in settings]
 
 
 def curves(records: list[Record], x: str, y: str) -> list[Curve]:
@@ -75,33 +132,112 @@ def curves(records: list[Record], x: str, y: str) -> list[Curve]:
     return [Curve(*np.array(points).T) for points in seeds.values()]
 
 
+def smooth(curve: Curve, width: int) -> Curve:
+    """A running mean over `width` points, of both coordinates; less over a shorter curve."""
+    width = min(width, len(curve.x))
+    kernel = np.ones(width) / width
+    return Curve(*(np.convolve(part, kernel, mode="valid") for part in curve))
+
+
 def average(found: list[Curve]) -> Band:
     """The curves on one axis, as far as the shortest of them goes."""
     start = max(curve.x[0] for curve in found)
     stop = min(curve.x[-1] for curve in found)
     x = np.linspace(start, stop, POINTS)
     values = np.stack([np.interp(x, curve.x, curve.y) for curve in found])
-    return Band(x, values.mean(axis=0), values.std(axis=0))
+    low, high = interval(values)
+    return Band(x, values.mean(axis=0), low, high)
 
 
-def _draw(runs: list[tuple[Path, list[Record]]], x: str) -> Any:
+def interval(values: Float[np.ndarray, "seeds *T"]) -> tuple[np.ndarray, np.ndarray]:
+    """95 % interval of the mean over the first axis, by bootstrap over it (percentiles)."""
+    rows = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
+    weights = np.stack([(rows == i).mean(axis=1) for i in range(len(values))], axis=1)
+    low, high = np.percentile(np.tensordot(weights, values, axes=1), [2.5, 97.5], axis=0)
+    return low, high
+
+
+def draw(
+    groups: Sequence[Group],
+    x: Sequence[str] = ("env-steps",),
+    title: str = "",
+    best: float | None = None,
+    notes: Sequence[str] = (),
+    width: int = 1,
+) -> "Figure":
+    """One panel a quantity of `CURVES` and axis; one colour a group.
+
+    A single group is drawn in one panel an axis, its quantities in two colours.
+
+    Args:
+        groups: what to compare.
+        x: what to draw over, of `AXES`.
+        title: above all panels.
+        best: return to mark with a dashed line.
+        notes: lines of text below the panels.
+        width: iterations of a running mean.
+    """
     from matplotlib.figure import Figure  # slow to import; Figure alone needs no display
 
-    key, label = AXES[x]
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
-    for name, title in CURVES.items():
-        found = [curve for _, records in runs for curve in curves(records, key, name)]
-        if not found:
-            raise UserError(f"{runs[0][0]} has no {name} yet")
-        band = average(found)
-        (line,) = axes.plot(band.x, band.mean, label=title)
-        lower, upper = band.mean - band.std, band.mean + band.std
-        axes.fill_between(band.x, lower, upper, color=line.get_color(), alpha=0.2, linewidth=0)
-    num = len(found)
-    axes.set_xlabel(label)
-    axes.set_ylabel("return")
-    axes.set_title(f"{runs[0][0].name}" if len(runs) == 1 else f"mean of {num} seeds")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    alone = len(groups) == 1
+    panels = [(axis, keys) for keys in _panels(alone) for axis in x]
+    figure = Figure(figsize=(max(7.0, 5.2 * len(panels)), 4.4), layout="constrained")
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (axis, keys) in zip(all_axes, panels, strict=True):
+        for group in groups:
+            for key in keys:
+                _draw_band(axes, group, axis, key, CURVES[key] if alone else group.label, width)
+        if best is not None:
+            axes.axhline(best, color="black", linestyle="--", linewidth=0.8)
+        axes.set(xlabel=AXES[axis][1], title="" if alone else CURVES[keys[0]])
+        axes.grid(alpha=0.3)
+    all_axes[0].set_ylabel("return" if width == 1 else f"return (mean of {width} iterations)")
+    handles, labels = all_axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize="small")
+    figure.suptitle("\n".join(filter(None, (title, _bands(groups)))))
+    if notes:
+        figure.supxlabel("\n".join(notes), fontsize="small", x=0.01, ha="left")
     return figure
+
+
+def _panels(alone: bool) -> list[tuple[str, ...]]:
+    return [tuple(CURVES)] if alone else [(key,) for key in CURVES]
+
+
+def _draw_band(axes: "Axes", group: Group, axis: str, key: str, label: str, width: int) -> None:
+    found = [
+        smooth(curve, width)
+        for records in group.runs
+        for curve in curves(records, AXES[axis][0], key)
+    ]
+    if not found:
+        return
+    band = average(found)
+    (line,) = axes.plot(band.x, band.mean, label=label)
+    axes.fill_between(band.x, band.low, band.high, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def _bands(groups: Sequence[Group]) -> str:
+    """What the bands are, in words."""
+    counts = {
+        sum(len({record.get("seed") for record in records}) for records in group.runs)
+        for group in groups
+    }
+    if counts == {1}:
+        return "one seed"
+    count = str(counts.pop()) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    return f"mean of {count} seeds, 95 % CI of the mean (bootstrap)"
+
+
+def _distinguishing(config: Config) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in flatten(config).items()
+        if name not in _NO_GROUP and not name.startswith("checkpoint.")
+    }
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "-".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)

@@ -21,8 +21,8 @@ _CARTPOLE_PAPER: dict[str, Any] = {
     "policy_update.steps": 10,
     "policy_update.learning_rate": 1e-3,
     "num_envs": 8,
-    "iterations": 1000,
-    "eval.interval": 10,
+    "iterations": 3000,
+    "eval.interval": 50,
 }
 
 _ANT_PAPER: dict[str, Any] = {

@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from epvf.config import Config
+from epvf.config import Config, replace
 from epvf.learner import Learner, LearnerState
 from epvf.perturbation import jitter
 from epvf.policy import Policy
-from epvf.tasks.base import Task, TaskSpec
+from epvf.tasks import make
+from epvf.tasks.base import SteppableTask, Task, TaskSpec
 from epvf.types import Array, Evaluate, Evaluation, Population
 from epvf.value import make_value
 
@@ -65,6 +66,23 @@ class Report(NamedTuple):
 
     state: TrainState
     records: list[Record]
+
+
+def fit(config: Config) -> tuple[Config, SteppableTask]:
+    """The task of a configuration, and the configuration with the engine that it came to.
+
+    Raises:
+        UserError: if task and configuration do not fit.
+    """
+    asked = config.task
+    task = make(
+        asked.name,
+        backend=asked.backend,
+        episode_length=asked.episode_length,
+        num_threads=asked.num_threads,
+    )
+    task.evaluator(make_learner(config, task.spec).policy)
+    return replace(config, {"task.backend": task.spec.backend}), task
 
 
 def make_policy(config: Config, spec: TaskSpec) -> Policy:

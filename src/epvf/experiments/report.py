@@ -1,0 +1,143 @@
+"""What came out of an experiment: a tidy table, a figure, and final returns."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from epvf.experiments.figures import EXPERIMENTS, Experiment
+from epvf.experiments.runner import Plan, run_folder
+from epvf.files import write_atomically, write_json
+from epvf.metrics import Record, read_metrics
+from epvf.plotting import PERTURBED, UNPERTURBED, Group, draw, interval, save
+
+COLUMNS = {
+    "seed": "seed",
+    "update": "steps/update",
+    "env_steps": "steps/env",
+    "seconds": "time/wall",
+    "perturbed_return": PERTURBED,
+    "unperturbed_return": UNPERTURBED,
+    "episode_length": "rollout/episode_length",
+    "value_loss": "loss/value",
+    "value_spearman": "value/spearman",
+}
+MAX_ROWS = 500
+"""Iterations of a seed that the table keeps, evenly spaced."""
+
+FINAL = 0.05
+"""The last part of a run, over which its final return is averaged."""
+
+
+def write(folder: Path, plan: Plan) -> dict[str, Any]:
+    """Writes `results.csv`, `summary.json`, `figure.png` and `figure.pdf` of finished runs.
+
+    Returns:
+        What `summary.json` holds: for each setting its seeds, and the mean over them of the
+        perturbed and unperturbed return at the end, each with a 95 % interval.
+    """
+    experiment = EXPERIMENTS[plan.name]
+    groups = _groups(folder, plan)
+    write_atomically(folder / "results.csv", _csv(groups).encode())
+    summary = {"name": plan.name, "scale": plan.scale, "preset": plan.preset} | {
+        "settings": {group.label: _final(group) for group in groups}
+    }
+    write_json(folder / "summary.json", summary)
+    figure = draw(
+        groups,
+        ("env-steps", "iterations") if plan.name == "fig1" else ("env-steps",),
+        _title(experiment, plan),
+        experiment.best,
+        [f"The paper: {claim}." for claim in experiment.claims],
+        experiment.smooth,
+    )
+    save(figure, folder / "figure.png", folder / "figure.pdf")
+    return summary
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Final returns as lines of text."""
+    width = max(map(len, summary["settings"]))
+    lines = [f"{'':{width}}  perturbed return, last {FINAL:.0%} (95 % CI)   unperturbed"]
+    for name, final in summary["settings"].items():
+        columns = (
+            "{mean:9.2f} ({low:.2f} to {high:.2f})".format(**final[key])
+            for key in ("perturbed", "unperturbed")
+        )
+        lines.append(f"{name:{width}}  {'   '.join(columns)}")
+    return "\n".join(lines)
+
+
+def _groups(folder: Path, plan: Plan) -> list[Group]:
+    """The runs of each setting; runs of one seed each are one setting."""
+    groups: dict[str, list[list[Record]]] = {}
+    for arm in plan.arms:
+        records = read_metrics(run_folder(folder, arm) / "metrics.jsonl")
+        seed = arm.config.seed
+        # a run of one seed does not name it
+        named = [{"seed": seed} | record for record in records]
+        groups.setdefault(arm.name.removesuffix(f"-s{seed}"), []).append(named)
+    return [Group(label, runs) for label, runs in groups.items()]
+
+
+def _csv(groups: list[Group]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["setting", *COLUMNS])
+    for group in groups:
+        for records in group.runs:
+            last = records[-1]["steps/update"]
+            every = -(-last // MAX_ROWS)
+            for record in records:
+                update = record["steps/update"]
+                if (update - 1) % every == 0 or update == last:
+                    writer.writerow([group.label, *(record.get(key) for key in COLUMNS.values())])
+    return text.getvalue()
+
+
+def _final(group: Group) -> dict[str, Any]:
+    perturbed, unperturbed = (
+        [_end(records, key) for run in group.runs for records in _by_seed(run)]
+        for key in (PERTURBED, UNPERTURBED)
+    )
+    return {
+        "seeds": len(perturbed),
+        "perturbed": _mean(perturbed),
+        "unperturbed": _mean(unperturbed),
+    }
+
+
+def _by_seed(records: list[Record]) -> list[list[Record]]:
+    seeds: dict[Any, list[Record]] = {}
+    for record in records:
+        seeds.setdefault(record["seed"], []).append(record)
+    return list(seeds.values())
+
+
+def _end(records: list[Record], key: str) -> float:
+    """Mean of the last part of one seed's run; of its newest value where that part has none."""
+    known = [(r["steps/update"], r[key]) for r in records if r.get(key) is not None]
+    start = (1.0 - FINAL) * records[-1]["steps/update"]
+    end = [value for update, value in known if update > start]
+    return float(np.mean(end or [value for _, value in known[-1:]]))
+
+
+def _mean(values: list[float]) -> dict[str, float]:
+    low, high = interval(np.array(values))
+    return {"mean": float(np.mean(values)), "low": float(low), "high": float(high)}
+
+
+def _title(experiment: Experiment, plan: Plan) -> str:
+    configs = [arm.config for arm in plan.arms]
+    sizes = sorted({config.num_envs for config in configs})
+    iterations = sorted({config.iterations for config in configs})
+    envs, updates = (
+        str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
+        for values in (sizes, iterations)
+    )
+    return (
+        f"{experiment.title} (scale {plan.scale}, preset {plan.preset}: "
+        f"{envs} environments, {updates} iterations)"
+    )

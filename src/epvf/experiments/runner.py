@@ -1,0 +1,138 @@
+"""Running an experiment: every run to its end, finished ones kept, an interrupted one resumed."""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+from epvf.config import Config, flatten, replace
+from epvf.display import Display, Extra, clock
+from epvf.errors import UserError
+from epvf.experiments.figures import Arm
+from epvf.files import read_json, write_json
+from epvf.recorder import Outcome, record
+from epvf.runs import Run, check_free, read_config, read_info
+from epvf.train import fit
+
+FORMAT = "epvf-experiment/1"
+
+ShowWith: TypeAlias = Callable[[Extra], Display]
+
+
+class Plan(NamedTuple):
+    """What an experiment's folder is for.
+
+    Attributes:
+        name, scale, preset: as given on the command line.
+        seeds: of each arm.
+        arms: the runs, in order.
+    """
+
+    name: str
+    scale: str
+    preset: str
+    seeds: int
+    arms: list[Arm]
+
+
+def open_folder(folder: Path, plan: Plan) -> None:
+    """Makes the experiment's folder, or checks that it is one of the same experiment.
+
+    Raises:
+        UserError: if something else is there, or it is of another experiment, size or version.
+    """
+    wanted = {"format": FORMAT} | plan._asdict() | {"arms": [arm.name for arm in plan.arms]}
+    manifest = folder / "experiment.json"
+    if not manifest.exists():
+        check_free(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(manifest, wanted)
+        return
+    there = read_json(manifest)
+    for field, value in wanted.items():
+        if there.get(field) != value:
+            raise UserError(
+                f"{folder} holds another experiment: its {field} is {there.get(field)!r}, "
+                f"not {value!r}; choose another --out"
+            )
+    for arm in plan.arms:
+        _check_same(run_folder(folder, arm), arm.config)
+
+
+def run_folder(folder: Path, arm: Arm) -> Path:
+    """Where an arm's run lies."""
+    return folder / "runs" / arm.name.replace(" ", "-")
+
+
+def complete(folder: Path, plan: Plan, show: ShowWith, argv: Sequence[str]) -> int:
+    """Brings every run of the experiment to its end.
+
+    Args:
+        folder: of the experiment.
+        plan: its runs.
+        show: makes the display of one run, given what to show of the whole.
+        argv: the command line, for the runs' own records.
+
+    Returns:
+        0, or the exit code of the run that a signal ended: 128 plus the signal's number.
+
+    Raises:
+        UserError: if a run cannot be made or resumed.
+        RunFailed: if one failed.
+    """
+    left = [arm for arm in plan.arms if not _is_finished(run_folder(folder, arm))]
+    begin = time.monotonic()
+    for number, arm in enumerate(left):
+        name = f"{len(plan.arms) - len(left) + number + 1}/{len(plan.arms)} {arm.name}"
+        display = show(partial(_whole, name, number, len(left), begin))
+        display.announce(f"run {name}")
+        outcome = _complete_run(run_folder(folder, arm), arm.config, display, argv)
+        if outcome.status != "finished":
+            return outcome.exit_code
+    return 0
+
+
+def _whole(name: str, done: int, runs: int, begin: float, progress: float) -> dict[str, str]:
+    """Which run of how many this is, and the time left if those to come are like those before."""
+    fraction = (done + progress) / runs
+    seconds = (time.monotonic() - begin) * (1.0 - fraction) / max(fraction, 1e-9)
+    return {"run": name, "all left": clock(seconds)}
+
+
+def _complete_run(path: Path, config: Config, display: Display, argv: Sequence[str]) -> Outcome:
+    config, task = fit(config)
+    run = _open(path, config, argv)
+    try:
+        return record(run, task, display)
+    finally:
+        run.close()
+
+
+def _open(path: Path, config: Config, argv: Sequence[str]) -> Run:
+    if (path / "run.json").exists():
+        run = Run.open(path)
+        run.resumed(argv)
+        return run
+    if path.exists():
+        # Killed while the folder was being made: nothing is in it yet.
+        shutil.rmtree(path)
+    return Run.create(path, config, argv)
+
+
+def _is_finished(path: Path) -> bool:
+    return (path / "run.json").exists() and read_info(path)["status"] == "finished"
+
+
+def _check_same(path: Path, config: Config) -> None:
+    if not (path / "run.json").exists():
+        return
+    there = flatten(read_config(path))
+    wanted = flatten(replace(config, {"task.backend": there["task.backend"]}))
+    for field, value in wanted.items():
+        if there[field] != value:
+            raise UserError(
+                f"{path} was made by another version: its {field} is {there[field]!r}, "
+                f"not {value!r}; choose another --out"
+            )
