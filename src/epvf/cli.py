@@ -150,9 +150,12 @@ def experiment(argv: list[str]) -> int:
     startup.quieten()
     from epvf.display import make_display
     from epvf.experiments import figures, report, runner
+    from epvf.train import fit
 
     delta = {} if asked.backend == "auto" else {"task.backend": asked.backend}
     arms, seeds = figures.planned(asked.name, asked.scale, asked.seeds, asked.preset, delta)
+    for arm in arms:
+        fit(arm.config)
     plan = runner.Plan(asked.name, asked.scale, asked.preset, seeds, arms)
     folder = asked.out or Path("experiments") / f"{asked.name}-{asked.scale}"
     runner.open_folder(folder, plan)

@@ -27,6 +27,9 @@ CURVES = {PERTURBED: "perturbed policies", UNPERTURBED: "unperturbed policy"}
 POINTS = 400
 """Points of a curve, where runs that differ in their steps are averaged."""
 
+LOG_FROM = 4.0
+"""How far the lengths of groups have to lie apart for a logarithmic axis of env steps."""
+
 RESAMPLES = 2000
 _NO_GROUP = ("seed", "num_seeds", "task.num_threads")
 """Fields that do not make runs different to a reader, besides those of `checkpoint`."""
@@ -165,9 +168,9 @@ def draw(
     notes: Sequence[str] = (),
     width: int = 1,
 ) -> "Figure":
-    """One panel a quantity of `CURVES` and axis; one colour a group.
+    """A row for each quantity of `CURVES`, a column for each axis, a colour for each group.
 
-    A single group is drawn in one panel an axis, its quantities in two colours.
+    A single group gets one row, with a colour for each quantity.
 
     Args:
         groups: what to compare.
@@ -176,37 +179,49 @@ def draw(
         best: return to mark with a dashed line.
         notes: lines of text below the panels.
         width: iterations of a running mean.
+
+    Returns:
+        The figure, not yet written.
     """
     from matplotlib.figure import Figure  # slow to import; Figure alone needs no display
 
     alone = len(groups) == 1
-    panels = [(axis, keys) for keys in _panels(alone) for axis in x]
-    figure = Figure(figsize=(max(7.0, 5.2 * len(panels)), 4.4), layout="constrained")
-    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (axis, keys) in zip(all_axes, panels, strict=True):
-        for group in groups:
-            for key in keys:
-                _draw_band(axes, group, axis, key, CURVES[key] if alone else group.label, width)
-        if best is not None:
-            axes.axhline(best, color="black", linestyle="--", linewidth=0.8)
-        axes.set(xlabel=AXES[axis][1], title="" if alone else CURVES[keys[0]])
-        axes.grid(alpha=0.3)
-    all_axes[0].set_ylabel("return" if width == 1 else f"return (mean of {width} iterations)")
-    handles, labels = all_axes[0].get_legend_handles_labels()
+    rows = [tuple(CURVES)] if alone else [(key,) for key in CURVES]
+    figure = Figure(figsize=(2.0 + 5.5 * len(x), 1.2 + 3.2 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), len(x), sharex="col", sharey="row", squeeze=False)
+    for keys, row in zip(rows, panels, strict=True):
+        for axis, axes in zip(x, row, strict=True):
+            for group in groups:
+                for key in keys:
+                    label = CURVES[key] if alone else group.label
+                    _draw_band(axes, group, axis, key, label, width)
+            if best is not None:
+                axes.axhline(best, color="black", linestyle="--", linewidth=0.8)
+            axes.grid(alpha=0.3)
+        what = "return" if alone else f"return, {CURVES[keys[0]]}"
+        row[0].set_ylabel(what if width == 1 else f"{what}\n(mean of {width} iterations)")
+    for axis, axes in zip(x, panels[-1], strict=True):
+        axes.set_xlabel(AXES[axis][1])
+        if axis == "env-steps" and _spread(groups) > LOG_FROM:
+            axes.set_xscale("log")
+    handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize="small")
-    figure.suptitle("\n".join(filter(None, (title, _bands(groups)))))
+    figure.suptitle("\n".join(filter(None, (title, _bands(groups)))), fontsize="medium")
     if notes:
         figure.supxlabel("\n".join(notes), fontsize="small", x=0.01, ha="left")
     return figure
 
 
-def _panels(alone: bool) -> list[tuple[str, ...]]:
-    return [tuple(CURVES)] if alone else [(key,) for key in CURVES]
+def _spread(groups: Sequence[Group]) -> float:
+    """How many times as many env steps the longest group has as the shortest."""
+    steps = [max(records[-1]["steps/env"] for records in group.runs) for group in groups]
+    return max(steps) / max(min(steps), 1)
 
 
 def _draw_band(axes: "Axes", group: Group, axis: str, key: str, label: str, width: int) -> None:
     found = [
-        smooth(curve, width)
+        # what is not measured at every iteration has fewer points to average
+        smooth(curve, max(1, width * len(curve.x) // records[-1]["steps/update"]))
         for records in group.runs
         for curve in curves(records, AXES[axis][0], key)
     ]

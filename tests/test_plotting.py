@@ -1,0 +1,110 @@
+"""Intervals, groups of runs, and what a figure shows."""
+
+import numpy as np
+import pytest
+
+from epvf.config import replace
+from epvf.metrics import Record
+from epvf.plotting import (
+    PERTURBED,
+    UNPERTURBED,
+    Curve,
+    Group,
+    average,
+    curves,
+    differences,
+    draw,
+    interval,
+    smooth,
+)
+from epvf.presets import preset
+
+
+def _records(values, seed, steps=100) -> list[Record]:
+    return [
+        {
+            "steps/update": t + 1,
+            "steps/env": (t + 1) * steps,
+            "seed": seed,
+            PERTURBED: value,
+            UNPERTURBED: value if t % 5 == 0 else None,
+        }
+        for t, value in enumerate(values)
+    ]
+
+
+def test_the_interval_of_equal_seeds_has_no_width():
+    values = np.repeat(np.arange(4.0)[None, :], 5, axis=0)
+    low, high = interval(values)
+    np.testing.assert_allclose(low, np.arange(4.0))
+    np.testing.assert_allclose(high, np.arange(4.0))
+
+
+def test_the_interval_is_about_as_wide_as_the_normal_one():
+    values = np.random.default_rng(1).normal(3.0, 2.0, (200, 1))
+    low, high = interval(values)
+    half = 1.96 * values.std() / np.sqrt(200)
+    np.testing.assert_allclose([low[0], high[0]], values.mean() + np.array([-half, half]), atol=0.1)
+
+
+def test_curves_of_different_length_are_averaged_as_far_as_the_shortest_goes():
+    found = [Curve(np.array([0.0, 10.0]), np.array([0.0, 10.0]))]
+    found += [Curve(np.array([2.0, 4.0]), np.array([4.0, 8.0]))]
+    band = average(found)
+    assert (band.x[0], band.x[-1]) == (2.0, 4.0)
+    np.testing.assert_allclose(band.mean, 1.5 * band.x)
+
+
+def test_a_running_mean_keeps_straight_lines_and_single_points():
+    line = Curve(np.arange(10.0), 3.0 * np.arange(10.0))
+    smoothed = smooth(line, 4)
+    np.testing.assert_allclose(smoothed.y, 3.0 * smoothed.x)
+    assert len(smoothed.x) == 7
+    np.testing.assert_allclose(smooth(Curve(line.x[:1], line.y[:1]), 4).y, line.y[:1])
+
+
+def test_what_was_not_measured_is_left_out_of_a_curve():
+    (curve,) = curves(_records(range(10), seed=0), "steps/update", UNPERTURBED)
+    np.testing.assert_array_equal(curve.x, [1, 6])
+
+
+def test_groups_are_named_by_the_fields_that_differ():
+    base = {"num_envs": 4, "policy.hidden_sizes": (), "perturbation.clip": None}
+    other = base | {"num_envs": 8, "policy.hidden_sizes": (64, 64)}
+    labels = differences([base, other])
+    assert labels == [
+        "num_envs 4, policy.hidden_sizes none",
+        "num_envs 8, policy.hidden_sizes 64-64",
+    ]
+    assert differences([base]) == [""]
+
+
+def test_a_figure_has_a_row_a_quantity_and_a_line_a_group():
+    groups = [Group(f"g{i}", [_records(np.arange(20.0) + i, s) for s in (0, 1)]) for i in range(3)]
+    figure = draw(groups, ("env-steps", "iterations"), "title", best=19.0, notes=["a", "b"])
+    assert len(figure.axes) == 4
+    assert [line.get_label() for line in figure.axes[0].lines[:3]] == ["g0", "g1", "g2"]
+    drawn = np.asarray(figure.axes[1].lines[2].get_ydata())
+    np.testing.assert_allclose(drawn[[0, -1]], [2.0, 21.0])
+    assert "mean of 2 seeds, 95 % CI" in figure.get_suptitle()
+
+
+def test_env_steps_are_drawn_on_a_log_axis_where_groups_differ_much_in_length():
+    groups = [Group(str(s), [_records(range(10), 0, s)]) for s in (100, 1000)]
+    scales = [axes.get_xscale() for axes in draw(groups, ("env-steps", "iterations")).axes]
+    assert scales == ["linear", "linear", "log", "linear"] or scales == ["log", "linear"] * 2
+    assert draw(groups[:1]).axes[0].get_xscale() == "linear"
+
+
+def test_a_single_group_shows_both_quantities_in_one_panel():
+    figure = draw([Group("only", [_records(range(10), 0)])])
+    (axes,) = figure.axes
+    assert len(axes.lines) == 2 and "one seed" in figure.get_suptitle()
+
+
+@pytest.mark.parametrize("delta", [{"seed": 5}, {"num_seeds": 3}, {"checkpoint.keep": 7}])
+def test_seeds_and_checkpoints_do_not_make_a_group(delta):
+    from epvf.plotting import _distinguishing
+
+    base = preset("cartpole")
+    assert _distinguishing(replace(base, delta)) == _distinguishing(base)
