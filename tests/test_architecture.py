@@ -29,6 +29,7 @@ LAYERS = [
     {"presets", "tasks"},
     {"variants"},
     {"train", "bench"},
+    {"learner_bench"},
     {"policy_file", "checkpoints", "metrics", "startup", "provenance", "interrupt"},
     {"runs", "display", "evaluation", "doctor"},
     {"recorder", "plotting", "options", "usage"},

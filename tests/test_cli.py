@@ -138,6 +138,8 @@ BAD = [
     (["bench", "chess"], "unknown task 'chess'"),
     (["bench", "cartpole", "--num-envs", "0"], "num_envs is 0"),
     (["bench", "cartpole", "--repeats", "0"], "repeats is 0"),
+    (["bench", "ant", "--representation", "fourier"], "representation.name: 'fourier'; valid: raw"),
+    (["bench", "ant", "--preset", "fast"], "unknown preset 'fast'"),
     (["train", "ant", "--variant", "no-clip"], "unknown variant 'no-clip' (did you mean"),
     (["train", "cartpole", "--variant", "clip-perturbations"], "weight_clip, but that is none"),
     (["experiment"], "missing: NAME"),

@@ -73,6 +73,19 @@ def bench(
     }
 
 
+def render(result: dict[str, Any]) -> str:
+    """The numbers as lines of text."""
+    lines = []
+    for name, value in result.items():
+        inner = value if isinstance(value, dict) else {None: value}
+        for part, number in inner.items():
+            label = name if part is None else f"{name}[{part}]"
+            shown = f"{number:,.4g}" if isinstance(number, float) and number < 1e4 else number
+            shown = f"{shown:,.0f}" if isinstance(shown, float) else shown
+            lines.append(f"{label}: {shown}")
+    return "\n".join(lines)
+
+
 def _peak_memory(run: Callable[[], Evaluation]) -> tuple[Evaluation, int | None]:
     """What `run` returns, and by how much its peak resident memory exceeds that before it."""
     resettable = _reset_peak()

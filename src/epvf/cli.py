@@ -126,21 +126,31 @@ def evaluate(argv: list[str]) -> int:
 
 
 def bench(argv: list[str]) -> int:
-    """Measure env steps per second of a task, policies included."""
+    """Measure what an iteration costs: env steps per second, and learning."""
     asked = usage.parse(_Bench, "epvf bench", argv)
     startup.quieten()
     startup.use_compilation_cache()
     from epvf.bench import bench as measure
+    from epvf.bench import render
     from epvf.config import replace
+    from epvf.learner_bench import bench_learner, with_num_envs
     from epvf.presets import preset
     from epvf.train import fit
 
-    delta = {"num_envs": asked.num_envs, "task.backend": asked.backend}
-    config, task = fit(replace(preset(asked.task), delta))
+    delta = {"task.backend": asked.backend, "representation.name": asked.representation}
+    config = replace(preset(asked.task, asked.preset), delta)
+    config, task = fit(with_num_envs(config, asked.num_envs))
     policy, thetas = _population(config, task)
     result = measure(task, policy, thetas, asked.repeats)
-    text = "\n".join(f"{name}: {value}" for name, value in result.items())
-    _print_result(result, text, asked.json)
+    result |= bench_learner(config, task.spec, asked.repeats)
+    rollout = 1e3 * result["env_steps"] / result["steps_per_second"]
+    learning = result["value_ms"] + result["policy_ms"]
+    result |= {
+        "preset": asked.preset,
+        "iteration_ms": rollout + learning,
+        "learner_fraction": learning / (rollout + learning),
+    }
+    _print_result(result, render(result), asked.json)
     return 0
 
 
@@ -243,12 +253,14 @@ class _Eval:
 
 @dataclass(frozen=True)
 class _Bench:
-    """Measure env steps per second of a task, policies included.
+    """Measure what an iteration costs: env steps per second, and learning.
 
     Attributes:
         task: name of the task.
         backend: the engine.
         num_envs: policies evaluated at once.
+        preset: whose policy, value function and updates are measured.
+        representation: of a policy, for the value function.
         repeats: turns, of which the median counts.
         json: print the result as JSON.
     """
@@ -256,6 +268,8 @@ class _Bench:
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
     backend: str = "auto"
     num_envs: int = 1024
+    preset: str = "tuned"
+    representation: str = "raw"
     repeats: int = 5
     json: bool = False
 

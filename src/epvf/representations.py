@@ -8,9 +8,9 @@ and that the value function's loss trains along with its own.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from itertools import accumulate
-from typing import Literal, Protocol, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,13 @@ from epvf.errors import UserError, unknown
 from epvf.policy import Policy
 from epvf.types import Array, PRNGKey
 from epvf.weight_space import (
+    EquivariantLinear,
     InvariantNetwork,
     Params,
     Permutable,
     SignInvariantLift,
     policy_spec,
+    rectify,
 )
 
 RepresentationName: TypeAlias = Literal["raw", "probing", "probing+raw", "unf", "unf+raw"]
@@ -33,6 +35,26 @@ UnfInput: TypeAlias = Literal["natural", "normalised"]
 
 CPU_CHUNK = 16
 """Policies at a time on CPU: their features stay in the cache."""
+
+
+class Stage(NamedTuple):
+    """A piece of a representation that can be timed alone.
+
+    Attributes:
+        name: of the piece.
+        function: `(params, inputs) -> features`, arrays or lists of them.
+        params: that the piece learns.
+        inputs: of as many policies as it takes at a time.
+        chunk: how many that are.
+        learned_inputs: whether gradients flow on to its inputs.
+    """
+
+    name: str
+    function: Callable[[Any, Any], Any]
+    params: Params
+    inputs: Any
+    chunk: int
+    learned_inputs: bool
 
 
 class Part(Protocol):
@@ -60,6 +82,10 @@ class Part(Protocol):
             thetas: the policies' parameters as the policy uses them.
             normalised_thetas: the same, scaled elementwise as the value function likes its input.
         """
+        ...
+
+    def stages(self, params: Params, thetas: Float[Array, "B P"]) -> list[Stage]:
+        """What the part's work consists of, in order; empty where there is none."""
         ...
 
 
@@ -147,6 +173,10 @@ class Raw:
         """Passes `normalised_thetas` on."""
         return normalised_thetas
 
+    def stages(self, params: Params, thetas: Float[Array, "B P"]) -> list[Stage]:
+        """None: nothing is computed."""
+        return []
+
 
 @dataclass(frozen=True)
 class Probing:
@@ -198,6 +228,11 @@ class Probing:
         logits = jax.vmap(at_states, in_axes=(0, None))(self.policy.unravel(thetas), states)
         actions = jax.nn.softmax(logits) if self.policy.output == "argmax" else jnp.tanh(logits)
         return actions.reshape(thetas.shape[0], self.size)
+
+    def stages(self, params: Params, thetas: Float[Array, "B P"]) -> list[Stage]:
+        """Running the policies at all states."""
+        run = lambda p, x: self(p, x, x)  # noqa: E731
+        return [Stage("probing", run, params, thetas, thetas.shape[0], learned_inputs=False)]
 
 
 @dataclass(frozen=True)
@@ -281,6 +316,21 @@ class Unf:
             return self.config.unf_chunk
         return CPU_CHUNK if jax.default_backend() == "cpu" else 0
 
+    def stages(self, params: Params, thetas: Float[Array, "B P"]) -> list[Stage]:
+        """Folding the weights (with the lift), each equivariant layer with its ReLU, pooling."""
+        chunk = min(self.chunk or thetas.shape[0], thetas.shape[0])
+        some, network = jnp.asarray(thetas[:chunk]), params["network"]
+        stages = [Stage("unf read", self.tensors, params, some, chunk, learned_inputs=False)]
+        tensors = self.tensors(params, some)
+        for i, layer in enumerate(self.network.layers):
+            apply, own = partial(_rectified, layer), network[f"layer{i}"]
+            # without a lift the first layer's inputs are the weights, which are given
+            learned = i > 0 or self.lift is not None
+            stages.append(Stage(f"unf layer {i + 1}", apply, own, tensors, chunk, learned))
+            tensors = apply(own, tensors)
+        pool = lambda p, x: self.network.pool(x)  # noqa: E731
+        return [*stages, Stage("unf pool", pool, {}, tensors, chunk, learned_inputs=True)]
+
     def _features(self, params: Params, inputs: Float[Array, "B P"]) -> jax.Array:
         return self.network(params["network"], self.tensors(params, inputs))
 
@@ -291,6 +341,10 @@ class Unf:
             return self.lift(params["lift"], layers)
         spec = policy_spec(self.policy, self.config.unf_permutable)
         return spec.fold([tensor for layer in layers for tensor in layer])
+
+
+def _rectified(layer: EquivariantLinear, params: Params, tensors: list[Array]) -> list[jax.Array]:
+    return [rectify(y) for y in layer(params, tensors)]
 
 
 def _in_chunks(
@@ -341,6 +395,10 @@ class Representation:
     ) -> list[Array]:
         """Features `[B, F_i]` of each part; see `project`."""
         return [part(params[name], thetas, normalised_thetas) for name, part in self.parts]
+
+    def stages(self, params: Params, thetas: Float[Array, "B P"]) -> list[Stage]:
+        """The stages of all parts."""
+        return [s for name, part in self.parts for s in part.stages(params[name], thetas)]
 
     def __call__(
         self,
