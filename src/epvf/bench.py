@@ -11,8 +11,11 @@ import numpy as np
 
 from epvf.errors import UserError
 from epvf.policy import Policy
-from epvf.tasks.base import SteppableTask
+from epvf.tasks.base import SteppableTask, Stepped
 from epvf.types import Evaluation, Population
+
+BARE_SECONDS = 1.0
+"""How long at least bare stepping is timed in each turn."""
 
 
 def bench(
@@ -56,8 +59,7 @@ def bench(
         start = time.perf_counter()
         closed_loop()
         closed_rates.append(env_steps / (time.perf_counter() - start))
-        stepped = bare()
-        bare_rates.append(stepped.steps / stepped.seconds)
+        bare_rates.append(_bare_rate(bare))
     return {
         "task": task.spec.name,
         "backend": task.spec.backend,
@@ -71,6 +73,15 @@ def bench(
         "peak_memory_bytes": memory,
         "theta_bytes": int(thetas.nbytes),
     }
+
+
+def _bare_rate(bare: Callable[[], Stepped]) -> float:
+    """Steps per second, over so many calls that a short disturbance does not decide."""
+    steps, seconds = 0, 0.0
+    while seconds < BARE_SECONDS:
+        stepped = bare()
+        steps, seconds = steps + stepped.steps, seconds + stepped.seconds
+    return steps / seconds
 
 
 def render(result: dict[str, Any]) -> str:
