@@ -91,7 +91,7 @@ def _on_engine(saved: SavedPolicy, episodes: int, backend: str, seed: int, jitte
     relative = jitter if task.spec.deterministic_reset else 0.0
     rollout = task.evaluator(saved.policy)
     result = evaluate_theta(rollout, jax.random.key(seed), saved.theta, episodes, relative)
-    returns, lengths = (np.asarray(values) for values in result)
+    returns, lengths = np.asarray(result.returns), np.asarray(result.lengths)
     return Result(saved.task, task.spec.backend, returns, lengths)
 
 

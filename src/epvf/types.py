@@ -22,6 +22,8 @@ Population: TypeAlias = Float[Array, "N P"]
 Returns: TypeAlias = Float[Array, "N"]
 Lengths: TypeAlias = Int[Array, "N"]
 Mask: TypeAlias = Bool[Array, "N"]
+Starts: TypeAlias = Any
+"""Start states `[N, observation]`, or None where nobody tells or reads them."""
 
 
 class Evaluation(NamedTuple):
@@ -30,10 +32,13 @@ class Evaluation(NamedTuple):
     Attributes:
         returns: `[N]` undiscounted return of each policy; may be non-finite where the physics was.
         lengths: `[N]` env steps until the policy's episode ended; their sum is the cost.
+        starts: `[N, observation]` what each policy saw of the state that its episode started in;
+            None from a task that does not tell, as where every episode starts alike.
     """
 
     returns: Returns
     lengths: Lengths
+    starts: Starts = None
 
 
 Evaluate: TypeAlias = Callable[[PRNGKey, Population], Evaluation]

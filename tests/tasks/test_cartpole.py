@@ -83,6 +83,15 @@ def test_each_policy_resets_on_its_own_and_by_the_key() -> None:
     assert np.any(first != other)
 
 
+def test_starts_are_the_reset_observations() -> None:
+    key = jax.random.key(3)
+    evaluate = make("cartpole").evaluator(Policy((4, 2), output="argmax"))
+    states = jax.vmap(cartpole.reset)(jax.random.split(key, 16))
+    # of a policy that is not finite too
+    thetas = jnp.ones((16, 10)).at[5].set(jnp.nan)
+    np.testing.assert_array_equal(evaluate(key, thetas).starts, jnp.stack(states, axis=1))
+
+
 def test_cannot_be_replayed_from_random_states() -> None:
     with pytest.raises(UserError, match="'cartpole' cannot be replayed"):
         make("cartpole").replay(np.zeros((3, 2, 2)))

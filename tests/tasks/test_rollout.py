@@ -51,6 +51,7 @@ def test_return_ends_with_the_episode() -> None:
     np.testing.assert_array_equal(evaluation.returns, [1.0, 3.0, 10.0, 55.0])
     assert evaluation.returns.dtype == jnp.float32
     assert evaluation.lengths.dtype == jnp.int32
+    np.testing.assert_array_equal(evaluation.starts, np.ones((4, 1)))
 
 
 def test_stops_when_all_are_done() -> None:

@@ -1,4 +1,4 @@
-"""`Evaluate` for environments written in JAX: returns and lengths leave it, nothing else.
+"""`Evaluate` for environments written in JAX: sums and start states leave it, no trajectory.
 
 Source: Bohlinger & Peters 2025, section 2: every environment of an iteration runs its own policy.
 """
@@ -123,15 +123,17 @@ def _run(
             lengths=progress.lengths + ~progress.done,
         )
 
+    states = jax.vmap(environment.reset)(jax.random.split(key, num_envs))
     first = _Progress(
         step=jnp.zeros((), jnp.int32),
-        state=jax.vmap(environment.reset)(jax.random.split(key, num_envs)),
+        state=states,
         done=~finite,
         returns=jnp.zeros(num_envs, jnp.float32),
         lengths=jnp.zeros(num_envs, jnp.int32),
     )
     last = jax.lax.while_loop(running, advance, first)
-    return Evaluation(jnp.where(finite, last.returns, jnp.nan), last.lengths)
+    returns = jnp.where(finite, last.returns, jnp.nan)
+    return Evaluation(returns, last.lengths, jax.vmap(environment.observe)(states))
 
 
 @partial(jax.jit, static_argnums=0)
