@@ -1,9 +1,10 @@
 """Tasks whose returns are formulas of θ, so that what must be learned is known."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -52,5 +53,33 @@ class FormulaTask:
         def evaluate(key: Any, thetas: Any) -> Evaluation:
             returns = xp.asarray(self.formula(thetas), xp.float32)
             return Evaluation(returns, xp.ones(thetas.shape[0], xp.int32))
+
+        return evaluate
+
+
+@dataclass(frozen=True)
+class RandomStartTask:
+    """Every return is `formula(thetas [N, P], starts [N, 3]) -> [N]`, starts uniform in ±0.05.
+
+    With `tells` false the evaluation does not say which starts they were.
+    """
+
+    formula: Callable[[Any, Any], Any]
+    traceable: bool = True
+    tells: bool = True
+
+    @property
+    def spec(self) -> TaskSpec:
+        return replace(FormulaTask(lambda t: t, self.traceable).spec, deterministic_reset=False)
+
+    def evaluator(self, policy: Policy) -> Evaluate:
+        xp = jnp if self.traceable else np
+
+        def evaluate(key: Any, thetas: Any) -> Evaluation:
+            shape = (thetas.shape[0], 3)
+            starts = xp.asarray(jax.random.uniform(key, shape, minval=-0.05, maxval=0.05))
+            returns = xp.asarray(self.formula(thetas, starts), xp.float32)
+            lengths = xp.ones(thetas.shape[0], xp.int32)
+            return Evaluation(returns, lengths, starts if self.tells else None)
 
         return evaluate

@@ -15,16 +15,18 @@ from epvf import buffer as replay
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 6))
 def test_the_ring_holds_what_a_list_of_the_newest_holds(size, num, rounds):
-    ring = replay.empty(size, 2)
+    ring = replay.empty(size, 2, jnp.zeros((size, 1)))
     newest: deque = deque(maxlen=size)
     for i in range(rounds):
         labels = np.arange(num, dtype=np.float32) + i * num
         thetas = np.stack([labels, -labels], axis=1)
-        ring = replay.add(ring, jnp.asarray(i * num), jnp.asarray(thetas), jnp.asarray(labels))
+        rows = (jnp.asarray(x) for x in (thetas, labels, labels[:, None]))
+        ring = replay.add(ring, jnp.asarray(i * num), *rows)
         newest.extend(labels.tolist())
     kept = np.asarray(ring.valid)
     assert sorted(np.asarray(ring.returns)[kept].tolist()) == sorted(newest)
-    # A return stays with its own θ.
+    # A return stays with its own θ and start state.
+    np.testing.assert_array_equal(ring.starts[:, 0], np.where(kept, ring.returns, 0.0))
     np.testing.assert_array_equal(ring.thetas[:, 0], np.where(kept, ring.returns, 0.0))
     np.testing.assert_array_equal(ring.thetas[:, 1], np.where(kept, -ring.returns, 0.0))
 

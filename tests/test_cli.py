@@ -121,6 +121,11 @@ BAD = [
     (["train", "ant", "--perturbation.noise", "pink"], "valid: scaled_uniform, gaussian"),
     (["train", "ant", "--policy.hidden-sizes", "64", "x"], "policy.hidden_sizes must be of type"),
     (["train", "ant", "--value-update.batch-size", "9999999"], "larger than buffer.size"),
+    (
+        ["train", "ant", "--backend", "native", "--value.condition", "policy+state"],
+        "always starts in the same; use value.condition 'policy'",
+    ),
+    (["train", "ant", "--value.condition", "state"], "valid: policy, policy+state"),
     (["train", "ant", "--policy.output", "argmax"], "does not fit the continuous actions"),
     (["train", "cartpole", "--policy.output", "clip"], "does not fit the discrete actions"),
     (["train", "ant", "--backend", "cuda"], "unknown value for task.backend: 'cuda'"),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from epvf.types import Array, Population, PRNGKey, Returns
+from epvf.types import Array, Population, PRNGKey, Returns, Starts
 
 
 class Buffer(NamedTuple):
@@ -16,21 +16,32 @@ class Buffer(NamedTuple):
         thetas: `[S, P]`.
         returns: `[S]`; 0 where not valid.
         valid: `[S]`; False for rows not yet written and for non-finite returns.
+        starts: `[S, observation]` the start states behind the returns; None for V(θ).
     """
 
     thetas: Float[Array, "S P"]
     returns: Float[Array, "S"]
     valid: Bool[Array, "S"]
+    starts: Starts = None
 
 
-def empty(size: int, num_parameters: int) -> Buffer:
-    """A buffer with room for `size` pairs and none in it."""
+def empty(size: int, num_parameters: int, starts: Starts = None) -> Buffer:
+    """A buffer with room for `size` pairs and none in it; `starts` is the room for start states."""
     return Buffer(
-        jnp.zeros((size, num_parameters)), jnp.zeros(size), jnp.zeros(size, dtype=jnp.bool_)
+        jnp.zeros((size, num_parameters)),
+        jnp.zeros(size),
+        jnp.zeros(size, dtype=jnp.bool_),
+        starts,
     )
 
 
-def add(buffer: Buffer, added: Int[Array, ""], thetas: Population, returns: Returns) -> Buffer:
+def add(
+    buffer: Buffer,
+    added: Int[Array, ""],
+    thetas: Population,
+    returns: Returns,
+    starts: Starts = None,
+) -> Buffer:
     """Writes N pairs after the `added` that were written before; the oldest make room.
 
     Non-finite returns are stored as not valid, so that they never reach V. Of a population larger
@@ -39,9 +50,9 @@ def add(buffer: Buffer, added: Int[Array, ""], thetas: Population, returns: Retu
     size = buffer.returns.shape[0]
     num = returns.shape[0]
     skipped = max(num - size, 0)
-    thetas, returns = thetas[skipped:], returns[skipped:]
     finite = jnp.isfinite(returns)
-    rows = Buffer(thetas, jnp.where(finite, returns, 0.0), finite)
+    rows = Buffer(thetas, jnp.where(finite, returns, 0.0), finite, starts)
+    rows = jax.tree.map(lambda x: x[skipped:], rows)
     start = (added + skipped) % size
     if size % (num - skipped) == 0 and skipped == 0:
         # The write never wraps: one contiguous, in-place update.

@@ -19,7 +19,7 @@ from epvf.optimizers import Optimizer, PolicyOptimizer, make_optimizer
 from epvf.perturbation import PerturbationConfig, clip_weights, jitter, perturb
 from epvf.policy import Init, Policy
 from epvf.targets import TargetConfig, spearman, transform
-from epvf.types import Array, Evaluation, Population, PRNGKey, Returns
+from epvf.types import Array, Evaluation, Population, PRNGKey, Returns, Starts
 from epvf.value import Frame, ValueFunction
 
 GradientAt: TypeAlias = Literal["theta", "population"]
@@ -152,7 +152,7 @@ class Learner:
             value=value,
             value_opt=self._value_optimizer().init(value),
             policy_opt=self._policy_optimizer().init(centres),
-            buffer=replay.empty(self.buffer_size, size),
+            buffer=replay.empty(self.buffer_size, size, self.value.empty_starts(self.buffer_size)),
             best_theta=centres[0],
             best_return=zero - jnp.inf,
             last_return=zero + jnp.nan,
@@ -181,8 +181,12 @@ class Learner:
         """The policy `[P]` to measure and keep: of several centres the one that V ranks first."""
         if self.num_centres == 1:
             return state.centres[0]
-        ranked = self.value(state.value, state.centres, self.value.frame(state.centres))
+        ranked = self.value.expected(state.value, state.centres, self.frame(state))
         return state.centres[jnp.argmax(ranked)]
+
+    def frame(self, state: LearnerState) -> Frame:
+        """How V sees policies, and start states, at this state."""
+        return self.value.frame(state.centres, state.buffer.starts, state.buffer.valid)
 
     def record_leader(
         self, state: LearnerState, evaluation: Evaluation
@@ -212,23 +216,25 @@ class Learner:
 
         `thetas [N, P]` is what `propose` gave for this state and iteration.
         """
-        frame = self.value.frame(state.centres)
+        starts = self.value.read_starts(evaluation.starts)
+        added = iteration * self.num_envs
         finite = jnp.isfinite(evaluation.returns)
-        metrics = _rollout_metrics(evaluation, finite)
-        metrics["value/spearman"] = spearman(
-            self.value(state.value, thetas, frame), evaluation.returns, finite
-        )
-        metrics["policy/predicted_gain"] = state.predicted_gain
         state = state._replace(
-            buffer=replay.add(state.buffer, iteration * self.num_envs, thetas, evaluation.returns),
+            buffer=replay.add(state.buffer, added, thetas, evaluation.returns, starts),
             nonfinite_theta=jnp.where(
                 finite.all(), state.nonfinite_theta, thetas[jnp.argmin(finite)]
             ),
         )
+        frame = self.frame(state)
+        metrics = _rollout_metrics(evaluation, finite)
+        metrics["value/spearman"] = spearman(
+            self.value(state.value, thetas, frame, starts), evaluation.returns, finite
+        )
+        metrics["policy/predicted_gain"] = state.predicted_gain
         batch_key = self.keys(state, iteration)[3]
         filled = (iteration + 1) * self.num_envs
         updated, loss = self.update_value(state, batch_key, filled, frame)
-        updated = self.update_policy(updated, thetas, frame)
+        updated = self.update_policy(updated, thetas, frame, starts)
         state = _keep_if_finite(state, updated, loss)
         metrics["loss/value"] = loss
         metrics["policy/clipped_fraction"] = self._clipped_fraction(state.centres)
@@ -250,8 +256,10 @@ class Learner:
 
         def step(carry: tuple[Any, Any], step_key: PRNGKey) -> tuple[tuple[Any, Any], jax.Array]:
             value, opt = carry
-            batch = self._batch(step_key, stored, targets, filled)
-            loss, gradient = jax.value_and_grad(self.value_loss)(value, *batch, frame)
+            batch, wanted = self._batch(step_key, stored, targets, filled)
+            loss, gradient = jax.value_and_grad(self.value_loss)(
+                value, batch.thetas, wanted, batch.valid, frame, batch.starts
+            )
             updates, opt = optimizer.update(gradient, opt, value)
             return (optax.apply_updates(value, updates), opt), loss
 
@@ -260,20 +268,29 @@ class Learner:
         return state._replace(value=value, value_opt=opt), losses.mean()
 
     def value_loss(
-        self, value: Any, thetas: Population, targets: Returns, valid: Array, frame: Frame
+        self,
+        value: Any,
+        thetas: Population,
+        targets: Returns,
+        valid: Array,
+        frame: Frame,
+        starts: Starts = None,
     ) -> jax.Array:
         """Mean squared error over the valid rows (the loss of Algorithm 1)."""
-        predictions = self.value(value, thetas, frame)
+        predictions = self.value(value, thetas, frame, starts)
         if predictions.shape != targets.shape:
             raise ValueError(f"V predicts {predictions.shape} but targets are {targets.shape}")
         weight = valid.astype(jnp.float32)
         return (weight * (predictions - targets) ** 2).sum() / jnp.maximum(weight.sum(), 1.0)
 
-    def update_policy(self, state: LearnerState, thetas: Population, frame: Frame) -> LearnerState:
+    def update_policy(
+        self, state: LearnerState, thetas: Population, frame: Frame, starts: Starts = None
+    ) -> LearnerState:
         """L steps of gradient ascent on V, each followed by the weight clip.
 
         `thetas [N, P]` is the population that was rolled out around the state's centres; its
-        offsets are what the gradient is averaged over with `gradient_at="population"`.
+        offsets are what the gradient is averaged over with `gradient_at="population"`. Each of
+        them then keeps the start state that it met, so that one mean is over both.
         """
         start = state.centres
         num_centres = start.shape[0]
@@ -283,9 +300,9 @@ class Learner:
         def objective(centres: Float[Array, "C P"]) -> jax.Array:
             # Summed over centres: each one's gradient does not depend on how many there are.
             if self.policy_update.gradient_at == "theta":
-                return self.value(state.value, centres, frame).sum()
+                return self.value.expected(state.value, centres, frame).sum()
             cloud = (centres[:, None, :] + offsets).reshape(thetas.shape)
-            return self.value(state.value, cloud, frame).mean() * num_centres
+            return self.value(state.value, cloud, frame, starts).mean() * num_centres
 
         def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
             centres, opt = carry
@@ -296,7 +313,7 @@ class Learner:
         (centres, opt), _ = jax.lax.scan(
             step, (start, state.policy_opt), length=self.policy_update.steps
         )
-        both = self.value(state.value, jnp.concatenate([start, centres]), frame)
+        both = self.value.expected(state.value, jnp.concatenate([start, centres]), frame)
         return state._replace(
             centres=centres,
             policy_opt=opt,
@@ -306,12 +323,12 @@ class Learner:
 
     def _batch(
         self, key: PRNGKey, stored: Buffer, targets: Returns, filled: Int[Array, ""]
-    ) -> tuple[Population, Returns, Array]:
+    ) -> tuple[Buffer, Returns]:
         if self.value_update.batch_size == self.buffer_size:
             # Rows not yet filled are not valid and weigh nothing.
-            return stored.thetas, targets, stored.valid
+            return stored, targets
         rows = replay.sample(key, filled, self.buffer_size, self.value_update.batch_size)
-        return stored.thetas[rows], targets[rows], stored.valid[rows]
+        return jax.tree.map(lambda x: x[rows], (stored, targets))
 
     def _clipped_fraction(self, centres: Float[Array, "C P"]) -> jax.Array:
         bound = self.policy_update.weight_clip

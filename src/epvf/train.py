@@ -9,6 +9,7 @@ the task is called between them.
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -100,7 +101,13 @@ def make_learner(config: Config, spec: TaskSpec) -> Learner:
     policy = make_policy(config, spec)
     return Learner(
         policy=policy,
-        value=make_value(policy, config.value, config.representation, config.perturbation),
+        value=make_value(
+            policy,
+            config.value,
+            config.representation,
+            config.perturbation,
+            spec.deterministic_reset,
+        ),
         perturbation=config.perturbation,
         targets=config.target,
         value_update=config.value_update,
@@ -196,7 +203,7 @@ def _host_loop(
         iteration = jnp.asarray(state.iteration, jnp.int32)
         due = _evaluation_due(config, state.iteration)
         key, thetas, cloud = propose(state.learner, iteration, due)
-        evaluation, leader, seconds = _evaluate_seeds(evaluate, key, thetas, cloud)
+        evaluation, leader, seconds = _evaluate_seeds(learner, evaluate, key, thetas, cloud)
         learners, measured = state.learner, _no_leader_metrics(config)
         if due:
             learners, measured = record(learners, leader)
@@ -227,11 +234,13 @@ def _learn_arguments(config: Config, learner: Learner) -> tuple[Any, ...]:
     rows: Any = partial(jax.ShapeDtypeStruct, (seeds, num))
     thetas = jax.ShapeDtypeStruct((seeds, num, learner.policy.num_parameters), jnp.float32)
     iteration = jax.ShapeDtypeStruct((), jnp.int32)
-    return iteration, thetas, Evaluation(rows(jnp.float32), rows(jnp.int32))
+    starts = jax.eval_shape(partial(learner.value.empty_starts, num))
+    starts = jax.tree.map(lambda s: jax.ShapeDtypeStruct((seeds, *s.shape), s.dtype), starts)
+    return iteration, thetas, Evaluation(rows(jnp.float32), rows(jnp.int32), starts)
 
 
 def _evaluate_seeds(
-    evaluate: Evaluate, key: jax.Array, thetas: Population, cloud: Population
+    learner: Learner, evaluate: Evaluate, key: jax.Array, thetas: Population, cloud: Population
 ) -> tuple[Evaluation, Evaluation, float]:
     """Evaluates populations and clouds of all seeds in one call, so that no thread idles between.
 
@@ -243,14 +252,22 @@ def _evaluate_seeds(
     begin = time.perf_counter()
     evaluation = evaluate(key, everything)
     seconds = time.perf_counter() - begin
-    returns = np.asarray(evaluation.returns, np.float32)
-    lengths = np.asarray(evaluation.lengths, np.int32)
-    seeds, middle = thetas.shape[0], thetas.shape[0] * thetas.shape[1]
-    split = [
-        Evaluation(returns[part].reshape(seeds, -1), lengths[part].reshape(seeds, -1))
-        for part in (slice(middle), slice(middle, None))
-    ]
-    return split[0], split[1], seconds
+    starts = learner.value.read_starts(evaluation.starts)
+    rows = Evaluation(
+        np.asarray(evaluation.returns, np.float32),
+        np.asarray(evaluation.lengths, np.int32),
+        jax.tree.map(lambda x: np.asarray(x, np.float32), starts),
+    )
+    middle = thetas.shape[0] * thetas.shape[1]
+    first, second = (
+        jax.tree.map(itemgetter(part), rows) for part in (slice(middle), slice(middle, None))
+    )
+    return _by_seed(first, thetas), _by_seed(second, cloud), seconds
+
+
+def _by_seed(evaluation: Evaluation, thetas: Population) -> Evaluation:
+    """The rows of an evaluation as those of `thetas [M, N, P]`."""
+    return jax.tree.map(lambda x: x.reshape(*thetas.shape[:2], *x.shape[1:]), evaluation)
 
 
 def _traced_loop(
