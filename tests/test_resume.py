@@ -165,6 +165,19 @@ def test_a_damaged_checkpoint_is_told_in_one_line(cartpole, tmp_path, capsys):
     _assert_same(run, cartpole)
 
 
+def test_start_states_are_resumed_with_the_rest(tmp_path):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    options = ("--value.condition", "policy+state", "--num-seeds", "2", "--iterations", "6")
+    # a buffer that one iteration does not fill
+    assert main([*CARTPOLE, *options, "--buffer.size", "100", "--out", str(whole)]) == 0
+    shutil.copytree(whole, run)
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(info | {"status": "interrupted"}))
+    shutil.rmtree(run / "checkpoints" / _checkpoints(run)[0][-1])
+    assert main(["resume", str(run)]) == 0
+    _assert_same(run, whole)
+
+
 def test_a_signal_leaves_a_rollout_at_once_and_a_second_ends_everything():
     heard: list[str] = []
     with Interrupt(heard.append).listening() as interrupt:

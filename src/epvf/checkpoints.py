@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from epvf.buffer import Buffer
 from epvf.errors import UserError
 from epvf.files import one_line
 from epvf.learner import LearnerState
@@ -67,7 +68,10 @@ class Checkpoints:
             "wall_time": state.wall_time,
             "arrays": _describe(state.learner),
         }
-        parts = {"state": ocp.args.StandardSave(state.learner), "meta": ocp.args.JsonSave(meta)}
+        parts = {
+            "state": ocp.args.StandardSave(_stored(state.learner)),
+            "meta": ocp.args.JsonSave(meta),
+        }
         try:
             with _without_late_complaints():
                 self._manager.save(state.iteration, args=ocp.args.Composite(**parts))
@@ -97,8 +101,9 @@ class Checkpoints:
             if ours.get(name) != theirs.get(name):
                 reason = f"{name} is {theirs.get(name)} there and {ours.get(name)} here"
                 raise self._misfit(update, reason)
-        abstract = jax.tree.map(_abstract, like)
-        learner = self._read(update, "state", ocp.args.StandardRestore(abstract))
+        abstract = _stored(jax.tree.map(_abstract, like))
+        stored = self._read(update, "state", ocp.args.StandardRestore(abstract))
+        learner = stored._replace(buffer=Buffer(**stored.buffer))
         env_steps = np.asarray(meta["env_steps"], np.int64)
         return TrainState(learner, meta["iteration"], env_steps, meta["wall_time"])
 
@@ -151,6 +156,16 @@ def _describe(learner: LearnerState) -> dict[str, str]:
     """Type and shape of each array by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(learner)
     return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
+
+
+def _stored(learner: LearnerState) -> Any:
+    """The state without the parts of the buffer that this run has none of.
+
+    Orbax would note them down, and refuse checkpoints of before there were such parts.
+    """
+    parts = learner.buffer._asdict().items()
+    present: Any = {name: part for name, part in parts if part is not None}
+    return learner._replace(buffer=present)
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
