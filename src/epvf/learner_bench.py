@@ -79,13 +79,12 @@ def update_calls(learner: Learner) -> tuple[Call, Call, int]:
     thetas = jax.jit(jax.vmap(learner.propose, in_axes=(0, None)))(states, 0)
 
     def update_value(state: LearnerState, key: jax.Array) -> Any:
-        frame = learner.value.frame(state.centres)
-        after, loss = learner.update_value(state, key, jnp.asarray(learner.buffer_size), frame)
+        filled = jnp.asarray(learner.buffer_size)
+        after, loss = learner.update_value(state, key, filled, learner.frame(state))
         return after.value, after.value_opt, loss
 
     def update_policy(state: LearnerState, thetas: jax.Array) -> Any:
-        frame = learner.value.frame(state.centres)
-        after = learner.update_policy(state, thetas, frame)
+        after = learner.update_policy(state, thetas, learner.frame(state))
         return after.centres, after.policy_opt
 
     compiled = [

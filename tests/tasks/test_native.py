@@ -141,9 +141,9 @@ def test_many_more_policies_than_slots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_layout_fills_rounds_evenly() -> None:
-    assert native._layout(1024, 2) == (2, 256)
+    assert native._layout(2048, 2) == (2, 512)
     assert native._layout(100, 2) == (2, 50)
-    assert native._layout(1100, 2) == (2, 184)
+    assert native._layout(2200, 2) == (2, 367)
     assert native._layout(1, 8) == (1, 1)
     assert native._layout(5, 2) == (2, 3)
 
