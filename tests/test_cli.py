@@ -155,6 +155,7 @@ BAD = [
     (["experiment", "fig1", "--preset", "mine"], "unknown preset 'mine'"),
     (["plot"], "which runs? epvf plot RUN"),
     (["plot", "nowhere"], "nowhere is no run"),
+    (["plot", "nowhere", "--smooth", "0"], "smooth is 0, but must be at least 1"),
     (["doctor", "--x"], "unknown option --x"),
 ]
 

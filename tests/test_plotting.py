@@ -55,6 +55,12 @@ def test_curves_of_different_length_are_averaged_as_far_as_the_shortest_goes():
     np.testing.assert_allclose(band.mean, 1.5 * band.x)
 
 
+def test_points_on_a_log_axis_are_spaced_by_a_factor():
+    band = average([Curve(np.array([1.0, 100.0]), np.array([1.0, 100.0]))], log=True)
+    np.testing.assert_allclose(np.diff(np.log(band.x)), np.log(100.0) / 399)
+    np.testing.assert_allclose(band.mean, band.x)
+
+
 def test_a_running_mean_keeps_straight_lines_and_single_points():
     line = Curve(np.arange(10.0), 3.0 * np.arange(10.0))
     smoothed = smooth(line, 4)

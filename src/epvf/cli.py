@@ -187,7 +187,7 @@ def plot(argv: list[str]) -> int:
     asked = usage.parse(_Plot, "epvf plot", argv)
     from epvf.plotting import plot_runs
 
-    path = plot_runs(asked.runs, asked.out, asked.x)
+    path = plot_runs(asked.runs, asked.out, asked.x, asked.smooth)
     _print_result({"plot": str(path)}, f"plot: {path}", asked.json)
     return 0
 
@@ -308,12 +308,14 @@ class _Plot:
         out: image file to write; its suffix says the format. Default: plots/return.png in the run,
             or return.png here for several.
         x: what to draw over.
+        smooth: iterations of a running mean; 1 draws what was measured.
         json: print the result as JSON.
     """
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
     out: Path | None = None
     x: Literal["env-steps", "iterations", "seconds"] = "env-steps"
+    smooth: int = 1
     json: bool = False
 
 

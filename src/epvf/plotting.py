@@ -58,20 +58,26 @@ class Group(NamedTuple):
     runs: list[list[Record]]
 
 
-def plot_runs(runs: tuple[Path, ...], out: Path | None = None, x: str = "env-steps") -> Path:
+def plot_runs(
+    runs: tuple[Path, ...], out: Path | None = None, x: str = "env-steps", width: int = 1
+) -> Path:
     """Draws the mean over seeds, with its 95 % interval, of every group of equal configurations.
 
     Args:
         runs: folders of the runs.
         out: file to write; None: `plots/return.png` in the only run, or here for several.
         x: what to draw over, of `AXES`.
+        width: iterations of a running mean.
 
     Returns:
         The file that was written.
 
     Raises:
-        UserError: if a folder is no run, has no records yet, or the file cannot be written.
+        UserError: if a folder is no run, has no records yet, the file cannot be written, or
+            `width` is not positive.
     """
+    if width < 1:
+        raise UserError(f"smooth is {width}, but must be at least 1")
     if not runs:
         raise UserError("which runs? epvf plot RUN ...")
     groups = group_runs(runs)
@@ -81,7 +87,7 @@ def plot_runs(runs: tuple[Path, ...], out: Path | None = None, x: str = "env-ste
     title = runs[0].absolute().name if len(runs) == 1 else ""
     if out is None:
         out = runs[0] / "plots" / "return.png" if len(runs) == 1 else Path("return.png")
-    save(draw(groups, (x,), title), out)
+    save(draw(groups, (x,), title, width=width), out)
     return out
 
 
@@ -142,11 +148,14 @@ def smooth(curve: Curve, width: int) -> Curve:
     return Curve(*(np.convolve(part, kernel, mode="valid") for part in curve))
 
 
-def average(found: list[Curve]) -> Band:
-    """The curves on one axis, as far as the shortest of them goes."""
+def average(found: list[Curve], log: bool = False) -> Band:
+    """The curves on one axis, as far as the shortest of them goes.
+
+    Its points are evenly spaced, on a logarithmic axis where `log` says so.
+    """
     start = max(curve.x[0] for curve in found)
     stop = min(curve.x[-1] for curve in found)
-    x = np.linspace(start, stop, POINTS)
+    x = (np.geomspace if log else np.linspace)(start, stop, POINTS)
     values = np.stack([np.interp(x, curve.x, curve.y) for curve in found])
     low, high = interval(values)
     return Band(x, values.mean(axis=0), low, high)
@@ -189,12 +198,16 @@ def draw(
     rows = [tuple(CURVES)] if alone else [(key,) for key in CURVES]
     figure = Figure(figsize=(2.0 + 5.5 * len(x), 1.2 + 3.2 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), len(x), sharex="col", sharey="row", squeeze=False)
+    long = _spread(groups) > LOG_FROM
     for keys, row in zip(rows, panels, strict=True):
         for axis, axes in zip(x, row, strict=True):
+            log = long and axis == "env-steps"
+            axes.set_xscale("log" if log else "linear")
             for group in groups:
                 for key in keys:
                     label = CURVES[key] if alone else group.label
-                    _draw_band(axes, group, axis, key, label, width)
+                    band = _band(group, axis, key, width, log)
+                    _draw_band(axes, band, label)
             if best is not None:
                 axes.axhline(best, color="black", linestyle="--", linewidth=0.8)
             axes.grid(alpha=0.3)
@@ -202,8 +215,6 @@ def draw(
         row[0].set_ylabel(what if width == 1 else f"{what}\n(mean of {width} iterations)")
     for axis, axes in zip(x, panels[-1], strict=True):
         axes.set_xlabel(AXES[axis][1])
-        if axis == "env-steps" and _spread(groups) > LOG_FROM:
-            axes.set_xscale("log")
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize="small")
     figure.suptitle("\n".join(filter(None, (title, _bands(groups)))), fontsize="medium")
@@ -218,18 +229,22 @@ def _spread(groups: Sequence[Group]) -> float:
     return max(steps) / max(min(steps), 1)
 
 
-def _draw_band(axes: "Axes", group: Group, axis: str, key: str, label: str, width: int) -> None:
+def _band(group: Group, axis: str, key: str, width: int, log: bool) -> Band | None:
+    """A group's mean and interval; None where nothing was measured."""
     found = [
         # what is not measured at every iteration has fewer points to average
         smooth(curve, max(1, width * len(curve.x) // records[-1]["steps/update"]))
         for records in group.runs
         for curve in curves(records, AXES[axis][0], key)
     ]
-    if not found:
-        return
-    band = average(found)
-    (line,) = axes.plot(band.x, band.mean, label=label)
-    axes.fill_between(band.x, band.low, band.high, color=line.get_color(), alpha=0.2, linewidth=0)
+    return average(found, log) if found else None
+
+
+def _draw_band(axes: "Axes", band: Band | None, label: str) -> None:
+    if band is not None:
+        (line,) = axes.plot(band.x, band.mean, label=label)
+        color = line.get_color()
+        axes.fill_between(band.x, band.low, band.high, color=color, alpha=0.2, linewidth=0)
 
 
 def _bands(groups: Sequence[Group]) -> str:
