@@ -193,6 +193,7 @@ def draw(
         The figure, not yet written.
     """
     from matplotlib.figure import Figure  # slow to import; Figure alone needs no display
+    from matplotlib.ticker import EngFormatter
 
     alone = len(groups) == 1
     rows = [tuple(CURVES)] if alone else [(key,) for key in CURVES]
@@ -215,6 +216,7 @@ def draw(
         row[0].set_ylabel(what if width == 1 else f"{what}\n(mean of {width} iterations)")
     for axis, axes in zip(x, panels[-1], strict=True):
         axes.set_xlabel(AXES[axis][1])
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20M rather than 2 and, apart, 1e7
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize="small")
     figure.suptitle("\n".join(filter(None, (title, _bands(groups)))), fontsize="medium")
