@@ -160,7 +160,7 @@ def test_a_folder_of_another_experiment_or_version_is_refused(tmp_path):
 
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="exists already and is no experiment"):
         runner.open_folder(tmp_path, _plan("one"))
 
 

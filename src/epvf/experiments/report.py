@@ -24,7 +24,7 @@ COLUMNS = {
     "value_loss": "loss/value",
     "value_spearman": "value/spearman",
 }
-MAX_ROWS = 500
+MAX_ROWS = 200
 """Iterations of a seed that the table keeps, evenly spaced."""
 
 FINAL = 0.05
@@ -93,8 +93,16 @@ def _csv(groups: list[Group]) -> str:
             for record in records:
                 update = record["steps/update"]
                 if (update - 1) % every == 0 or update == last:
-                    writer.writerow([group.label, *(record.get(key) for key in COLUMNS.values())])
+                    writer.writerow(
+                        [group.label, *(_cell(record, key) for key in COLUMNS.values())]
+                    )
     return text.getvalue()
+
+
+def _cell(record: Record, key: str) -> Any:
+    """A field as the table has it: measurements to six digits, which is more than they hold."""
+    value = record.get(key)
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def _final(group: Group) -> dict[str, Any]:

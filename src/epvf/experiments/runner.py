@@ -46,6 +46,8 @@ def open_folder(folder: Path, plan: Plan) -> None:
     wanted = {"format": FORMAT} | plan._asdict() | {"arms": [arm.name for arm in plan.arms]}
     manifest = folder / "experiment.json"
     if not manifest.exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f"{folder} exists already and is no experiment; choose another --out")
         check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(manifest, wanted)
