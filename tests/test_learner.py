@@ -95,6 +95,32 @@ def test_a_normalised_step_follows_the_gradient_in_units_of_the_noise():
     assert float(after.centres[0, 2]) == 0.0
 
 
+def test_a_linear_v_that_forgets_everything_climbs_as_evolution_strategies_do():
+    # The control of docs/recipe.md: tiny steps, and a decay that removes all of V before each.
+    config = _config(
+        value__hidden_sizes=[],
+        value__inputs="standardised",
+        value__zero_init=True,
+        target__transform="centred_ranks",
+        value_update__steps=1,
+        value_update__optimizer="sgd",
+        value_update__learning_rate=1e-4,
+        value_update__weight_decay=1e4,
+        policy_update__steps=1,
+        policy_update__optimizer="sgd",
+        policy_update__learning_rate=1e3,
+    )
+    state = _one_state(config)
+    for iteration, formula in enumerate((lambda t: t @ SLOPE, lambda t: -(t**2).sum(-1))):
+        (after, _), thetas = _learn(config, state, formula, iteration)
+        ranks = np.argsort(np.argsort(formula(thetas))) / (len(thetas) - 1) - 0.5
+        expected = ranks @ np.asarray(thetas - state.centres)  # equal noise on all weights
+        step = np.asarray(after.centres - state.centres)[0]
+        cosine = step @ expected / np.linalg.norm(step) / np.linalg.norm(expected)
+        assert cosine > 0.9999
+        state = after
+
+
 def test_averaging_the_gradient_over_the_population_smooths_v():
     config = _config(policy_update__gradient_at="population", policy_update__steps=1)
     learner, state = _learner(config), _one_state(config)
