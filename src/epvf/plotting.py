@@ -185,7 +185,7 @@ def draw(
         groups: what to compare.
         x: what to draw over, of `AXES`.
         title: above all panels.
-        best: return to mark with a dashed line.
+        best: highest return there is; marked with a dashed line where curves come near it.
         notes: lines of text below the panels.
         width: iterations of a running mean.
 
@@ -209,16 +209,19 @@ def draw(
                     label = CURVES[key] if alone else group.label
                     band = _band(group, axis, key, width, log)
                     _draw_band(axes, band, label)
-            if best is not None:
+            if best is not None and axes.get_ylim()[1] > best / 4:
+                # further off it would flatten the curves
                 axes.axhline(best, color="black", linestyle="--", linewidth=0.8)
             axes.grid(alpha=0.3)
         what = "return" if alone else f"return, {CURVES[keys[0]]}"
-        row[0].set_ylabel(what if width == 1 else f"{what}\n(mean of {width} iterations)")
+        limit = "" if best is None else f" (of {best:g})"
+        smoothed = "" if width == 1 else f"\nmean of {width} iterations"
+        row[0].set_ylabel(what + limit + smoothed)
     for axis, axes in zip(x, panels[-1], strict=True):
         axes.set_xlabel(AXES[axis][1])
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20M rather than 2 and, apart, 1e7
     handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize="small")
+    figure.legend(handles, labels, loc="outside right center", fontsize="small")
     figure.suptitle("\n".join(filter(None, (title, _bands(groups)))), fontsize="medium")
     if notes:
         figure.supxlabel("\n".join(notes), fontsize="small", x=0.01, ha="left")

@@ -146,6 +146,6 @@ def _title(experiment: Experiment, plan: Plan) -> str:
         for values in (sizes, iterations)
     )
     return (
-        f"{experiment.title} (scale {plan.scale}, preset {plan.preset}: "
-        f"{envs} environments, {updates} iterations)"
+        f"{experiment.title}\n"
+        f"scale {plan.scale}, preset {plan.preset}: {envs} environments, {updates} iterations"
     )
