@@ -47,6 +47,7 @@ class Experiment(NamedTuple):
         claims: what the paper says of it, in its order.
         sizes: by scale.
         smooth: iterations that a running mean takes in the figure.
+        axes: what the figure is drawn over, of `plotting.AXES`.
     """
 
     title: str
@@ -55,6 +56,7 @@ class Experiment(NamedTuple):
     claims: tuple[str, ...]
     sizes: dict[str, Size]
     smooth: int = 1
+    axes: tuple[str, ...] = ("env-steps",)
 
 
 def _cartpole(num_envs: tuple[int, ...], iterations: int) -> Callable[[Config], list[Arm]]:
@@ -129,6 +131,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "small": Size(_cartpole((1, 4, 16), 300), seeds=3, seeds_per_run=3),
         },
         smooth=50,
+        axes=("env-steps", "iterations"),
     ),
     "fig2-scaling": Experiment(
         title="Ant, number of environments = batch size",

@@ -47,7 +47,7 @@ def write(folder: Path, plan: Plan) -> dict[str, Any]:
     write_json(folder / "summary.json", summary)
     figure = draw(
         groups,
-        ("env-steps", "iterations") if plan.name == "fig1" else ("env-steps",),
+        experiment.axes,
         _title(experiment, plan),
         experiment.best,
         [f"The paper: {claim}." for claim in experiment.claims],
