@@ -70,8 +70,11 @@ def test_every_experiment_can_be_planned(name, scale):
     arms, seeds = planned(name, scale)
     names = [arm.name for arm in arms]
     assert len(set(names)) == len(names) and seeds >= 3
-    settings = {name.rpartition("-s")[0] if name[-1].isdigit() else name for name in names}
-    assert sum(arm.config.num_seeds for arm in arms) % seeds == 0 and settings
+    trained: dict[str, list[int]] = {}
+    for arm, config in arms:
+        setting = arm.removesuffix(f"-s{config.seed}")
+        trained.setdefault(setting, []).extend(range(config.seed, config.seed + config.num_seeds))
+    assert len(trained) >= 3 and set(map(tuple, trained.values())) == {tuple(range(seeds))}
 
 
 def test_the_settings_of_the_scaling_figure_spend_equal_budgets_on_batches_of_all_envs():
@@ -144,6 +147,13 @@ def test_an_interrupted_experiment_goes_on_and_ends_as_an_uninterrupted_one(tmp_
         for path in (tmp_path / "whole", folder)
     ]
     assert timeless[0] == timeless[1]
+
+
+def test_the_time_left_counts_the_runs_to_come(monkeypatch):
+    monkeypatch.setattr(runner.time, "monotonic", lambda: 160.0)
+    # 60 s for one and a half runs of four: 100 s more for the rest
+    shown = runner._whole("2/4 b", done=1, runs=4, begin=100.0, progress=0.5)
+    assert shown == {"run": "2/4 b", "all left": "1:40"}
 
 
 def test_a_folder_of_another_experiment_or_version_is_refused(tmp_path):
