@@ -198,6 +198,7 @@ def _host_loop(
         (state.learner, *_learn_arguments(config, learner)),
         announce,
     )
+    announce("first rollouts; an engine is compiled when it is first used ...")
     while not finished(config, state):
         begin = time.perf_counter()
         iteration = jnp.asarray(state.iteration, jnp.int32)

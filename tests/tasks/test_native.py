@@ -13,7 +13,7 @@ import pytest
 from epvf.errors import UserError
 from epvf.policy import Policy
 from epvf.tasks import ant, native
-from epvf.tasks.numpy_policy import NumpyPolicies
+from epvf.tasks.episode import Episode, state_size
 
 POLICY = Policy((34, 16, 8))
 LENGTH = 150
@@ -77,35 +77,36 @@ def test_replay_freezes_after_termination() -> None:
         assert replay.terminated[length:, i].all()
 
 
-def test_evaluate_equals_one_policy_at_a_time_to_the_bit() -> None:
-    thetas = random_thetas(6, scale=3.0)
-    evaluation = evaluate(thetas)
+def initial_observation() -> np.ndarray:
+    data = mujoco.MjData(ant.model())
+    state = (data.qpos, data.qvel, data.ctrl)
+    return ant.transition(*(x.astype(np.float32) for x in state)).observation
+
+
+def test_first_steps_equal_the_policy_in_jax() -> None:
+    thetas = random_thetas(3)
+    evaluation = evaluate(thetas, episode_length=8)
     for i, theta in enumerate(thetas):
-        policy, single = NumpyPolicies(POLICY, 1), Single()
-        policy.load(0, theta)
-        policy.observations[0] = native._initial_observation()
-        total, length, terminated = np.float32(0.0), 0, False
-        while length < LENGTH and not terminated:
-            result = single.step(policy(1)[0])
-            policy.observations[:], terminated = result.observation, bool(result.terminated[0])
-            total, length = total + result.reward[0], length + 1
+        layers, observation = POLICY.unravel(theta), initial_observation()
+        single, rewards = Single(), []
+        for _ in range(8):
+            result = single.step(np.asarray(POLICY.apply(layers, observation)))
+            observation = result.observation[0]
+            rewards.append(result.reward[0])
+        np.testing.assert_allclose(evaluation.returns[i], np.sum(rewards), rtol=1e-4)
+
+
+def test_evaluate_equals_one_episode_at_a_time_to_the_bit() -> None:
+    thetas = random_thetas(6, scale=3.0)
+    evaluation = evaluate(thetas, num_threads=2)
+    for i, theta in enumerate(thetas):
+        total, length, _ = Episode(POLICY).run(
+            theta, LENGTH, np.zeros(1, bool), np.empty((0, state_size()))
+        )
         assert evaluation.returns[i] == total
         assert evaluation.lengths[i] == length
     assert evaluation.returns.dtype == np.float32
     assert evaluation.lengths.dtype == np.int32
-
-
-def test_first_steps_equal_the_policy_in_jax() -> None:
-    theta = random_thetas(1)
-    layers = POLICY.unravel(theta[0])
-    observation = native._initial_observation()
-    single, rewards = Single(), []
-    for _ in range(5):
-        result = single.step(np.asarray(POLICY.apply(layers, observation)))
-        observation = result.observation[0]
-        rewards.append(result.reward[0])
-    evaluation = evaluate(theta, episode_length=5)
-    np.testing.assert_allclose(evaluation.returns[0], np.sum(rewards), rtol=1e-4)
 
 
 def test_episodes_end_early_or_at_the_limit() -> None:
@@ -114,11 +115,10 @@ def test_episodes_end_early_or_at_the_limit() -> None:
     assert lengths.min() < LENGTH
 
 
-def test_bits_do_not_depend_on_threads_and_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bits_do_not_depend_on_threads() -> None:
     thetas = random_thetas(50, scale=3.0)
     expected = evaluate(thetas)
-    for num_threads, max_slots in ((1, 1), (1, 7), (2, 128), (3, 5), (64, 128)):
-        monkeypatch.setattr(native, "MAX_SLOTS", max_slots)
+    for num_threads in (2, 3, 64):
         evaluation = evaluate(thetas, num_threads)
         np.testing.assert_array_equal(evaluation.returns, expected.returns)
         np.testing.assert_array_equal(evaluation.lengths, expected.lengths)
@@ -130,22 +130,6 @@ def test_bits_do_not_depend_on_company() -> None:
     backwards = evaluate(thetas[::-1])
     np.testing.assert_array_equal(backwards.returns[::-1], expected.returns)
     np.testing.assert_array_equal(evaluate(thetas[13:14]).returns, expected.returns[13:14])
-
-
-def test_many_more_policies_than_slots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "MAX_SLOTS", 3)
-    thetas = np.tile(random_thetas(4, scale=3.0), (10, 1))
-    evaluation = evaluate(thetas, num_threads=2)
-    np.testing.assert_array_equal(evaluation.returns, np.tile(evaluation.returns[:4], 10))
-    np.testing.assert_array_equal(evaluation.lengths, np.tile(evaluation.lengths[:4], 10))
-
-
-def test_layout_fills_rounds_evenly() -> None:
-    assert native._layout(2048, 2) == (2, 512)
-    assert native._layout(100, 2) == (2, 50)
-    assert native._layout(2200, 2) == (2, 367)
-    assert native._layout(1, 8) == (1, 1)
-    assert native._layout(5, 2) == (2, 3)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -185,14 +169,12 @@ def test_overflow_inside_the_policy_shows_without_a_warning(tmp_path, monkeypatc
 @pytest.mark.parametrize("bad", [np.nan, 1e12])
 def test_unstable_physics_shows_in_the_reward(field, bad, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)  # MuJoCo writes its warnings to a file
-    simulations = native.Simulations(3)
+    simulations = native.Simulations(3, num_threads=1)
     offset = {"qpos": 1, "qvel": 16}[field]  # behind the time, and the positions
     simulations.state[1, offset + 8] = bad
     result = simulations.step(np.zeros((3, 8), np.float32))
     np.testing.assert_array_equal(np.isnan(result.reward), [False, True, False])
     np.testing.assert_array_equal(result.terminated, [False, True, False])
-    simulations.reset(1)
-    assert np.isfinite(simulations.step(np.zeros((3, 8), np.float32)).reward).all()
 
 
 def test_replay_of_actions_that_are_not_finite() -> None:
@@ -220,7 +202,7 @@ def _interrupt_an_evaluation() -> None:
     start = time.perf_counter()
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        evaluate(thetas, num_threads=2, episode_length=20_000)
+        evaluate(thetas, num_threads=2, episode_length=10**9)
     timer.join()
     assert time.perf_counter() - start < 10.0
     assert threading.active_count() == before
@@ -228,16 +210,16 @@ def _interrupt_an_evaluation() -> None:
 
 def test_error_in_a_worker_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = iter(range(10**9))
-    step = native.Simulations.step
+    run = Episode.run
 
-    def fails_once(self, actions):
+    def fails_once(self, *args):
         if next(calls) == 20:
             raise RuntimeError("broken")
-        return step(self, actions)
+        return run(self, *args)
 
-    monkeypatch.setattr(native.Simulations, "step", fails_once)
+    monkeypatch.setattr(Episode, "run", fails_once)
     with pytest.raises(RuntimeError, match="broken"):
-        evaluate(random_thetas(512), num_threads=2, episode_length=100_000)
+        evaluate(random_thetas(100_000), num_threads=2, episode_length=1000)
 
 
 @pytest.mark.parametrize(

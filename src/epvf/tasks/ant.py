@@ -7,7 +7,7 @@ Source: Bohlinger & Peters 2025, section 3; constants from RL-X, the authors' co
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import mujoco
 from jaxtyping import Bool, Float
@@ -23,6 +23,8 @@ TARGET_SPEED = 2.0  # m/s, forwards in the torso's frame
 REWARD_WIDTH = 0.25  # m²/s²
 HEIGHT_RANGE = (0.2, 1.0)  # m; outside of it the episode terminates
 OBSERVATION_LIMIT = 100.0
+
+Sextuple: TypeAlias = tuple[Any, Any, Any, Any, Any, Any]
 
 
 class Transition(NamedTuple):
@@ -64,42 +66,55 @@ def transition(
     The reward is exp(-((v_x - 2)² + v_y²) / 0.25), with the velocity in the torso's frame.
     """
     xp = qpos.__array_namespace__()
-    velocity, gravity = _torso_frame(qpos, qvel)
-    raw = xp.concat(
-        (
-            qpos[..., 2:3],
-            qpos[..., 7:],
-            qvel[..., 6:],
-            *(component[..., None] for component in velocity),
-            qvel[..., 3:6],
-            *(component[..., None] for component in gravity),
-            ctrl,
-        ),
-        axis=-1,
-    )
+    frame = torso_frame(*(qpos[..., i] for i in range(3, 7)), *(qvel[..., i] for i in range(3)))
+    velocity, gravity = xp.stack(frame[:3], axis=-1), xp.stack(frame[3:], axis=-1)
+    raw = xp.concat(observed(qpos, qvel, ctrl, velocity, gravity), axis=-1)
     finite = xp.isfinite(raw)
     healthy = finite.all(axis=-1)
     observation = xp.clip(xp.where(finite, raw, 0.0), -OBSERVATION_LIMIT, OBSERVATION_LIMIT)
-    error = (velocity[0] - TARGET_SPEED) ** 2 + velocity[1] ** 2
-    reward = xp.where(healthy, xp.exp(error * (-1.0 / REWARD_WIDTH)), xp.nan)
-    low, high = HEIGHT_RANGE
-    fallen = (qpos[..., 2] < low) | (qpos[..., 2] > high)
-    return Transition(observation, reward, fallen | ~healthy)
+    reward = xp.where(healthy, xp.exp(log_reward(frame[0], frame[1])), xp.nan)
+    return Transition(observation, reward, fallen(qpos[..., 2]) | ~healthy)
 
 
-def _torso_frame(qpos: Any, qvel: Any) -> tuple[tuple[Any, Any, Any], tuple[Any, Any, Any]]:
-    """Linear velocity and direction of gravity, rotated into the torso's frame: `[...]` each."""
-    w, x, y, z = (qpos[..., i] for i in range(3, 7))
+# The four functions below also take numbers and rows, so that they compile into a CPU's loop.
+
+
+def torso_frame(w: Any, x: Any, y: Any, z: Any, vx: Any, vy: Any, vz: Any) -> Sextuple:
+    """A velocity `v` (3, m/s) and the direction of gravity (3) in the frame of a quaternion."""
     x2, y2, z2 = 2.0 * x, 2.0 * y, 2.0 * z
-    vx, vy, vz = (qvel[..., i] for i in range(3))
     # Rᵀv = v - w t + u × t, with the quaternion (w, u) and t = 2 u × v
     tx, ty, tz = y2 * vz - z2 * vy, z2 * vx - x2 * vz, x2 * vy - y2 * vx
-    velocity = (
+    return (
         vx - w * tx + y * tz - z * ty,
         vy - w * ty + z * tx - x * tz,
         vz - w * tz + x * ty - y * tx,
+        w * y2 - x * z2,
+        -(y * z2 + w * x2),
+        x * x2 + y * y2 - 1.0,
     )
-    return velocity, (w * y2 - x * z2, -(y * z2 + w * x2), x * x2 + y * y2 - 1.0)
+
+
+def observed(qpos: Any, qvel: Any, ctrl: Any, velocity: Any, gravity: Any) -> tuple[Any, ...]:
+    """The parts `[..., n]` of an observation in their order; velocity and gravity of the torso."""
+    return (
+        qpos[..., 2:3],
+        qpos[..., 7:],
+        qvel[..., 6:],
+        velocity,
+        qvel[..., 3:6],
+        gravity,
+        ctrl,
+    )
+
+
+def log_reward(forward: Any, sideways: Any) -> Any:
+    """Logarithm of the reward for a velocity (m/s) in the torso's frame."""
+    return ((forward - TARGET_SPEED) ** 2 + sideways**2) * (-1.0 / REWARD_WIDTH)
+
+
+def fallen(height: Any) -> Any:
+    """Whether a torso at this height (m) ends the episode."""
+    return (height < HEIGHT_RANGE[0]) | (height > HEIGHT_RANGE[1])
 
 
 @cache

@@ -6,13 +6,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from threading import Event
 
 import mujoco
 import numpy as np
 from jaxtyping import Bool, Float
 from mujoco import batch
-from threadpoolctl import threadpool_limits
 
 from epvf.errors import UserError
 from epvf.policy import Policy
@@ -25,12 +23,11 @@ from epvf.tasks.base import (
     check_policy,
     check_population,
 )
-from epvf.tasks.numpy_policy import NumpyPolicies
+from epvf.tasks.episode import Episode, state_size
 from epvf.types import Array, Evaluate, Evaluation, Population, PRNGKey
 
-MAX_SLOTS = 512
-"""Simulations that a thread steps at a time. With fewer, numpy's cost per call shows and threads
-wait for each other's Python; with more, memory grows and the weights leave the cache."""
+SAMPLES = 20
+"""States kept of an episode of full length, for stepping them without policies."""
 
 _ALARMS = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
 _COUNTER = 1  # of the two numbers that MuJoCo keeps per warning
@@ -82,11 +79,11 @@ def _num_processors() -> int:
 
 @dataclass(frozen=True)
 class NativeEvaluator:
-    """`Evaluate` on threads, each with simulation slots of its own.
+    """`Evaluate` on threads, each with a simulation of its own.
 
-    A slot whose policy is done takes the next one from a common queue, so that finished policies
-    cost nothing. Slots do not influence each other: returns are the same to the bit at any number
-    of threads.
+    A thread takes one policy after the other from a common queue and stays with it to its end, so
+    that finished policies cost nothing and returns are the same to the bit at any number of
+    threads.
     """
 
     policy: Policy
@@ -99,25 +96,22 @@ class NativeEvaluator:
         return Evaluation(job.returns, job.lengths)
 
     def visited_states(self, thetas: Population) -> Float[np.ndarray, "M state"]:
-        """MuJoCo's integration states, about 20 times along the way."""
-        every = max(1, self.episode_length // 20)
-        return np.concatenate(self._run(thetas, sample_every=every).visited)
+        """MuJoCo's integration states along the way, up to `SAMPLES` a policy."""
+        return np.concatenate(self._run(thetas, num_samples=SAMPLES).visited)
 
-    def _run(self, thetas: Population, sample_every: int = 0) -> "_Job":
-        thetas = np.asarray(thetas, np.float32)
+    def _run(self, thetas: Population, num_samples: int = 0) -> "_Job":
+        thetas = np.ascontiguousarray(thetas, np.float32)
         check_population(self.policy, thetas)
-        job = _Job(thetas, self.episode_length, sample_every)
-        num_workers, num_slots = _layout(len(thetas), self.num_threads)
-        workers = [_Worker(job, self.policy, num_slots) for _ in range(num_workers)]
-        # workers are the parallelism; BLAS threads inside them would only get in their way
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(num_workers) as pool:
-            futures = [pool.submit(worker.run) for worker in workers]
+        job = _Job(thetas, self.episode_length, num_samples)
+        num_workers = min(self.num_threads, len(thetas))
+        with ThreadPoolExecutor(num_workers) as pool:
+            workers = [pool.submit(job.work, Episode(self.policy)) for _ in range(num_workers)]
             try:
-                _wait(futures)
+                _wait(workers)
             finally:  # on an interrupt too, so that the workers end
-                job.stop.set()
-        for future in futures:
-            future.result()
+                job.stop[:] = True
+        for worker in workers:
+            worker.result()
         return job
 
 
@@ -131,13 +125,6 @@ def _wait(futures: Sequence[Future[None]]) -> None:
             return
 
 
-def _layout(num_policies: int, num_threads: int) -> tuple[int, int]:
-    """Threads, and slots a thread: as few rounds as possible, evenly filled."""
-    num_workers = min(num_threads, num_policies)
-    rounds = -(-num_policies // (num_workers * MAX_SLOTS))
-    return num_workers, -(-num_policies // (num_workers * rounds))
-
-
 class _Job:
     """One evaluation: the policies that wait, and what became of the others.
 
@@ -145,16 +132,29 @@ class _Job:
     """
 
     def __init__(
-        self, thetas: Float[np.ndarray, "N P"], episode_length: int, sample_every: int = 0
+        self, thetas: Float[np.ndarray, "N P"], episode_length: int, num_samples: int
     ) -> None:
-        self.thetas = thetas
-        self.episode_length = episode_length
-        self.sample_every = sample_every
-        self.queue = deque(np.flatnonzero(_finite_rows(thetas)))
         self.returns = np.full(len(thetas), np.nan, np.float32)
         self.lengths = np.zeros(len(thetas), np.int32)
         self.visited: list[np.ndarray] = []
-        self.stop = Event()
+        self.stop = np.zeros(1, bool)
+        self._thetas = thetas
+        self._episode_length = episode_length
+        self._num_samples = num_samples
+        self._queue = deque(np.flatnonzero(_finite_rows(thetas)).tolist())
+
+    def work(self, episode: Episode) -> None:
+        """Runs policies from the queue until none is left, or the job is stopped."""
+        samples = np.empty((self._num_samples, state_size()))
+        while not self.stop[0]:
+            try:
+                i = self._queue.popleft()
+            except IndexError:
+                return
+            self.returns[i], self.lengths[i], taken = episode.run(
+                self._thetas[i], self._episode_length, self.stop, samples
+            )
+            self.visited.append(samples[:taken].copy())
 
 
 def _finite_rows(thetas: Float[np.ndarray, "N P"]) -> Bool[np.ndarray, "N"]:
@@ -163,142 +163,45 @@ def _finite_rows(thetas: Float[np.ndarray, "N P"]) -> Bool[np.ndarray, "N"]:
         return np.isfinite(thetas.sum(axis=1, dtype=np.float64))
 
 
-class _Worker:
-    """One thread's slots and the policies that run in them."""
-
-    def __init__(self, job: _Job, policy: Policy, num_slots: int) -> None:
-        self._job = job
-        self._simulations = Simulations(num_slots)
-        self._policies = NumpyPolicies(policy, num_slots)
-        self._initial_observation = _initial_observation()
-        self._returns = np.zeros(num_slots, np.float32)
-        self._ends = np.zeros(num_slots, np.int64)  # the worker's step at which time is up
-        self._owners = np.zeros(num_slots, np.int64)
-        self._step = 0
-
-    def run(self) -> None:
-        """Evaluates policies from the queue until none is left, or the job is stopped."""
-        n = 0
-        while n < len(self._owners) and self._start(n):
-            n += 1
-        with np.errstate(all="ignore"):
-            while n and not self._job.stop.is_set():
-                done = self._advance(n)
-                self._sample(n)
-                n = self._turn_over(done, n)
-
-    def _advance(self, n: int) -> Sequence[int]:
-        """Takes a step in the first `n` slots; returns the slots that are done."""
-        result = self._simulations.step(self._policies(n))
-        self._policies.observations[:n] = result.observation
-        self._returns[:n] += result.reward
-        self._step += 1
-        return (result.terminated | (self._ends[:n] == self._step)).nonzero()[0]
-
-    def _sample(self, n: int) -> None:
-        every = self._job.sample_every
-        if every and (self._step - 1) % every == 0:
-            self._job.visited.append(self._simulations.state[:n].copy())
-
-    def _turn_over(self, done: Sequence[int], n: int) -> int:
-        """Reports and refills the slots that are done; returns how many are still in use."""
-        for slot in reversed(done):
-            owner = self._owners[slot]
-            left = self._ends[slot] - self._step
-            self._job.returns[owner] = self._returns[slot]
-            self._job.lengths[owner] = self._job.episode_length - left
-            if not self._start(slot):
-                n -= 1
-                self._move(n, slot)
-        return n
-
-    def _start(self, slot: int) -> bool:
-        """Starts the next policy of the queue in a slot; false if there is none."""
-        try:
-            owner = self._job.queue.popleft()
-        except IndexError:
-            return False
-        self._simulations.reset(slot)
-        self._policies.load(slot, self._job.thetas[owner])
-        self._policies.observations[slot] = self._initial_observation
-        self._returns[slot] = 0.0
-        self._ends[slot] = self._step + self._job.episode_length
-        self._owners[slot] = owner
-        return True
-
-    def _move(self, source: int, target: int) -> None:
-        if source != target:
-            self._simulations.move(source, target)
-            self._policies.move(source, target)
-            for rows in (self._returns, self._ends, self._owners):
-                rows[target] = rows[source]
-
-
 class Simulations:
-    """Slots of a `mujoco.batch.Batch`; the first so many are in use."""
+    """A `mujoco.batch.Batch` of the Ant."""
 
-    def __init__(self, num_slots: int, num_threads: int = 1) -> None:
-        self._batch = batch.Batch(ant.model(), num_slots, nthread=num_threads)
-        self._ids = np.arange(num_slots, dtype=np.int32)
-        self._initial = self._batch.state[0].copy()
+    def __init__(self, num: int, num_threads: int) -> None:
+        self._batch = batch.Batch(ant.model(), num, nthread=num_threads)
         self._warnings = self._batch.warning
         self._qpos = self._batch.bind("qpos")
         self._qvel = self._batch.bind("qvel")
         self._ctrl = self._batch.bind("ctrl")
 
     @property
-    def state(self) -> Float[np.ndarray, "slots state"]:
+    def state(self) -> Float[np.ndarray, "num state"]:
         """MuJoCo's integration states, live."""
         return self._batch.state
 
-    def reset(self, slot: int) -> None:
-        """Puts a slot back to the initial state."""
-        self._batch.state[slot] = self._initial
-        self._warnings[slot] = 0
-
-    def move(self, source: int, target: int) -> None:
-        """Copies the state of one slot to another."""
-        self._batch.state[target] = self._batch.state[source]
-        self._warnings[target] = self._warnings[source]
-
-    def step(self, actions: Float[np.ndarray, "n action"]) -> ant.Transition:
-        """Steps the first `n` slots with float32 actions.
+    def step(self, actions: Float[np.ndarray, "num action"]) -> ant.Transition:
+        """Steps all simulations with float32 actions.
 
         MuJoCo ignores controls that are not finite, and resets a simulation that has become
         unstable. Here both terminate, with reward NaN.
         """
-        n = len(actions)
-        self._ctrl[:n] = actions
         failed: list[int] = []
         try:
-            self._batch.step(self._ids[:n] if n < len(self._ids) else None)
+            self.step_bare(actions)
         except batch.SimulationError as error:
             failed += error.ids.tolist()
-        if np.count_nonzero(self._warnings[:n]):
-            alarms = self._warnings[:n, _ALARMS, _COUNTER].any(axis=1)
-            failed += np.flatnonzero(alarms).tolist()
-        result = ant.transition(_columns(self._qpos[:n]), _columns(self._qvel[:n]), actions)
+        alarms = self._warnings[:, _ALARMS, _COUNTER].any(axis=1)
+        failed += np.flatnonzero(alarms).tolist()
+        qpos, qvel = self._qpos.astype(np.float32), self._qvel.astype(np.float32)
+        result = ant.transition(qpos, qvel, actions)
         if failed:
             result.reward[failed] = np.nan
             result.terminated[failed] = True
         return result
 
-    def step_bare(self, controls: Float[np.ndarray, "slots action"]) -> None:
-        """Steps all slots and looks at nothing."""
+    def step_bare(self, controls: Float[np.ndarray, "num action"]) -> None:
+        """Steps all simulations and looks at nothing."""
         self._ctrl[:] = controls
         self._batch.step()
-
-
-def _columns(rows: Float[np.ndarray, "n size"]) -> Float[np.ndarray, "n size"]:
-    """The same array in float32 with contiguous columns, which `ant.transition` works on."""
-    return rows.T.astype(np.float32, order="C").T
-
-
-def _initial_observation() -> Float[np.ndarray, "34"]:
-    model = ant.model()
-    qpos = model.qpos0.astype(np.float32)
-    qvel, ctrl = np.zeros(model.nv, np.float32), np.zeros(model.nu, np.float32)
-    return ant.transition(qpos, qvel, ctrl).observation
 
 
 def _replay(actions: Float[np.ndarray, "T N action"], num_threads: int) -> Replay:

@@ -1,0 +1,258 @@
+"""One policy's episode on MuJoCo's C engine as one compiled loop: act, step, observe.
+
+The loop stays with one policy from reset to end, so that its weights and its simulation stay in
+the processor's cache, and it holds neither Python nor its lock on the way. The task's formulas are
+those of `ant`, compiled by numba.
+"""
+
+import hashlib
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import llvmlite.binding
+import mujoco
+import numpy as np
+from jaxtyping import Bool, Float
+from numba import literal_unroll, njit
+from numba.core.types import ExternalFunction, int32, uintp, void
+from numba.core.typing import signature
+
+from epvf.policy import Policy
+from epvf.tasks import ant
+
+STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
+"""What of a simulation decides its future."""
+
+_ALARMS = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
+"""Warnings of a simulation that is no longer sound."""
+
+
+class _Simulation(NamedTuple):
+    """Addresses of MuJoCo's structs, and live views of what is in them."""
+
+    model: int
+    data: int
+    qpos: np.ndarray
+    qvel: np.ndarray
+    ctrl: np.ndarray
+    alarms: np.ndarray
+
+
+class _Network(NamedTuple):
+    """A row `kernel, bias, inputs, outputs, activation` for each layer, and work space.
+
+    `kernel` and `bias` are where these start in θ.
+    """
+
+    layers: np.ndarray
+    observation: np.ndarray
+    outputs: np.ndarray
+
+
+class Episode:
+    """One simulation, in which policies of an architecture run one after the other."""
+
+    def __init__(self, policy: Policy) -> None:
+        model, data = ant.model(), mujoco.MjData(ant.model())
+        self._owners = (model, data)
+        alarms = data.warning.number[_ALARMS]
+        self._simulation = _Simulation(
+            model._address, data._address, data.qpos, data.qvel, data.ctrl, alarms
+        )
+        self._network = _network(policy)
+
+    def run(
+        self,
+        theta: Float[np.ndarray, "P"],
+        episode_length: int,
+        stop: Bool[np.ndarray, "1"],
+        samples: Float[np.ndarray, "K state"],
+    ) -> tuple[float, int, int]:
+        """Runs a policy until it falls, fails or has no time left.
+
+        Args:
+            theta: `[P]` float32.
+            episode_length: longest episode in steps.
+            stop: ends the episode where it is, once another thread makes it true.
+            samples: filled with integration states along the way, `K` of a longest episode.
+
+        Returns:
+            The return, NaN where an action, the physics or an observation was not finite; the
+            number of steps; and how many samples were taken.
+        """
+        return _run(self._simulation, self._network, theta, episode_length, stop, samples)
+
+
+def state_size() -> int:
+    """Numbers in an integration state."""
+    return int(mujoco.mj_stateSize(ant.model(), STATE))
+
+
+def _network(policy: Policy) -> _Network:
+    positions = policy.unravel(np.arange(policy.num_parameters))
+    names = [policy.activation] * (len(policy.shapes) - 1) + [policy.output]
+    layers = [
+        (layer.kernel.flat[0], layer.bias.flat[0], *layer.kernel.shape, _CODES[name])
+        for layer, name in zip(positions, names, strict=True)
+    ]
+    return _Network(
+        np.array(layers, np.int64),
+        np.zeros(policy.layer_sizes[0], np.float32),
+        np.zeros((len(layers), max(policy.layer_sizes)), np.float32),
+    )
+
+
+for _library in Path(mujoco.__file__).parent.glob("libmujoco*"):
+    llvmlite.binding.load_library_permanently(str(_library))
+
+_reset: Any = ExternalFunction("mj_resetData", signature(void, uintp, uintp))
+_step: Any = ExternalFunction("mj_step", signature(void, uintp, uintp))
+_get_state: Any = ExternalFunction("mj_getState", signature(void, uintp, uintp, uintp, int32))
+
+_TANH, _RELU, _ELU, _CLIP = range(4)
+_CODES = {"tanh": _TANH, "relu": _RELU, "elu": _ELU, "clip": _CLIP}
+
+_torso_frame = njit(ant.torso_frame)
+_observed = njit(ant.observed)
+_log_reward = njit(ant.log_reward)
+_fallen = njit(ant.fallen)
+
+# products and sums may be fused, but keep their order: the same bits in every run
+_jit: Any = partial(njit, nogil=True, fastmath={"contract"}, error_model="numpy")
+_compiled = _jit()
+
+
+def _compile(formulas: bytes) -> Any:
+    """The loop over an episode; compiled at its first call, and kept on disk.
+
+    numba looks only at this file to see whether what it kept is out of date, and at what a function
+    encloses: hence the task's `formulas`.
+    """
+    version = hashlib.sha256(formulas).hexdigest()
+
+    @_jit(cache=True)
+    def run(
+        simulation: Any, network: Any, theta: Any, episode_length: Any, stop: Any, samples: Any
+    ) -> Any:
+        _ = version
+        interval = max(1, episode_length // max(1, len(samples)))
+        total = np.float32(0.0)
+        taken = 0
+        _reset(simulation.model, simulation.data)
+        _observe(simulation, network.observation)
+        for step in range(episode_length):
+            action = _act(network, theta)
+            if not _finite(action):
+                return np.float32(np.nan), step + 1, taken
+            simulation.ctrl[:] = action
+            _step(simulation.model, simulation.data)
+            reward, terminated = _observe(simulation, network.observation)
+            if simulation.alarms.sum():
+                return np.float32(np.nan), step + 1, taken
+            total += np.float32(reward)
+            if step % interval == 0 and taken < len(samples):
+                _get_state(simulation.model, simulation.data, samples[taken].ctypes.data, STATE)
+                taken += 1
+            if terminated or stop[0]:
+                return total, step + 1, taken
+        return total, episode_length, taken
+
+    return run
+
+
+@_compiled
+def _observe(simulation: Any, observation: Any) -> Any:
+    """Writes the observation of a state; returns its reward, and whether it is terminal.
+
+    As `ant.transition`: where anything is not finite, the reward is NaN and the state terminal.
+    """
+    qpos, qvel = simulation.qpos, simulation.qvel
+    frame = _torso_frame(qpos[3], qpos[4], qpos[5], qpos[6], qvel[0], qvel[1], qvel[2])
+    columns = np.array(frame)
+    healthy = True
+    i = 0
+    for part in literal_unroll(_observed(qpos, qvel, simulation.ctrl, columns[:3], columns[3:])):
+        for value in part:
+            finite = np.isfinite(value)
+            healthy &= finite
+            bounded = min(max(value, -ant.OBSERVATION_LIMIT), ant.OBSERVATION_LIMIT)
+            observation[i] = bounded if finite else 0.0
+            i += 1
+    if not healthy:
+        return np.nan, True
+    return np.exp(_log_reward(frame[0], frame[1])), _fallen(qpos[2])
+
+
+@_compiled
+def _act(network: Any, theta: Any) -> Any:
+    x = network.observation
+    for i in range(len(network.layers)):
+        kernel, bias, inputs, outputs, activation = network.layers[i]
+        y = network.outputs[i, :outputs]
+        y[:] = theta[bias : bias + outputs]
+        _add_product(x, theta[kernel : kernel + inputs * outputs].reshape(inputs, outputs), y)
+        _activate(activation, y)
+        x = y
+    return x
+
+
+@_compiled
+def _add_product(x: Any, kernel: Any, y: Any) -> None:
+    for i in range(len(x)):
+        factor, row = x[i], kernel[i]
+        for j in range(len(row)):
+            y[j] += factor * row[j]
+
+
+@_compiled
+def _finite(numbers: Any) -> bool:
+    finite = True
+    for number in numbers:
+        finite &= np.isfinite(number)
+    return finite
+
+
+@_compiled
+def _activate(activation: Any, y: Any) -> None:
+    if activation == _TANH:
+        for i in range(len(y)):
+            y[i] = tanh(y[i])
+    elif activation == _RELU:
+        for i in range(len(y)):
+            y[i] = max(y[i], np.float32(0.0))
+    elif activation == _ELU:
+        for i in range(len(y)):
+            y[i] = y[i] if y[i] > 0.0 else np.expm1(y[i])
+    else:
+        for i in range(len(y)):
+            y[i] = min(max(y[i], np.float32(-1.0)), np.float32(1.0))
+
+
+@_compiled
+def tanh(x: Any) -> Any:
+    """tanh of a float32 to within 3e-7, as the rational function that Eigen and XLA use.
+
+    A loop over the C library's tanh does not vectorise and would take longer than the products.
+    NaN stays NaN.
+    """
+    f = np.float32
+    bound = f(7.90531110763549805)
+    x = f(x)
+    x = bound if x > bound else (-bound if x < -bound else x)
+    s = x * x
+    p = f(-2.76076847742355e-16)
+    p = s * p + f(2.00018790482477e-13)
+    p = s * p + f(-8.60467152213735e-11)
+    p = s * p + f(5.12229709037114e-08)
+    p = s * p + f(1.48572235717979e-05)
+    p = s * p + f(6.37261928875436e-04)
+    p = s * p + f(4.89352455891786e-03)
+    q = f(1.19825839466702e-06)
+    q = s * q + f(1.18534705686654e-04)
+    q = s * q + f(2.26843463243900e-03)
+    q = s * q + f(4.89352518554385e-03)
+    return x * p / q
+
+
+_run = _compile(Path(ant.__file__).read_bytes())
