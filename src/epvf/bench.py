@@ -1,16 +1,16 @@
 """How fast a task evaluates policies, next to how fast its engine steps alone."""
 
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from epvf.errors import UserError
+from epvf.memory import measure_peak
 from epvf.policy import Policy
+from epvf.roofline import roofline
 from epvf.tasks.base import SteppableTask, Stepped
 from epvf.types import Evaluation, Population
 
@@ -35,7 +35,9 @@ def bench(
     Returns:
         `steps_per_second`, `bare_steps_per_second` and their `ratio`; `peak_memory_bytes`, how far
         the first evaluation (with its compilation) raised the process' resident memory at its
-        highest, None where that is not known; `theta_bytes`; and what was run.
+        highest, and `peak_device_bytes`, the highest use of the accelerator's memory up to then,
+        None where they are not known; `rollout_compile_seconds`, by how much the first evaluation
+        took longer than later ones; `theta_bytes`; the `roofline`; and what was run.
 
     Raises:
         UserError: if the policies do not fit the task, none of them can be run, or `repeats` is
@@ -49,7 +51,9 @@ def bench(
     def closed_loop() -> Evaluation:
         return jax.block_until_ready(evaluate(key, thetas))
 
-    evaluation, memory = _peak_memory(closed_loop)
+    begin = time.perf_counter()
+    evaluation, peak = measure_peak(closed_loop)
+    first = time.perf_counter() - begin
     env_steps = int(np.asarray(evaluation.lengths).sum(dtype=np.int64))
     if env_steps == 0:
         raise UserError("none of the policies could be run: their parameters are not finite")
@@ -60,6 +64,7 @@ def bench(
         closed_loop()
         closed_rates.append(env_steps / (time.perf_counter() - start))
         bare_rates.append(_bare_rate(bare))
+    steps_per_second = float(np.median(closed_rates))
     return {
         "task": task.spec.name,
         "backend": task.spec.backend,
@@ -67,11 +72,14 @@ def bench(
         "num_envs": thetas.shape[0],
         "env_steps": env_steps,
         "repeats": repeats,
-        "steps_per_second": float(np.median(closed_rates)),
+        "steps_per_second": steps_per_second,
         "bare_steps_per_second": float(np.median(bare_rates)),
         "ratio": float(np.median(np.divide(closed_rates, bare_rates))),
-        "peak_memory_bytes": memory,
+        "rollout_compile_seconds": max(0.0, first - env_steps / steps_per_second),
+        "peak_memory_bytes": peak.host,
+        "peak_device_bytes": peak.device,
         "theta_bytes": int(thetas.nbytes),
+        "roofline": roofline(task, policy, thetas.shape[0], steps_per_second),
     }
 
 
@@ -95,34 +103,3 @@ def render(result: dict[str, Any]) -> str:
             shown = f"{shown:,.0f}" if isinstance(shown, float) else shown
             lines.append(f"{label}: {shown}")
     return "\n".join(lines)
-
-
-def _peak_memory(run: Callable[[], Evaluation]) -> tuple[Evaluation, int | None]:
-    """What `run` returns, and by how much its peak resident memory exceeds that before it."""
-    resettable = _reset_peak()
-    before = _peak_bytes()
-    result = run()
-    after = _peak_bytes()
-    if before is None or after is None:
-        return result, None
-    # without a reset an earlier, higher peak would hide this one
-    return result, after - before if resettable or after > before else None
-
-
-def _reset_peak() -> bool:
-    """Makes Linux forget the peak of this process' resident memory; false elsewhere."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return False
-    return True
-
-
-def _peak_bytes() -> int | None:
-    if os.name != "posix":
-        return None
-    import resource  # not there on Windows
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -22,7 +22,7 @@ def bench_learner(config: Config, spec: TaskSpec, repeats: int = 5) -> dict[str,
     """Times the K steps of V and the L steps of the policy on a full buffer, for one seed.
 
     Returns:
-        `value_ms` and `policy_ms` an iteration; `compile_seconds` of both; `learner_bytes`, what
+        `value_ms` and `policy_ms` an iteration; `learner_compile_seconds` of both; `learner_bytes`, what
         the compiled updates need beyond their arguments; and `representation_ms`, for each stage
         of the representation (probing, or an equivariant layer), forward and backward once over
         a batch.
@@ -40,7 +40,7 @@ def bench_learner(config: Config, spec: TaskSpec, repeats: int = 5) -> dict[str,
     return {
         "value_ms": milliseconds["value"],
         "policy_ms": milliseconds["policy"],
-        "compile_seconds": compiled,
+        "learner_compile_seconds": compiled,
         "learner_bytes": memory,
         "representation": config.representation.name,
         "representation_ms": {name: milliseconds[f"stage {name}"] for name in stages},

@@ -18,6 +18,7 @@ import numpy as np
 
 from epvf.config import Config, replace
 from epvf.learner import Learner, LearnerState
+from epvf.memory import check_run
 from epvf.perturbation import jitter
 from epvf.policy import Policy
 from epvf.tasks import make
@@ -73,7 +74,7 @@ def fit(config: Config) -> tuple[Config, SteppableTask]:
     """The task of a configuration, and the configuration with the engine that it came to.
 
     Raises:
-        UserError: if task and configuration do not fit.
+        UserError: if task and configuration do not fit, or the run does not fit the memory.
     """
     asked = config.task
     task = make(
@@ -82,7 +83,9 @@ def fit(config: Config) -> tuple[Config, SteppableTask]:
         episode_length=asked.episode_length,
         num_threads=asked.num_threads,
     )
-    task.evaluator(make_learner(config, task.spec).policy)
+    learner = make_learner(config, task.spec)
+    task.evaluator(learner.policy)
+    check_run(learner, config.num_seeds, task.spec.traceable, 2 * config.policy.num_centres)
     return replace(config, {"task.backend": task.spec.backend}), task
 
 

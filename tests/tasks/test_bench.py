@@ -27,6 +27,11 @@ def test_bench(task, policy: Policy) -> None:
     assert result["steps_per_second"] > 0 and result["bare_steps_per_second"] > 0
     assert result["ratio"] > 0
     assert result["peak_memory_bytes"] is None or result["peak_memory_bytes"] >= 0
+    assert result["peak_device_bytes"] is None or result["peak_device_bytes"] > 0
+    assert result["rollout_compile_seconds"] >= 0
+    known = result["roofline"]
+    assert (known is not None) == task.spec.traceable
+    assert known is None or known["bound_steps_per_second"] > 0
 
 
 def test_refuses_no_repeats() -> None:
