@@ -21,7 +21,7 @@ def rates(monkeypatch):
 def test_the_cost_of_a_product() -> None:
     size = 64
     square = jnp.ones((size, size))
-    cost = program_cost(jax.jit(lambda x: x @ x).lower(square).compile())
+    cost = program_cost(jax.jit(lambda x, y: x @ y).lower(square, square).compile())
     assert cost is not None
     assert cost.flops == pytest.approx(2 * size**3, rel=0.02)
     assert cost.bytes == pytest.approx(3 * square.nbytes)

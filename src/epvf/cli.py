@@ -128,8 +128,13 @@ def evaluate(argv: list[str]) -> int:
 def bench(argv: list[str]) -> int:
     """Measure what an iteration costs: env steps per second, and learning."""
     asked = usage.parse(_Bench, "epvf bench", argv)
+    if asked.sweep is not None:
+        return _sweep(asked)
+    if asked.out is not None:
+        raise UserError("option --out goes with --sweep; see epvf bench --help")
+    # without the cache of compiled programs, since their compilation is measured too
     startup.quieten()
-    startup.use_compilation_cache()
+    from epvf import memory
     from epvf.bench import bench as measure
     from epvf.bench import render
     from epvf.config import replace
@@ -140,9 +145,10 @@ def bench(argv: list[str]) -> int:
     delta = {"task.backend": asked.backend, "representation.name": asked.representation}
     config = replace(preset(asked.task, asked.preset), delta)
     config, task = fit(with_num_envs(config, asked.num_envs))
-    policy, thetas = _population(config, task)
-    result = measure(task, policy, thetas, asked.repeats)
-    result |= bench_learner(config, task.spec, asked.repeats)
+    with memory.explained(f"num_envs {asked.num_envs}"):
+        policy, thetas = _population(config, task)
+        result = measure(task, policy, thetas, asked.repeats)
+        result |= bench_learner(config, task.spec, asked.repeats)
     rollout = 1e3 * result["env_steps"] / result["steps_per_second"]
     learning = result["value_ms"] + result["policy_ms"]
     result |= {
@@ -151,6 +157,27 @@ def bench(argv: list[str]) -> int:
         "learner_fraction": learning / (rollout + learning),
     }
     _print_result(result, render(result), asked.json)
+    return 0
+
+
+def _sweep(asked: "_Bench") -> int:
+    """Measures one size after the other, and keeps what came out where `--out` says."""
+    from epvf import sweep
+
+    sizes = sweep.parse(asked.sweep or "")
+    if asked.out is not None:
+        sweep.check_folder(asked.out)
+    names = ("backend", "preset", "representation", "repeats")
+    options = (part for name in names for part in (f"--{name}", str(getattr(asked, name))))
+    measure = sweep.measure_apart([asked.task, *options], sizes.field)
+    rows = sweep.run(sizes, measure, lambda line: print(line, file=sys.stderr, flush=True))
+    result: dict[str, Any] = {"sweep": sizes.field, "results": rows}
+    text = sweep.table(sizes, rows)
+    if asked.out is not None:
+        files = sweep.write(asked.out, sizes, rows)
+        result["files"] = list(map(str, files))
+        text = "\n".join([text, *result["files"]])
+    _print_result(result, text, asked.json)
     return 0
 
 
@@ -262,6 +289,8 @@ class _Bench:
         preset: whose policy, value function and updates are measured.
         representation: of a policy, for the value function.
         repeats: turns, of which the median counts.
+        sweep: sizes to measure one after the other, as in num_envs=512,1024,4096.
+        out: folder for a sweep's results.json, results.csv and scaling.png and .pdf.
         json: print the result as JSON.
     """
 
@@ -271,6 +300,8 @@ class _Bench:
     preset: str = "tuned"
     representation: str = "raw"
     repeats: int = 5
+    sweep: str | None = None
+    out: Path | None = None
     json: bool = False
 
 

@@ -22,10 +22,10 @@ def bench_learner(config: Config, spec: TaskSpec, repeats: int = 5) -> dict[str,
     """Times the K steps of V and the L steps of the policy on a full buffer, for one seed.
 
     Returns:
-        `value_ms` and `policy_ms` an iteration; `learner_compile_seconds` of both; `learner_bytes`, what
-        the compiled updates need beyond their arguments; and `representation_ms`, for each stage
-        of the representation (probing, or an equivariant layer), forward and backward once over
-        a batch.
+        `value_ms` and `policy_ms` an iteration; `learner_compile_seconds` of both;
+        `learner_bytes`, what the compiled updates need beyond their arguments; and
+        `representation_ms`, for each stage of the representation (probing, or an equivariant
+        layer), forward and backward once over a batch.
     """
     learner = make_learner(config, spec)
     begin = time.perf_counter()

@@ -44,7 +44,7 @@ class Rates(NamedTuple):
 
 def roofline(
     task: Task, policy: Policy, num_envs: int, steps_per_second: float
-) -> dict[str, float | str] | None:
+) -> dict[str, Any] | None:
     """The bound on env steps per second that follows from one step of the closed loop.
 
     Loops inside a step count once, and a cache may save accesses: an estimate, no law. Where a
