@@ -31,12 +31,15 @@ class TaskConfig:
         backend: the engine; `auto` picks what suits the machine.
         episode_length: longest episode in env steps; None: the task's own.
         num_threads: CPU threads of the native engine; None: all.
+        num_slots: policies that a JAX engine runs side by side while others wait for their turn;
+            None: what suits the device.
     """
 
     name: str = "cartpole"
     backend: Backend = "auto"
     episode_length: int | None = None
     num_threads: int | None = None
+    num_slots: int | None = None
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ def fit(config: Config) -> tuple[Config, SteppableTask]:
         backend=asked.backend,
         episode_length=asked.episode_length,
         num_threads=asked.num_threads,
+        num_slots=asked.num_slots,
     )
     task.evaluator(make_learner(config, task.spec).policy)
     return replace(config, {"task.backend": task.spec.backend}), task
