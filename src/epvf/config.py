@@ -19,6 +19,7 @@ from epvf.representations import RepresentationConfig
 from epvf.targets import TargetConfig
 from epvf.value import ValueConfig
 
+Store: TypeAlias = Literal["weights", "seeds"]
 Backend: TypeAlias = Literal["auto", "jax", "native", "mjx", "warp"]
 
 
@@ -69,9 +70,13 @@ class BufferConfig:
 
     Attributes:
         size: newest pairs (θ, return) that are kept.
+        store: what is kept of a θ. `weights`: all of them. `seeds`: its population's centre and
+            key, from which it is drawn again when it is read. That takes next to no memory and
+            time of its own: for policies and populations so large that storing them is the cost.
     """
 
     size: int = 4096
+    store: Store = "weights"
 
 
 @dataclass(frozen=True)
@@ -273,6 +278,11 @@ def _check_contradictions(config: Config) -> None:
         raise UserError(
             f"num_envs {n} is not a multiple of policy.num_centres {centres}; every centre needs "
             "equally many perturbations"
+        )
+    if config.buffer.store == "seeds" and (centres > 1 or config.buffer.size % n):
+        raise UserError(
+            "buffer.store 'seeds' needs a single policy centre and a buffer.size that is a "
+            f"multiple of num_envs {n}, not {centres} centres and size {config.buffer.size}"
         )
     if config.perturbation.antithetic and (n // centres) % 2:
         raise UserError(

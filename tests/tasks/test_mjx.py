@@ -62,7 +62,7 @@ def test_single_steps_agree_with_the_c_engine(step: Step) -> None:
     before, after, flatness = c_transitions()
     *moving, ctrl = map(jnp.asarray, before)
     unread = jnp.zeros((NUM_ENVS, 34))
-    state, reward, terminated = step(AntState(*moving, unread), ctrl)
+    state, reward, terminated = step(AntState(moving[0], moving[1], moving[2], unread), ctrl)
     error = np.abs(state.qvel - after).max(axis=1)
     # Feet steeper than 60° to the floor get another contact frame in MJX than in C. Of the others,
     # a few are not solved to the end by the single solver iteration.

@@ -83,5 +83,6 @@ def make(episode_length: int | None = None, num_slots: int | None = None) -> Jax
         episode_length=EPISODE_LENGTH if episode_length is None else episode_length,
         deterministic_reset=False,
         traceable=True,
+        draws=True,
     )
     return JaxTask(spec, Environment(reset, step, observe), num_slots)
