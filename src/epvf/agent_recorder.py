@@ -31,9 +31,6 @@ from epvf.train import Report, TrainingDiverged, TrainState, evaluate_theta, mak
 if TYPE_CHECKING:
     from epvf.baselines.brax_agents import Progress
 
-JAX_ENGINES = ("jax", "mjx")
-"""What `--backend auto` comes to, whichever the task has."""
-
 _LOSSES = {
     "policy_loss": "loss/policy",
     "v_loss": "loss/value",
@@ -56,7 +53,8 @@ def fit(config: Config) -> tuple[Config, SteppableTask]:
     brax_compat.require(config.method)
     asked, backend = config.task, config.task.backend
     if backend == "auto":
-        backend = next(name for name in JAX_ENGINES if name in engines(asked.name))
+        names = engines(asked.name)
+        backend = "jax" if "jax" in names else "mjx"
     task = make(
         asked.name,
         backend=backend,
@@ -177,7 +175,6 @@ class _AgentRecorder:
         wall = time.perf_counter() - self._begin
         measured = self._evaluated()
         self._iteration += 1
-        jax.effects_barrier()
         record = {
             "steps/update": self._iteration,
             "steps/env": self._env_steps,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from epvf.config import Config
     from epvf.policy import Policy
     from epvf.runs import Run
-    from epvf.tasks.base import Task
+    from epvf.tasks.base import SteppableTask, Task
 
 Command: TypeAlias = Callable[[list[str]], int]
 
@@ -379,7 +379,7 @@ def _population(config: "Config", task: "Task") -> "tuple[Policy, np.ndarray]":
     return learner.policy, np.asarray(thetas)
 
 
-def _record(run: "Run", task: "Task", as_json: bool) -> int:
+def _record(run: "Run", task: "SteppableTask", as_json: bool) -> int:
     """Trains a run to its end and tells how its best policy does."""
     startup.use_compilation_cache()
     from epvf.display import make_display

@@ -185,9 +185,7 @@ def _ppo_networks(
         **options,
     )
     actions = Categorical(action_size)
-    return both.replace(  # type: ignore[attr-defined]
-        policy_network=logits, parametric_action_distribution=actions
-    )
+    return both.replace(policy_network=logits, parametric_action_distribution=actions)
 
 
 def _sac_networks(

@@ -46,7 +46,7 @@ def tolerated() -> Iterator[None]:
 def _mend() -> None:
     """Gives JAX back the function that it dropped in 0.10 and that Brax 0.14.2 calls."""
     if not hasattr(jax, "device_put_replicated"):
-        jax.device_put_replicated = _replicate
+        vars(jax)["device_put_replicated"] = _replicate
 
 
 def _replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:

@@ -41,7 +41,7 @@ class BraxEnv(Env):
         inner, reward, terminated = self._environment.step(state.pipeline_state, action)
         raw = self._environment.observe(inner)
         finite = jnp.isfinite(reward) & jnp.all(jnp.isfinite(raw))
-        return state.replace(  # type: ignore[attr-defined]
+        return state.replace(
             pipeline_state=inner,
             obs=jnp.where(jnp.isfinite(raw), raw, 0.0),
             reward=jnp.where(finite, reward, 0.0).astype(jnp.float32),

@@ -4,7 +4,7 @@ Import this within `brax_compat.tolerated()`.
 """
 
 from collections import deque
-from threading import Lock
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,32 +21,27 @@ _KEY = "tally"
 
 
 class Tally:
-    """The host's side: sums over the episodes that ended, as they arrive."""
+    """The host's side: sums over the episodes that ended, an iteration at a time."""
 
     def __init__(self) -> None:
         self._parts: deque[np.ndarray] = deque()
-        self._nonfinite = 0
-        # XLA calls back from threads of its own
-        self._lock = Lock()
+        self._newest: jax.Array | None = None
 
-    def add(self, part: np.ndarray) -> None:
-        """Takes in what `Counted` has counted, `[7]`."""
-        row = np.array(part, np.float64)
-        with self._lock:
-            self._nonfinite += int(row[_NONFINITE])
-            if row[_EPISODES]:
-                self._parts.append(row)
+    def see(self, counts: Any) -> None:
+        """Takes note of the newest counts, `[D, 7]` of `D` devices, if they are numbers."""
+        if isinstance(counts, jax.Array) and not isinstance(counts, jax.core.Tracer):
+            self._newest = counts
 
     def read(self) -> dict[str, float]:
-        """Metrics of the newest episodes; NaN before one has ended.
+        """Metrics of the newest episodes, NaN before one has ended; once an iteration.
 
-        `rollout/nonfinite` counts the episodes that ended in a non-finite state since the last
-        call.
+        `rollout/nonfinite` counts the episodes that this iteration ended in a non-finite state.
         """
-        with self._lock:
-            self._forget()
-            rows, nonfinite = list(self._parts), self._nonfinite
-            self._nonfinite = 0
+        new = np.empty((0, 7)) if self._newest is None else np.array(self._newest, np.float64)
+        new = new.reshape(-1, 7)
+        self._parts.extend(row for row in new if row[_EPISODES])
+        self._forget()
+        rows = list(self._parts)
         episodes = sum(row[_EPISODES] for row in rows)
         mean, squares, length = (
             sum(row[i] for row in rows) / episodes if episodes else np.nan
@@ -58,7 +53,7 @@ class Tally:
             "rollout/episode_return_min": float(min((row[_MIN] for row in rows), default=np.nan)),
             "rollout/episode_return_max": float(max((row[_MAX] for row in rows), default=np.nan)),
             "rollout/episode_length": float(length),
-            "rollout/nonfinite": nonfinite,
+            "rollout/nonfinite": int(new[:, _NONFINITE].sum()),
         }
 
     def _forget(self) -> None:
@@ -68,8 +63,36 @@ class Tally:
             episodes -= self._parts.popleft()[_EPISODES]
 
 
+@jax.tree_util.register_pytree_node_class
+class Counts:
+    """Rides in the state of a batch of environments and shows itself to a `Tally`.
+
+    Brax keeps the state to itself. Whenever it comes out of a compiled function, JAX builds it
+    anew from its arrays: that is where the tally sees the counts. A callback from within the
+    program would do too, but such programs are not kept in the compilation cache.
+
+    Attributes:
+        steps: `[]` since the start.
+        running: `[7]` of the iteration under way.
+        last: `[7]` of the last whole iteration.
+        tally: to show them to.
+    """
+
+    def __init__(self, steps: Any, running: Any, last: Any, tally: Tally) -> None:
+        self.steps, self.running, self.last, self.tally = steps, running, last, tally
+
+    def tree_flatten(self) -> tuple[tuple[Any, Any, Any], Tally]:
+        return (self.steps, self.running, self.last), self.tally
+
+    @classmethod
+    def tree_unflatten(cls, tally: Tally, children: tuple[Any, Any, Any]) -> "Counts":
+        steps, running, last = children
+        tally.see(last)
+        return cls(steps, running, last, tally)
+
+
 class Counted(Wrapper):
-    """A batch of environments that tells a `Tally` every `period` steps which episodes ended."""
+    """A batch of environments that counts the episodes that end within `period` steps."""
 
     def __init__(self, env: Env, tally: Tally, period: int) -> None:
         super().__init__(env)
@@ -77,18 +100,23 @@ class Counted(Wrapper):
 
     def reset(self, rng: jax.Array) -> State:
         state = self.env.reset(rng)
-        state.info[_KEY] = (jnp.zeros((), jnp.int32), _empty())
+        zero = jnp.zeros((), jnp.int32)
+        state.info[_KEY] = Counts(zero, _empty(), _empty(), self._tally)
         return state
 
     def step(self, state: State, action: jax.Array) -> State:
         # Brax's own wrappers map over everything that a state holds
         info = dict(state.info)
-        steps, counted = info.pop(_KEY)
-        state = self.env.step(state.replace(info=info), action)  # type: ignore[attr-defined]
-        steps, counted = steps + 1, _count(counted, state)
-        due = steps % self._period == 0
-        jax.lax.cond(due, lambda: jax.debug.callback(self._tally.add, counted), lambda: None)
-        state.info[_KEY] = (steps, jnp.where(due, _empty(), counted))
+        counts = info.pop(_KEY)
+        state = self.env.step(state.replace(info=info), action)
+        steps, running = counts.steps + 1, _count(counts.running, state)
+        over = steps % self._period == 0
+        state.info[_KEY] = Counts(
+            steps,
+            jnp.where(over, _empty(), running),
+            jnp.where(over, running, counts.last),
+            self._tally,
+        )
         return state
 
 
