@@ -133,6 +133,7 @@ _PPO_PAPER: dict[str, Any] = {
     "ppo.clip": 0.1,
     "ppo.value_cost": 1.0,
     "ppo.max_grad_norm": 5.0,
+    "ppo.normalize_observations": False,
     "num_envs": 4096,
     "iterations": 3815,
     "eval.interval": 33,
