@@ -78,6 +78,7 @@ def test_the_ant_pays_the_same_in_brax():
 
 def test_cartpole_ends_where_it_ends_elsewhere_and_starts_anew():
     task = make("cartpole")
+    assert isinstance(task, JaxTask)
     keys, environment = _keys(1), task.environment
     inner, lengths = environment.reset(keys[0]), 0
     over = False
@@ -245,7 +246,7 @@ def test_the_shim_copies_to_every_device_and_leaves_jax_alone_where_it_can(monke
     np.testing.assert_array_equal(copies["a"][0], tree["a"])
     monkeypatch.setattr(jax, "device_put_replicated", "jax's own", raising=False)
     brax_compat._mend()
-    assert jax.device_put_replicated == "jax's own"  # type: ignore[comparison-overlap]
+    assert jax.device_put_replicated == "jax's own"
 
 
 # --- configuration

@@ -153,6 +153,7 @@ _SAC_PAPER: dict[str, Any] = {
     "policy.activation": "relu",
     "policy.output": "tanh",
     "sac.updates": 64,
+    "sac.normalize_observations": False,
     "num_envs": 64,
     "iterations": 976_563,
     "eval.interval": 500,
@@ -180,6 +181,7 @@ _AGENTS_TABLE: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
         "tuned": {
             **_SAC_PAPER,
             "sac.updates": 8,
+            "sac.normalize_observations": True,
             "num_envs": 128,
             "iterations": 1000,
             "eval.interval": 50,
