@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 import yaml
 
+from epvf.agents import AGENTS, PPOConfig, SACConfig
 from epvf.errors import UserError, unknown
 from epvf.files import one_line
 from epvf.learner import PolicyUpdateConfig, ValueUpdateConfig
@@ -21,6 +22,8 @@ from epvf.value import ValueConfig
 
 Store: TypeAlias = Literal["weights", "seeds"]
 Backend: TypeAlias = Literal["auto", "jax", "native", "mjx", "warp"]
+Method: TypeAlias = Literal["epvf", "ppo", "sac"]
+METHODS: tuple[Method, ...] = typing.get_args(Method)
 
 
 @dataclass(frozen=True)
@@ -115,9 +118,11 @@ class Config:
 
     Attributes:
         task, policy, perturbation, buffer, representation, value, target, value_update,
-            policy_update, eval, checkpoint: the parts, each described in its own class.
-        num_envs: N, policies rolled out per iteration.
-        iterations: iterations of Algorithm 1.
+            policy_update, eval, checkpoint, ppo, sac: the parts, each described in its own class.
+        method: what is learned with; `ppo` and `sac` are Brax's and read only task, policy's
+            sizes and activation, eval, their own part and the fields below.
+        num_envs: N, policies (of ppo and sac: environments of the one policy) per iteration.
+        iterations: of Algorithm 1, or of the method.
         env_steps: the run ends after the first iteration that reaches so many; None: never.
         seed: of everything random.
         num_seeds: seeds `seed ... seed + num_seeds - 1` trained side by side in one program.
@@ -134,6 +139,9 @@ class Config:
     policy_update: PolicyUpdateConfig = field(default_factory=PolicyUpdateConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    sac: SACConfig = field(default_factory=SACConfig)
+    method: Method = "epvf"
     num_envs: int = 4096
     iterations: int = 488
     env_steps: int | None = None
@@ -251,6 +259,7 @@ _AT_LEAST_ZERO = {
     "policy_update.weight_decay",
     "policy.init_scale",
     "representation.unf_chunk",
+    "ppo.entropy_cost",
     "seed",
 }
 
@@ -294,6 +303,15 @@ def _check_contradictions(config: Config) -> None:
         raise UserError(
             f"policy_update.final_learning_rate {final} is above policy_update.learning_rate "
             f"{config.policy_update.learning_rate}; the schedule only decays"
+        )
+    if config.method == "ppo" and n % config.ppo.num_minibatches:
+        raise UserError(
+            f"num_envs {n} is not a multiple of ppo.num_minibatches {config.ppo.num_minibatches}"
+        )
+    if config.method in AGENTS and config.num_seeds > 1:
+        raise UserError(
+            f"method {config.method!r} trains one seed at a time, not num_seeds "
+            f"{config.num_seeds}; start a run for each --seed"
         )
     if config.seed + config.num_seeds > 2**31:
         raise UserError(f"seed {config.seed} is too large; the largest is {2**31 - 1}")

@@ -51,6 +51,17 @@ def make(
     return factories[backend](episode_length=episode_length, **given)
 
 
+def engines(name: str) -> tuple[str, ...]:
+    """The backends of a task.
+
+    Raises:
+        UserError: if there is no such task.
+    """
+    if name not in _FACTORIES:
+        raise unknown("task", name, _FACTORIES)
+    return tuple(_FACTORIES[name])
+
+
 def _resolve(backend: str, factories: dict[str, Callable[..., ReplayableTask]]) -> str:
     if backend != "auto":
         return backend
