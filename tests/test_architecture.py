@@ -19,24 +19,29 @@ PACKAGE = SOURCE / "epvf"
 
 LAYERS = [
     {"_version", "errors"},
-    {"types", "files"},
-    {"policy", "perturbation", "buffer", "targets", "memory"},
-    {"weight_space", "optimizers"},
+    {"types", "files", "agents"},
+    {"policy", "perturbation", "targets"},
+    {"buffer", "weight_space", "optimizers", "memory"},
     {"representations"},
     {"value"},
     {"learner"},
     {"config"},
     {"presets", "tasks"},
-    {"variants", "roofline"},
+    {"variants", "baselines", "roofline"},
     {"train", "bench"},
     {"learner_bench"},
     {"policy_file", "checkpoints", "metrics", "startup", "provenance", "interrupt"},
     {"runs", "display", "evaluation", "doctor"},
     {"recorder", "plotting", "options", "usage"},
+    {"agent_recorder"},
+    {"methods"},
     {"experiments", "sweep"},
     {"cli"},
 ]
 """Modules and packages from the ground up; each imports only from below, and from itself."""
+
+OPTIONAL = {"baselines": {"brax"}}
+"""What only an extra installs, and the room that may import it, once somebody asks for it."""
 
 TASKS_MAY_IMPORT = {"errors", "types", "policy", "tasks"}
 
@@ -108,7 +113,12 @@ def test_nothing_is_imported_that_can_load_code_or_is_not_required():
         "orbax": "orbax-checkpoint",
         "docstring_parser": "docstring-parser",
     }
-    imported = set().union(*(_imports(path)[1] for path in _modules().values()))
+    imported = set().union(
+        *(
+            _imports(path)[1] - OPTIONAL.get(_room(module), set())
+            for module, path in _modules().items()
+        )
+    )
     assert imported & {"pickle", "cloudpickle", "dill", "joblib", "shelve", "torch"} == set()
     foreign = {name for name in imported if name not in sys.stdlib_module_names}
     assert {distributions.get(name, name).lower() for name in foreign} <= required
@@ -127,7 +137,8 @@ def test_every_requirement_is_pinned_and_no_index_is_named():
 
 def test_training_loads_neither_torch_nor_optional_parts():
     script = (
-        "import sys, epvf.train, epvf.recorder, epvf.evaluation, epvf.tasks.native, epvf.plotting;"
+        "import sys, epvf.train, epvf.recorder, epvf.evaluation, epvf.tasks.native, epvf.plotting,"
+        "epvf.methods, epvf.cli;"
         "heavy = {'torch', 'brax', 'evosax', 'warp', 'mujoco.mjx', 'flax', 'matplotlib.pyplot'};"
         "sys.exit(str(heavy & set(sys.modules)))"
     )

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epvf import buffer as replay
+from epvf.perturbation import PerturbationConfig, drawn, perturbed
 
 
 @settings(max_examples=30, deadline=None)
@@ -49,3 +50,21 @@ def test_samples_come_from_the_filled_rows_only_and_reach_all_of_them():
     assert set(rows.tolist()) == {0, 1, 2}
     rows = np.asarray(replay.sample(jax.random.key(0), jnp.asarray(25), 10, 500))
     assert set(rows.tolist()) == set(range(10))
+
+
+def test_a_ring_of_seeds_holds_the_same_pairs_as_one_of_weights():
+    config = PerturbationConfig()
+    empty = perturbed(config, jax.random.key(0), jnp.zeros((1, 3)), 4)
+    seeds, weights = replay.empty_seeds(8, empty), replay.empty(8, 3)
+    assert seeds.thetas.shape == weights.thetas.shape
+    for i in range(5):
+        centre = jnp.full((1, 3), float(i + 1))
+        population = perturbed(config, jax.random.key(i), centre, 4)
+        returns = jnp.array([1.0, 2.0, jnp.nan, 4.0]) + 10.0 * i
+        seeds = replay.add(seeds, jnp.asarray(4 * i), population, returns)
+        weights = replay.add(weights, jnp.asarray(4 * i), drawn(population), returns)
+        both = [replay.take(ring, jnp.arange(8)) for ring in (seeds, weights)]
+        filled = slice(0, 4 * (i + 1))
+        np.testing.assert_array_equal(both[0].thetas[filled], both[1].thetas[filled])
+        np.testing.assert_array_equal(both[0].returns, both[1].returns)
+        np.testing.assert_array_equal(both[0].valid, both[1].valid)

@@ -63,16 +63,31 @@ def test_a_buffer_that_does_not_fit_is_named() -> None:
     assert "10 GB of it are the buffer" in message and "no more than" not in message
 
 
-def test_needs_are_those_of_the_arrays() -> None:
-    delta = {"num_envs": 512, "buffer.size": 1024, "value_update.batch_size": 64}
-    config = replace(preset("ant", "paper"), delta)
-    learner = make_learner(config, fit(config)[1].spec)
-    theta = 4 * learner.policy.num_parameters
-    needs = run_needs(learner, num_seeds=3, populations=2)
+DELTA = {"num_envs": 512, "buffer.size": 1024, "value_update.batch_size": 64, "num_seeds": 3}
+
+
+def _needs(store: str, traceable: bool, copies: int) -> tuple[Needs, int]:
+    """Needs of an Ant's run, and the bytes of one θ."""
+    config = replace(preset("ant", "paper"), DELTA | {"buffer.store": store})
+    config, task = fit(config)
+    learner = make_learner(config, task.spec)
+    return run_needs(learner, 3, traceable, copies), 4 * learner.policy.num_parameters
+
+
+@pytest.mark.parametrize("traceable", [False, True])
+def test_needs_are_those_of_the_arrays(traceable: bool) -> None:
+    needs, theta = _needs("weights", traceable, 2)
     assert needs.per_policy == 3 * 2 * theta
     # the buffer, V's first layer with Adam's two moments, and little else
-    first = 3 * 256 * theta
-    assert 3 * (1024 * theta + first) < needs.fixed < 1.1 * 3 * (1024 * theta + first)
+    known = 3 * (1024 + 3 * 256) * theta
+    assert known < needs.fixed < 1.1 * known
+
+
+def test_populations_that_are_drawn_again_are_stored_nowhere_but_on_the_host() -> None:
+    needs, theta = _needs("seeds", True, 1)
+    assert needs.per_policy < 0.1 * theta
+    assert needs.fixed < 1.1 * 3 * 3 * 256 * theta
+    assert _needs("seeds", False, 2)[0].per_policy == 3 * 2 * theta
 
 
 def test_training_is_refused_before_it_starts(free, workplace, capsys) -> None:

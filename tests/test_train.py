@@ -33,6 +33,22 @@ def test_one_program_and_two_halves_learn_the_same():
 
 
 @pytest.mark.parametrize("task", [SUM, HOST_SUM])
+@pytest.mark.parametrize("gradient_at", ["theta", "population"])
+@pytest.mark.parametrize("batch_size", [32, 128])
+def test_populations_drawn_again_teach_as_stored_ones_do(task, gradient_at, batch_size):
+    delta = {
+        "buffer.size": 128,
+        "value_update.batch_size": batch_size,
+        "policy_update.gradient_at": gradient_at,
+    }
+    stored = _records(_config(**delta), task)
+    again = _records(_config(**delta, **{"buffer.store": "seeds"}), task)
+    for a, b in zip(_untimed(stored), _untimed(again), strict=True):
+        for name in a:
+            assert a[name] == pytest.approx(b[name], rel=2e-3, abs=2e-4, nan_ok=True), name
+
+
+@pytest.mark.parametrize("task", [SUM, HOST_SUM])
 def test_a_run_repeats_to_the_bit_and_another_seed_differs(task):
     one, again, other = (_untimed(_records(_config(seed=s), task)) for s in (3, 3, 4))
     np.testing.assert_equal(one, again)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from epvf.config import Config
     from epvf.policy import Policy
     from epvf.runs import Run
-    from epvf.tasks.base import Task
+    from epvf.tasks.base import SteppableTask, Task
 
 Command: TypeAlias = Callable[[list[str]], int]
 
@@ -69,8 +69,8 @@ def train(argv: list[str]) -> int:
     """Train a task into a new run folder."""
     startup.quieten()
     from epvf import options
+    from epvf.methods import fit
     from epvf.runs import Run, check_free, default_path
-    from epvf.train import fit
 
     given = usage.parse(options.train_options(argv), "epvf train", argv)
     config, preset = options.train_config(given)
@@ -89,8 +89,9 @@ def resume(argv: list[str]) -> int:
     """Go on with a run from its newest checkpoint."""
     asked = usage.parse(_Resume, "epvf resume", argv)
     startup.quieten()
+    from epvf.agent_recorder import check_resumable
+    from epvf.methods import fit
     from epvf.runs import Run, read_info
-    from epvf.train import fit
 
     if read_info(asked.run)["status"] == "finished":
         result = {"run": str(asked.run), "status": "finished"}
@@ -98,6 +99,7 @@ def resume(argv: list[str]) -> int:
         return 0
     run = Run.open(asked.run)
     try:
+        check_resumable(run)
         _, task = fit(run.config)
         run.resumed(["epvf", "resume", *argv])
         return _record(run, task, asked.json)
@@ -408,13 +410,13 @@ def _population(config: "Config", task: "Task") -> "tuple[Policy, np.ndarray]":
     return learner.policy, np.asarray(thetas)
 
 
-def _record(run: "Run", task: "Task", as_json: bool) -> int:
+def _record(run: "Run", task: "SteppableTask", as_json: bool) -> int:
     """Trains a run to its end and tells how its best policy does."""
     startup.use_compilation_cache()
     from epvf.display import make_display
     from epvf.evaluation import evaluate as roll_out
+    from epvf.methods import record
     from epvf.policy_file import load_policy
-    from epvf.recorder import record
 
     outcome = record(run, task, make_display())
     result = {
@@ -430,11 +432,18 @@ def _record(run: "Run", task: "Task", as_json: bool) -> int:
         result["evaluation"] = evaluation
         text = f"{_evaluated(evaluation)}\n{text}"
     else:
-        text += (
-            f"\ninterrupted after {outcome.iterations} iterations; go on: epvf resume {run.path}"
-        )
+        text += f"\ninterrupted after {outcome.iterations} iterations{_go_on(run)}"
     _print_result(result, text, as_json)
     return outcome.exit_code
+
+
+def _go_on(run: "Run") -> str:
+    """How an interrupted run could go on."""
+    from epvf.agents import AGENTS
+
+    if run.config.method in AGENTS:
+        return f"; method {run.config.method!r} cannot be resumed, but its policies are saved"
+    return f"; go on: epvf resume {run.path}"
 
 
 def _evaluated(result: dict[str, Any]) -> str:

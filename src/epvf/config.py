@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 import yaml
 
+from epvf.agents import AGENTS, PPOConfig, SACConfig
 from epvf.errors import UserError, unknown
 from epvf.files import one_line
 from epvf.learner import PolicyUpdateConfig, ValueUpdateConfig
@@ -19,7 +20,10 @@ from epvf.representations import RepresentationConfig
 from epvf.targets import TargetConfig
 from epvf.value import ValueConfig
 
+Store: TypeAlias = Literal["weights", "seeds"]
 Backend: TypeAlias = Literal["auto", "jax", "native", "mjx", "warp"]
+Method: TypeAlias = Literal["epvf", "ppo", "sac"]
+METHODS: tuple[Method, ...] = typing.get_args(Method)
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,15 @@ class TaskConfig:
         backend: the engine; `auto` picks what suits the machine.
         episode_length: longest episode in env steps; None: the task's own.
         num_threads: CPU threads of the native engine; None: all.
+        num_slots: policies that a JAX engine runs side by side while others wait for their turn;
+            None: what suits the device.
     """
 
     name: str = "cartpole"
     backend: Backend = "auto"
     episode_length: int | None = None
     num_threads: int | None = None
+    num_slots: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,9 +73,13 @@ class BufferConfig:
 
     Attributes:
         size: newest pairs (θ, return) that are kept.
+        store: what is kept of a θ. `weights`: all of them. `seeds`: its population's centre and
+            key, from which it is drawn again when it is read. That takes next to no memory and
+            time of its own: for policies and populations so large that storing them is the cost.
     """
 
     size: int = 4096
+    store: Store = "weights"
 
 
 @dataclass(frozen=True)
@@ -107,9 +118,11 @@ class Config:
 
     Attributes:
         task, policy, perturbation, buffer, representation, value, target, value_update,
-            policy_update, eval, checkpoint: the parts, each described in its own class.
-        num_envs: N, policies rolled out per iteration.
-        iterations: iterations of Algorithm 1.
+            policy_update, eval, checkpoint, ppo, sac: the parts, each described in its own class.
+        method: what is learned with; `ppo` and `sac` are Brax's and read only task, policy's
+            sizes and activation, eval, their own part and the fields below.
+        num_envs: N, policies (of ppo and sac: environments of the one policy) per iteration.
+        iterations: of Algorithm 1, or of the method.
         env_steps: the run ends after the first iteration that reaches so many; None: never.
         seed: of everything random.
         num_seeds: seeds `seed ... seed + num_seeds - 1` trained side by side in one program.
@@ -126,6 +139,9 @@ class Config:
     policy_update: PolicyUpdateConfig = field(default_factory=PolicyUpdateConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    sac: SACConfig = field(default_factory=SACConfig)
+    method: Method = "epvf"
     num_envs: int = 4096
     iterations: int = 488
     env_steps: int | None = None
@@ -243,6 +259,7 @@ _AT_LEAST_ZERO = {
     "policy_update.weight_decay",
     "policy.init_scale",
     "representation.unf_chunk",
+    "ppo.entropy_cost",
     "seed",
 }
 
@@ -271,6 +288,11 @@ def _check_contradictions(config: Config) -> None:
             f"num_envs {n} is not a multiple of policy.num_centres {centres}; every centre needs "
             "equally many perturbations"
         )
+    if config.buffer.store == "seeds" and (centres > 1 or config.buffer.size % n):
+        raise UserError(
+            "buffer.store 'seeds' needs a single policy centre and a buffer.size that is a "
+            f"multiple of num_envs {n}, not {centres} centres and size {config.buffer.size}"
+        )
     if config.perturbation.antithetic and (n // centres) % 2:
         raise UserError(
             "perturbation.antithetic needs an even number of policies per centre, "
@@ -281,6 +303,15 @@ def _check_contradictions(config: Config) -> None:
         raise UserError(
             f"policy_update.final_learning_rate {final} is above policy_update.learning_rate "
             f"{config.policy_update.learning_rate}; the schedule only decays"
+        )
+    if config.method == "ppo" and n % config.ppo.num_minibatches:
+        raise UserError(
+            f"num_envs {n} is not a multiple of ppo.num_minibatches {config.ppo.num_minibatches}"
+        )
+    if config.method in AGENTS and config.num_seeds > 1:
+        raise UserError(
+            f"method {config.method!r} trains one seed at a time, not num_seeds "
+            f"{config.num_seeds}; start a run for each --seed"
         )
     if config.seed + config.num_seeds > 2**31:
         raise UserError(f"seed {config.seed} is too large; the largest is {2**31 - 1}")

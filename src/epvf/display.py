@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from epvf.agents import AGENTS
 from epvf.config import Config
 from epvf.train import Record, Report, TrainState
 
@@ -129,7 +130,7 @@ class _Facts:
                 self._newest[name] = value
         shown = {
             label: render(self._newest[name])
-            for label, (name, render) in _COLUMNS.items()
+            for label, (name, render) in _columns(config).items()
             if name in self._newest
         }
         iteration = f"{report.state.iteration}/{config.iterations}"
@@ -174,6 +175,11 @@ def _count(value: float) -> str:
     return f"{value:.0f}"
 
 
+def _columns(config: Config) -> dict[str, tuple[str, Callable[[float], str]]]:
+    """What is shown of a record, by label."""
+    return _AGENT_COLUMNS if config.method in AGENTS else _COLUMNS
+
+
 _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "env steps": ("steps/env", _count),
     "steps/s": ("time/sps", _count),
@@ -181,4 +187,12 @@ _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "unperturbed return": ("eval/episode_return", "{:.2f}".format),
     "value loss": ("loss/value", "{:.3g}".format),
     "value/spearman": ("value/spearman", "{:.2f}".format),
+}
+
+_AGENT_COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "env steps": ("steps/env", _count),
+    "steps/s": ("time/sps", _count),
+    "training return": ("rollout/episode_return", "{:.2f}".format),
+    "deterministic return": ("eval/episode_return", "{:.2f}".format),
+    "value loss": ("loss/value", "{:.3g}".format),
 }

@@ -16,7 +16,16 @@ from jaxtyping import Bool, Float, Int
 from epvf import buffer as replay
 from epvf.buffer import Buffer
 from epvf.optimizers import Optimizer, PolicyOptimizer, make_optimizer
-from epvf.perturbation import PerturbationConfig, clip_weights, jitter, perturb
+from epvf.perturbation import (
+    PerturbationConfig,
+    Perturbed,
+    clip_weights,
+    drawn,
+    jitter,
+    map_rows,
+    perturbed,
+    sum_rows,
+)
 from epvf.policy import Init, Policy
 from epvf.targets import TargetConfig, spearman, transform
 from epvf.types import Array, Evaluation, Population, PRNGKey, Returns, Starts
@@ -117,6 +126,8 @@ class Learner:
         num_envs: N, policies rolled out per iteration.
         num_centres: C, policies improved side by side.
         buffer_size: pairs that the buffer holds.
+        draw_again: whether populations are not stored but drawn again, in parts, where they are
+            read.
         iterations: length of the run, for the learning-rate schedule.
         init, init_scale: how the centres are drawn.
         eval_episodes: copies of the leader that `leader_cloud` makes for measuring it.
@@ -132,6 +143,7 @@ class Learner:
     num_envs: int
     num_centres: int
     buffer_size: int
+    draw_again: bool
     iterations: int
     init: Init
     init_scale: float
@@ -152,7 +164,7 @@ class Learner:
             value=value,
             value_opt=self._value_optimizer().init(value),
             policy_opt=self._policy_optimizer().init(centres),
-            buffer=replay.empty(self.buffer_size, size, self.value.empty_starts(self.buffer_size)),
+            buffer=self._empty_buffer(base_key, centres),
             best_theta=centres[0],
             best_return=zero - jnp.inf,
             last_return=zero + jnp.nan,
@@ -167,10 +179,11 @@ class Learner:
         base = jax.random.wrap_key_data(state.key)
         return jax.random.split(jax.random.fold_in(base, iteration), 4)
 
-    def propose(self, state: LearnerState, iteration: Int[Array, ""]) -> Population:
-        """The iteration's perturbed policies `[N, P]`."""
+    def propose(self, state: LearnerState, iteration: Int[Array, ""]) -> Population | Perturbed:
+        """The iteration's perturbed policies `[N, P]`; not drawn yet with `draw_again`."""
         key = self.keys(state, iteration)[0]
-        return perturb(self.perturbation, key, state.centres, self.num_envs)
+        population = perturbed(self.perturbation, key, state.centres, self.num_envs)
+        return population if self.draw_again else drawn(population)
 
     def leader_cloud(self, state: LearnerState, iteration: Int[Array, ""]) -> Population:
         """`eval_episodes` copies of the unperturbed leader `[E, P]`, for measuring it."""
@@ -209,7 +222,7 @@ class Learner:
         self,
         state: LearnerState,
         iteration: Int[Array, ""],
-        thetas: Population,
+        thetas: Population | Perturbed,
         evaluation: Evaluation,
     ) -> tuple[LearnerState, Metrics]:
         """One iteration of Algorithm 1 after the rollouts: store, fit V, climb V, clip.
@@ -222,13 +235,13 @@ class Learner:
         state = state._replace(
             buffer=replay.add(state.buffer, added, thetas, evaluation.returns, starts),
             nonfinite_theta=jnp.where(
-                finite.all(), state.nonfinite_theta, thetas[jnp.argmin(finite)]
+                finite.all(), state.nonfinite_theta, thetas[jnp.argmin(finite)[None]][0]
             ),
         )
         frame = self.frame(state)
         metrics = _rollout_metrics(evaluation, finite)
         metrics["value/spearman"] = spearman(
-            self.value(state.value, thetas, frame, starts), evaluation.returns, finite
+            self._predict(state.value, thetas, frame, starts), evaluation.returns, finite
         )
         metrics["policy/predicted_gain"] = state.predicted_gain
         batch_key = self.keys(state, iteration)[3]
@@ -270,21 +283,29 @@ class Learner:
     def value_loss(
         self,
         value: Any,
-        thetas: Population,
+        thetas: Population | Perturbed,
         targets: Returns,
         valid: Array,
         frame: Frame,
         starts: Starts = None,
     ) -> jax.Array:
         """Mean squared error over the valid rows (the loss of Algorithm 1)."""
-        predictions = self.value(value, thetas, frame, starts)
-        if predictions.shape != targets.shape:
-            raise ValueError(f"V predicts {predictions.shape} but targets are {targets.shape}")
-        weight = valid.astype(jnp.float32)
-        return (weight * (predictions - targets) ** 2).sum() / jnp.maximum(weight.sum(), 1.0)
+
+        def error(thetas: Population, targets: Returns, valid: Array, starts: Starts) -> jax.Array:
+            predictions = self.value(value, thetas, frame, starts)
+            if predictions.shape != targets.shape:
+                raise ValueError(f"V predicts {predictions.shape} but targets are {targets.shape}")
+            return (valid.astype(jnp.float32) * (predictions - targets) ** 2).sum()
+
+        count = valid.astype(jnp.float32).sum()
+        return sum_rows(error, thetas, (targets, valid, starts)) / jnp.maximum(count, 1.0)
 
     def update_policy(
-        self, state: LearnerState, thetas: Population, frame: Frame, starts: Starts = None
+        self,
+        state: LearnerState,
+        thetas: Population | Perturbed,
+        frame: Frame,
+        starts: Starts = None,
     ) -> LearnerState:
         """L steps of gradient ascent on V, each followed by the weight clip.
 
@@ -294,15 +315,20 @@ class Learner:
         """
         start = state.centres
         num_centres = start.shape[0]
-        offsets = thetas.reshape(num_centres, -1, start.shape[1]) - start[:, None, :]
         optimizer = self._policy_optimizer()
 
         def objective(centres: Float[Array, "C P"]) -> jax.Array:
             # Summed over centres: each one's gradient does not depend on how many there are.
             if self.policy_update.gradient_at == "theta":
                 return self.value.expected(state.value, centres, frame).sum()
-            cloud = (centres[:, None, :] + offsets).reshape(thetas.shape)
-            return self.value(state.value, cloud, frame, starts).mean() * num_centres
+            shift = centres - start
+
+            def moved(thetas: Population, starts: Starts) -> jax.Array:
+                groups = thetas.reshape(num_centres, -1, start.shape[1])
+                cloud = (groups + shift[:, None, :]).reshape(thetas.shape)
+                return self.value(state.value, cloud, frame, starts).sum()
+
+            return sum_rows(moved, thetas, (starts,)) * (num_centres / thetas.shape[0])
 
         def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
             centres, opt = carry
@@ -328,7 +354,21 @@ class Learner:
             # Rows not yet filled are not valid and weigh nothing.
             return stored, targets
         rows = replay.sample(key, filled, self.buffer_size, self.value_update.batch_size)
-        return jax.tree.map(lambda x: x[rows], (stored, targets))
+        return replay.take(stored, rows), targets[rows]
+
+    def _predict(
+        self, value: Any, thetas: Population | Perturbed, frame: Frame, starts: Starts
+    ) -> jax.Array:
+        """V of every policy `[N]`."""
+        predict = lambda thetas, starts: self.value(value, thetas, frame, starts)  # noqa: E731
+        return map_rows(predict, thetas, (starts,))
+
+    def _empty_buffer(self, key: PRNGKey, centres: Float[Array, "C P"]) -> Buffer:
+        size, starts = self.buffer_size, self.value.empty_starts(self.buffer_size)
+        if not self.draw_again:
+            return replay.empty(size, self.policy.num_parameters, starts)
+        population = perturbed(self.perturbation, key, centres, self.num_envs)
+        return replay.empty_seeds(size, population, starts)
 
     def _clipped_fraction(self, centres: Float[Array, "C P"]) -> jax.Array:
         bound = self.policy_update.weight_clip

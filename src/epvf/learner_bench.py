@@ -60,8 +60,9 @@ def full_state(learner: Learner, key: jax.Array) -> LearnerState:
     state = learner.init_state(key)
     size = learner.buffer_size
     noise = jax.random.normal(key, (size, learner.policy.num_parameters))
+    thetas = state.buffer.thetas
     rows = state.buffer._replace(
-        thetas=state.centres[:1] * (1.0 + 0.1 * noise),
+        thetas=thetas if learner.draw_again else state.centres[:1] * (1.0 + 0.1 * noise),
         returns=jax.random.normal(key, (size,)),
         valid=jnp.ones(size, jnp.bool_),
     )

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from epvf.errors import RunFailed, UserError
 from epvf.files import one_line
+from epvf.perturbation import drawn
 
 T = TypeVar("T")
 
@@ -57,25 +58,27 @@ def check_run(search: Search, num_seeds: int, traceable: bool, multiple: int = 1
     Raises:
         UserError: if the run cannot fit; it tells how many policies do.
     """
-    free = free_device_bytes()
+    free, where, copies = free_device_bytes(), DEVICE, 1
+    if free is None:
+        # a task on the host gets populations and clouds together, copied into one
+        free, where, copies = free_host_bytes(), HOST, 1 if traceable else 2
     if free is not None:
-        # the rollouts read the weights of each layer, copied out of the population
-        needs = run_needs(search, num_seeds, 2 if traceable else 1)
-        check_fits(search.num_envs, needs, free, multiple, DEVICE)
-        return
-    free = free_host_bytes()
-    if free is not None:
-        # either those layers, or the first iteration's copy of populations and clouds together
-        check_fits(search.num_envs, run_needs(search, num_seeds, 2), free, multiple)
+        needs = run_needs(search, num_seeds, traceable, copies)
+        check_fits(search.num_envs, needs, free, multiple, where)
 
 
-def run_needs(search: Search, num_seeds: int, populations: int) -> Needs:
-    """What a run needs, by the shapes of its state and of so many copies of its populations."""
+def run_needs(search: Search, num_seeds: int, traceable: bool, copies: int) -> Needs:
+    """What a run needs, by the shapes of its state and of so many copies of its populations.
+
+    Populations that a traceable task draws as it goes take next to nothing.
+    """
     state = jax.eval_shape(search.init_state, jax.eval_shape(lambda: jax.random.key(0)))
     iteration = jax.ShapeDtypeStruct((), jnp.int32)
     thetas = jax.eval_shape(search.propose, state, iteration)
+    if not traceable:
+        thetas = jax.eval_shape(drawn, thetas)
     per_policy = _num_bytes(thetas) // search.num_envs
-    return Needs(num_seeds * _num_bytes(state), num_seeds * populations * per_policy)
+    return Needs(num_seeds * _num_bytes(state), num_seeds * copies * per_policy)
 
 
 def check_fits(
@@ -90,11 +93,13 @@ def check_fits(
     if total <= free:
         return
     amounts = f"at least {total / GIGABYTE:.3g} GB {where}, but {free / GIGABYTE:.3g} GB are free"
-    fitting = (free - needs.fixed) // needs.per_policy // multiple * multiple
+    left = free - needs.fixed
+    fitting = left // max(1, needs.per_policy) // multiple * multiple
     if fitting < 1:
         raise UserError(
             f"num_envs {num_envs} needs {amounts}; {needs.fixed / GIGABYTE:.3g} GB of it are the "
-            "buffer and what learns: lower buffer.size or policy.hidden_sizes"
+            "buffer and what learns: lower buffer.size or policy.hidden_sizes, or set "
+            "buffer.store seeds"
         )
     raise UserError(
         f"num_envs {num_envs} needs {amounts}: no more than {fitting} fit; lower num_envs, "

@@ -15,9 +15,10 @@ from typing import Annotated, Any, Literal, TypedDict
 import docstring_parser
 import tyro
 
+from epvf.agents import AGENTS
 from epvf.config import Config, from_dict, load
 from epvf.errors import UserError
-from epvf.presets import PRESETS, TASKS, preset
+from epvf.presets import AGENT_TASKS, PRESETS, TASKS, preset
 from epvf.variants import VARIANTS, vary
 
 DEFAULT_PRESET = "tuned"
@@ -34,6 +35,7 @@ def train_options(argv: list[str]) -> Any:
     """
     task = next((word for word in argv if word in TASKS), TASKS[0])
     name = next((word for word in argv if word in PRESETS), DEFAULT_PRESET)
+    method = next((word for word in argv if (task, word) in AGENT_TASKS), "epvf")
     own = {
         "task_name": _POSITIONAL[
             _own(str, f"what to solve: {', '.join(TASKS)}", "(required)", "TASK")
@@ -55,7 +57,7 @@ def train_options(argv: list[str]) -> Any:
         "backend": _own(str, "the engine; the same as --task.backend", "(default: auto)", "NAME"),
         "json": _own(bool, "print the result as JSON", "(default: False)", None),
     }
-    fields = _fields(preset(task, name), "", leave_out=("task.name",))
+    fields = _fields(preset(task, name, method), "", leave_out=("task.name",))
     options = _TYPED_DICT("TrainOptions", own | fields, total=False)
     options.__doc__ = (
         "Train a task into a new run folder; every field of the configuration is an option."
@@ -74,13 +76,21 @@ def train_config(given: Mapping[str, Any]) -> tuple[Config, str]:
     if "task_name" not in given:
         raise UserError(f"which task? epvf train TASK; valid: {', '.join(TASKS)}")
     task = given["task_name"]
-    config = preset(task, given.get("preset", DEFAULT_PRESET))
+    method = given.get("method", "epvf")
+    config = preset(task, given.get("preset", DEFAULT_PRESET), method)
     if "variant" in given:
+        if method in AGENTS:
+            raise UserError(f"--variant changes method 'epvf', not {method!r}")
         config = vary(config, given["variant"])
     if "config" in given:
         config = load(Path(given["config"]), config)
         if config.task.name != task:
             raise UserError(f"{given['config']} is for task {config.task.name!r}, not {task!r}")
+        if config.method != method:
+            raise UserError(
+                f"{given['config']} is for method {config.method!r}; give --method "
+                f"{config.method} as well"
+            )
     delta = _plain({name: value for name, value in given.items() if name not in _OWN})
     if "backend" in given:
         if "backend" in delta.setdefault("task", {}):

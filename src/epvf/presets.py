@@ -2,8 +2,8 @@
 
 from typing import Any, Literal, TypeAlias
 
-from epvf.config import Config, replace
-from epvf.errors import unknown
+from epvf.config import METHODS, Config, replace
+from epvf.errors import UserError, unknown
 
 Preset: TypeAlias = Literal["paper", "tuned", "debug"]
 PRESETS: tuple[Preset, ...] = ("paper", "tuned", "debug")
@@ -116,17 +116,142 @@ _TABLE: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+# PPO of RL-X, the paper's authors' code, in November 2024 (2e9 env steps); its SAC's network sizes
+# and number of environments are ours.
+_PPO_PAPER: dict[str, Any] = {
+    "policy.hidden_sizes": [512, 256, 128],
+    "policy.activation": "elu",
+    "policy.output": "tanh",
+    "ppo.value_hidden_sizes": [512, 256, 128],
+    "ppo.learning_rate": 4e-4,
+    "ppo.anneal": True,
+    "ppo.unroll_length": 128,
+    "ppo.num_minibatches": 16,
+    "ppo.epochs": 10,
+    "ppo.discount": 0.99,
+    "ppo.gae_lambda": 0.9,
+    "ppo.clip": 0.1,
+    "ppo.value_cost": 1.0,
+    "ppo.max_grad_norm": 5.0,
+    "ppo.normalize_observations": False,
+    "num_envs": 4096,
+    "iterations": 3815,
+    "eval.interval": 33,
+}
+
+_PPO_TUNED: dict[str, Any] = {
+    "policy.hidden_sizes": [256, 128],
+    "policy.activation": "elu",
+    "policy.output": "tanh",
+    "num_envs": 1024,
+    "iterations": 1221,
+    "eval.interval": 50,
+}
+
+_SAC_PAPER: dict[str, Any] = {
+    "policy.hidden_sizes": [256, 256],
+    "policy.activation": "relu",
+    "policy.output": "tanh",
+    "sac.updates": 64,
+    "sac.normalize_observations": False,
+    "num_envs": 64,
+    "iterations": 976_563,
+    "eval.interval": 500,
+}
+
+_AGENTS_TABLE: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
+    ("ant", "ppo"): {
+        "paper": _PPO_PAPER,
+        "tuned": _PPO_TUNED,
+        "debug": {
+            **_PPO_TUNED,
+            "task.episode_length": 50,
+            "policy.hidden_sizes": [8],
+            "ppo.value_hidden_sizes": [8],
+            "ppo.unroll_length": 10,
+            "ppo.num_minibatches": 2,
+            "num_envs": 16,
+            "iterations": 10,
+            "eval.interval": 5,
+            "eval.episodes": 8,
+        },
+    },
+    ("ant", "sac"): {
+        "paper": _SAC_PAPER,
+        "tuned": {
+            **_SAC_PAPER,
+            "sac.updates": 8,
+            "sac.normalize_observations": True,
+            "num_envs": 128,
+            "iterations": 1000,
+            "eval.interval": 50,
+        },
+        "debug": {
+            **_SAC_PAPER,
+            "task.episode_length": 50,
+            "policy.hidden_sizes": [8],
+            "sac.updates": 2,
+            "sac.batch_size": 16,
+            "sac.replay_size": 1024,
+            "sac.min_replay_size": 64,
+            "sac.unroll_length": 5,
+            "num_envs": 8,
+            "iterations": 10,
+            "eval.interval": 5,
+            "eval.episodes": 8,
+        },
+    },
+    ("cartpole", "ppo"): {
+        # nobody has published any for CartPole in this setting
+        "paper": {**_PPO_PAPER, "policy.output": "argmax", "num_envs": 256, "iterations": 100},
+        "tuned": {
+            **_PPO_TUNED,
+            "policy.hidden_sizes": [64, 64],
+            "policy.output": "argmax",
+            "ppo.value_hidden_sizes": [64, 64],
+            "num_envs": 64,
+            "iterations": 150,
+            "eval.interval": 10,
+        },
+        "debug": {
+            **_PPO_TUNED,
+            "policy.hidden_sizes": [8],
+            "policy.output": "argmax",
+            "ppo.value_hidden_sizes": [8],
+            "ppo.unroll_length": 10,
+            "ppo.num_minibatches": 2,
+            "num_envs": 16,
+            "iterations": 10,
+            "eval.interval": 5,
+            "eval.episodes": 8,
+        },
+    },
+}
+
 TASKS: tuple[str, ...] = tuple(_TABLE)
 
+AGENT_TASKS: tuple[tuple[str, str], ...] = tuple(_AGENTS_TABLE)
+"""Which task goes with which of Brax's methods."""
 
-def preset(task: str, name: str = "tuned") -> Config:
+
+def preset(task: str, name: str = "tuned", method: str = "epvf") -> Config:
     """The configuration of a task under a preset's name.
 
     Raises:
-        UserError: if there is no such task or preset.
+        UserError: if there is no such task, preset or method, or the method is not for the task.
     """
     if task not in _TABLE:
         raise unknown("task", task, _TABLE)
-    if name not in _TABLE[task]:
+    if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
-    return replace(Config(), {"task.name": task, **_TABLE[task][name]})
+    return replace(Config(), {"task.name": task, **_delta(task, name, method)})
+
+
+def _delta(task: str, name: str, method: str) -> dict[str, Any]:
+    if method == "epvf":
+        return _TABLE[task][name]
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    if (task, method) not in _AGENTS_TABLE:
+        raise UserError(f"method {method!r} has no discrete actions, which task {task!r} needs")
+    return {"method": method, **_AGENTS_TABLE[task, method][name]}

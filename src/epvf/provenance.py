@@ -20,6 +20,7 @@ PACKAGES = (
     "mujoco-mjx",
     "warp-lang",
     "gymnasium",
+    "brax",
 )
 
 

@@ -3,7 +3,7 @@
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -60,7 +60,27 @@ def record(run: Run, task: Task, display: Display) -> Outcome:
         UserError: if the checkpoint cannot be used.
         RunFailed: if the training diverged or ran out of memory.
     """
-    recorder = _Recorder(run, task, display)
+    return conclude(run, _Recorder(run, task, display))
+
+
+class Session(Protocol):
+    """What trains into a run's open files."""
+
+    def train(self) -> Outcome:
+        """Trains to the end or to the first signal, and saves what there is."""
+        ...
+
+    def remains(self) -> str:
+        """What of the run can still be used, in words."""
+        ...
+
+    def close(self) -> None:
+        """Closes the files."""
+        ...
+
+
+def conclude(run: Run, recorder: Session) -> Outcome:
+    """Trains, and notes how it ended in the run; see `record`."""
     try:
         outcome = recorder.train()
         run.ended(outcome.status)

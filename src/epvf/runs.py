@@ -120,9 +120,10 @@ class Run:
 
 
 def default_path(config: Config, preset: str) -> Path:
-    """`runs/<task>/<YYYYmmdd-HHMMSS>-<preset>-s<seed>`, numbered if it is taken."""
+    """`runs/<task>/<YYYYmmdd-HHMMSS>[-<method>]-<preset>-s<seed>`, numbered if it is taken."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    base = Path("runs") / config.task.name / f"{stamp}-{preset}-s{config.seed}"
+    word = preset if config.method == "epvf" else f"{config.method}-{preset}"
+    base = Path("runs") / config.task.name / f"{stamp}-{word}-s{config.seed}"
     path, number = base, 1
     while path.exists():
         number += 1

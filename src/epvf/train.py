@@ -19,7 +19,7 @@ import numpy as np
 from epvf.config import Config, replace
 from epvf.learner import Learner, LearnerState
 from epvf.memory import check_run
-from epvf.perturbation import jitter
+from epvf.perturbation import drawn, jitter
 from epvf.policy import Policy
 from epvf.tasks import make
 from epvf.tasks.base import SteppableTask, Task, TaskSpec
@@ -82,6 +82,7 @@ def fit(config: Config) -> tuple[Config, SteppableTask]:
         backend=asked.backend,
         episode_length=asked.episode_length,
         num_threads=asked.num_threads,
+        num_slots=asked.num_slots,
     )
     learner = make_learner(config, task.spec)
     task.evaluator(learner.policy)
@@ -118,6 +119,7 @@ def make_learner(config: Config, spec: TaskSpec) -> Learner:
         num_envs=config.num_envs,
         num_centres=config.policy.num_centres,
         buffer_size=_buffer_capacity(config),
+        draw_again=config.buffer.store == "seeds",
         iterations=config.iterations,
         init=config.policy.init,
         init_scale=config.policy.init_scale,
@@ -129,7 +131,10 @@ def make_learner(config: Config, spec: TaskSpec) -> Learner:
 def _buffer_capacity(config: Config) -> int:
     """The buffer's size, or what the whole run can ever put into it if that is less."""
     ever = config.num_envs * config.iterations
-    return max(config.value_update.batch_size, min(config.buffer.size, ever))
+    needed = max(config.value_update.batch_size, min(config.buffer.size, ever))
+    # whole populations, where these are what is stored; the buffer's size is a multiple of them
+    whole = -(-needed // config.num_envs) * config.num_envs
+    return whole if config.buffer.store == "seeds" else needed
 
 
 def init_state(config: Config, learner: Learner) -> TrainState:
@@ -170,7 +175,8 @@ def train(
     state = init_state(config, learner) if state is None else state
     if task.spec.traceable:
         longest = task.spec.episode_length
-        steps = _traced_loop(config, learner, evaluate, state, announce, longest)
+        whole = evaluate if task.spec.draws else lambda key, thetas: evaluate(key, drawn(thetas))
+        steps = _traced_loop(config, learner, whole, state, announce, longest)
     else:
         steps = _host_loop(config, learner, evaluate, state, announce)
     for state, metrics, timing in steps:
@@ -198,7 +204,7 @@ def _host_loop(
     learn = _compile(
         "value and policy updates",
         jax.jit(jax.vmap(learner.learn, in_axes=(0, None, 0, 0)), donate_argnums=(0,)),
-        (state.learner, *_learn_arguments(config, learner)),
+        (state.learner, *_learn_arguments(config, learner, state.learner)),
         announce,
     )
     announce("first rollouts; an engine is compiled when it is first used ...")
@@ -206,12 +212,12 @@ def _host_loop(
         begin = time.perf_counter()
         iteration = jnp.asarray(state.iteration, jnp.int32)
         due = _evaluation_due(config, state.iteration)
-        key, thetas, cloud = propose(state.learner, iteration, due)
+        key, proposed, thetas, cloud = propose(state.learner, iteration, due)
         evaluation, leader, seconds = _evaluate_seeds(learner, evaluate, key, thetas, cloud)
         learners, measured = state.learner, _no_leader_metrics(config)
         if due:
             learners, measured = record(learners, leader)
-        learners, learned = learn(learners, iteration, thetas, evaluation)
+        learners, learned = learn(learners, iteration, proposed, evaluation)
         metrics = {name: np.asarray(value)[None] for name, value in (measured | learned).items()}
         steps = evaluation.lengths.sum(axis=1) + leader.lengths.sum(axis=1)
         metrics["rollout/all_steps"] = steps[None]
@@ -221,23 +227,25 @@ def _host_loop(
 
 def _propose_seeds(
     learner: Learner, learners: LearnerState, iteration: jax.Array, due: bool
-) -> tuple[jax.Array, Population, Population]:
-    """The key of the rollouts, populations `[M, N, P]`, and leader clouds `[M, E or 0, P]`."""
-    thetas = jax.vmap(learner.propose, in_axes=(0, None))(learners, iteration)
+) -> tuple[jax.Array, Any, Population, Population]:
+    """The key of the rollouts, proposals, their policies `[M, N, P]`, clouds `[M, E or 0, P]`."""
+    proposed = jax.vmap(learner.propose, in_axes=(0, None))(learners, iteration)
+    thetas = jax.vmap(drawn)(proposed)
     # One key serves the whole call: a host task sees all seeds' policies as one population.
     key = learner.keys(jax.tree.map(lambda x: x[0], learners), iteration)[2]
     cloud = thetas[:, :0]
     if due:
         cloud = jax.vmap(learner.leader_cloud, in_axes=(0, None))(learners, iteration)
-    return key, thetas, cloud
+    return key, proposed, thetas, cloud
 
 
-def _learn_arguments(config: Config, learner: Learner) -> tuple[Any, ...]:
+def _learn_arguments(config: Config, learner: Learner, learners: LearnerState) -> tuple[Any, ...]:
     """Shapes of what `learn` takes after the state, for compiling it before the first rollout."""
     seeds, num = config.num_seeds, config.num_envs
     rows: Any = partial(jax.ShapeDtypeStruct, (seeds, num))
-    thetas = jax.ShapeDtypeStruct((seeds, num, learner.policy.num_parameters), jnp.float32)
     iteration = jax.ShapeDtypeStruct((), jnp.int32)
+    propose = jax.vmap(learner.propose, in_axes=(0, None))
+    thetas = jax.eval_shape(propose, learners, iteration)
     starts = jax.eval_shape(partial(learner.value.empty_starts, num))
     starts = jax.tree.map(lambda s: jax.ShapeDtypeStruct((seeds, *s.shape), s.dtype), starts)
     return iteration, thetas, Evaluation(rows(jnp.float32), rows(jnp.int32), starts)

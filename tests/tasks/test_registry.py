@@ -36,6 +36,11 @@ def test_auto_backend(platform: str, backend: str, monkeypatch: pytest.MonkeyPat
         ({"name": "ant", "episode_length": 0}, "episode_length is 0"),
         ({"name": "ant", "backend": "native", "num_threads": 0}, "num_threads is 0"),
         ({"name": "cartpole", "num_threads": 2}, "num_threads.*'native'.*'jax'"),
+        ({"name": "cartpole", "num_slots": 0}, "num_slots is 0"),
+        (
+            {"name": "ant", "backend": "native", "num_slots": 2},
+            "num_slots.*'jax' and 'mjx'.*'native'",
+        ),
     ],
 )
 def test_errors_in_words(arguments: dict, message: str) -> None:

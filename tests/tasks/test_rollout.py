@@ -1,5 +1,6 @@
 """Masking, stopping and vectorising of JAX rollouts, on an environment with known returns."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -52,6 +53,41 @@ def test_return_ends_with_the_episode() -> None:
     assert evaluation.returns.dtype == jnp.float32
     assert evaluation.lengths.dtype == jnp.int32
     np.testing.assert_array_equal(evaluation.starts, np.ones((4, 1)))
+
+
+@pytest.mark.parametrize("num_slots", [1, 2, 3, 7, 8, 100])
+def test_policies_that_wait_for_a_slot_do_as_well(num_slots: int) -> None:
+    lengths = np.array([1, 2, 40, 4, 100, 5, 8, 10])
+    thetas = constant_actions([1.0 / length for length in lengths]).at[3].set(jnp.nan)
+    queued = replace(task(50), num_slots=num_slots).evaluator(POLICY)
+    evaluation = queued(jax.random.key(0), thetas)
+    expected = task(50).evaluator(POLICY)(jax.random.key(0), thetas)
+    for ours, theirs in zip(evaluation, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+    assert evaluation.lengths[4] == 50
+
+
+def test_each_waiting_policy_starts_where_it_would_have() -> None:
+    environment = Environment(
+        reset=lambda key: Countdown(jnp.zeros(()), jax.random.uniform(key)),
+        step=lambda state, action: (state, state.total, jnp.ones((), bool)),
+        observe=lambda state: state.total[None],
+    )
+    thetas = jnp.zeros((7, 2))
+    key = jax.random.key(3)
+    expected = task(5, environment).evaluator(POLICY)(key, thetas)
+    evaluation = replace(task(5, environment), num_slots=2).evaluator(POLICY)(key, thetas)
+    np.testing.assert_array_equal(evaluation.returns, expected.returns)
+    np.testing.assert_array_equal(evaluation.starts[:, 0], evaluation.returns)
+    assert len(set(evaluation.returns.tolist())) == 7
+
+
+def test_waiting_policies_vmap_over_seeds() -> None:
+    evaluate = replace(task(10), num_slots=2).evaluator(POLICY)
+    thetas = jnp.stack([constant_actions([1.0, 0.5, 0.1]), constant_actions([0.25, 0.0, 1.0])])
+    evaluation = jax.jit(jax.vmap(evaluate))(jax.random.split(jax.random.key(0), 2), thetas)
+    np.testing.assert_array_equal(evaluation.lengths, [[1, 2, 10], [4, 10, 1]])
 
 
 def test_stops_when_all_are_done() -> None:

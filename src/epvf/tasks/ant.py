@@ -55,6 +55,7 @@ def spec(backend: str, episode_length: int | None, traceable: bool) -> TaskSpec:
         episode_length=EPISODE_LENGTH if episode_length is None else episode_length,
         deterministic_reset=True,
         traceable=traceable,
+        draws=traceable,
     )
 
 

@@ -26,6 +26,8 @@ class TaskSpec:
             of θ must be averaged over a cloud of jittered copies rather than over resets.
         traceable: whether `Evaluate` can be traced by JAX, so that whole iterations compile into
             one program; otherwise it is called from the host with numpy arrays.
+        draws: whether `Evaluate` also takes a population that is not drawn yet (`Perturbed`), so
+            that its policies need not all exist at a time.
     """
 
     name: str
@@ -36,6 +38,7 @@ class TaskSpec:
     episode_length: int
     deterministic_reset: bool
     traceable: bool
+    draws: bool = False
 
 
 class Replay(NamedTuple):

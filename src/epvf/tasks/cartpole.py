@@ -72,7 +72,7 @@ def observe(state: CartPoleState) -> Float[jax.Array, "4"]:
     return jnp.stack(state)
 
 
-def make(episode_length: int | None = None) -> JaxTask:
+def make(episode_length: int | None = None, num_slots: int | None = None) -> JaxTask:
     """The task; episodes end after 500 steps unless told otherwise."""
     spec = TaskSpec(
         name="cartpole",
@@ -83,5 +83,6 @@ def make(episode_length: int | None = None) -> JaxTask:
         episode_length=EPISODE_LENGTH if episode_length is None else episode_length,
         deterministic_reset=False,
         traceable=True,
+        draws=True,
     )
-    return JaxTask(spec, Environment(reset, step, observe))
+    return JaxTask(spec, Environment(reset, step, observe), num_slots)

@@ -15,6 +15,7 @@ def make(
     *,
     episode_length: int | None = None,
     num_threads: int | None = None,
+    num_slots: int | None = None,
 ) -> ReplayableTask:
     """Makes a task.
 
@@ -24,6 +25,8 @@ def make(
             (`native`) otherwise.
         episode_length: longest episode in steps; the task's own if not given.
         num_threads: threads of the `native` backend; one a processor if not given.
+        num_slots: policies that the backends `jax` and `mjx` run side by side, while others wait;
+            what suits the device if not given.
 
     Raises:
         UserError: if there is no such task or backend, an engine is not installed, or an option
@@ -37,11 +40,26 @@ def make(
         raise unknown(f"backend of task {name!r}", backend, ["auto", *factories])
     if episode_length is not None and episode_length < 1:
         raise UserError(f"episode_length is {episode_length}, but must be at least 1")
-    if num_threads is None:
-        return factories[backend](episode_length=episode_length)
-    if backend != "native":
-        raise UserError(f"num_threads goes with backend 'native', not with {backend!r}")
-    return factories[backend](episode_length=episode_length, num_threads=num_threads)
+    if num_slots is not None and num_slots < 1:
+        raise UserError(f"num_slots is {num_slots}, but must be at least 1")
+    own = {"num_threads": num_threads, "num_slots": num_slots}
+    given = {name: value for name, value in own.items() if value is not None}
+    for name in given:
+        if backend not in _OWN[name]:
+            owners = " and ".join(map(repr, _OWN[name]))
+            raise UserError(f"{name} goes with backend {owners}, not with {backend!r}")
+    return factories[backend](episode_length=episode_length, **given)
+
+
+def engines(name: str) -> tuple[str, ...]:
+    """The backends of a task.
+
+    Raises:
+        UserError: if there is no such task.
+    """
+    if name not in _FACTORIES:
+        raise unknown("task", name, _FACTORIES)
+    return tuple(_FACTORIES[name])
 
 
 def _resolve(backend: str, factories: dict[str, Callable[..., ReplayableTask]]) -> str:
@@ -61,10 +79,10 @@ def _require(module: str, backend: str) -> None:
 
 
 # engines are imported only by those who use them
-def _cartpole(episode_length: int | None) -> ReplayableTask:
+def _cartpole(episode_length: int | None, num_slots: int | None = None) -> ReplayableTask:
     from epvf.tasks import cartpole
 
-    return cartpole.make(episode_length)
+    return cartpole.make(episode_length, num_slots)
 
 
 def _native_ant(episode_length: int | None, num_threads: int | None = None) -> ReplayableTask:
@@ -73,11 +91,11 @@ def _native_ant(episode_length: int | None, num_threads: int | None = None) -> R
     return native.make(episode_length, num_threads)
 
 
-def _mjx_ant(episode_length: int | None) -> ReplayableTask:
+def _mjx_ant(episode_length: int | None, num_slots: int | None = None) -> ReplayableTask:
     _require("mujoco.mjx", "mjx")
     from epvf.tasks import mjx
 
-    return mjx.make(episode_length)
+    return mjx.make(episode_length, num_slots)
 
 
 def _warp_ant(episode_length: int | None) -> ReplayableTask:
@@ -94,3 +112,6 @@ _FACTORIES: dict[str, dict[str, Callable[..., ReplayableTask]]] = {
     "cartpole": {"jax": _cartpole},
     "ant": {"native": _native_ant, "mjx": _mjx_ant, "warp": _warp_ant},
 }
+
+_OWN = {"num_threads": ("native",), "num_slots": ("jax", "mjx")}
+"""Backends that an option is for."""

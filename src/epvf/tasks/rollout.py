@@ -19,6 +19,9 @@ from epvf.types import Array, Evaluate, Evaluation, Population, PRNGKey
 
 State: TypeAlias = Any
 
+SEGMENT = 20
+"""Steps between looks at which policies are done, where others wait for their slots."""
+
 _BARE_STEPS = 100
 
 
@@ -39,15 +42,23 @@ class Environment:
 
 @dataclass(frozen=True)
 class JaxTask:
-    """A task on a JAX environment. `Evaluate` can be traced, jitted and vmapped over seeds."""
+    """A task on a JAX environment. `Evaluate` can be traced, jitted and vmapped over seeds.
+
+    Attributes:
+        spec: its numbers.
+        environment: its functions.
+        num_slots: environments that run side by side while policies wait; None: no policy waits.
+    """
 
     spec: TaskSpec
     environment: Environment
+    num_slots: int | None = None
 
     def evaluator(self, policy: Policy) -> Evaluate:
         """`Evaluate` for policies of this architecture; see `Task.evaluator`."""
         check_policy(self.spec, policy)
-        return evaluator(self.environment, policy, self.spec.episode_length)
+        length = self.spec.episode_length
+        return evaluator(self.environment, policy, length, self.num_slots)
 
     def replay(self, actions: Float[Array, "T N action"]) -> Replay:
         """Open-loop rollouts from the reset state; see `ReplayableTask.replay`."""
@@ -71,69 +82,155 @@ class JaxTask:
         return run
 
 
-class _Progress(NamedTuple):
-    step: Int[jax.Array, ""]
+class _Slots(NamedTuple):
+    """Simulations side by side, each with the policy that runs in it.
+
+    Attributes:
+        thetas: `[W, P]`.
+        state: of the environments.
+        owner: `[W]` whose policy it is: a row of the population, or its size for nobody's.
+        steps: `[W]` steps taken.
+        total: `[W]` rewards so far.
+        running: `[W]`.
+    """
+
+    thetas: Population
     state: State
-    done: Bool[jax.Array, "N"]
+    owner: Int[jax.Array, "W"]
+    steps: Int[jax.Array, "W"]
+    total: Float[jax.Array, "W"]
+    running: Bool[jax.Array, "W"]
+
+
+class _Results(NamedTuple):
     returns: Float[jax.Array, "N"]
     lengths: Int[jax.Array, "N"]
 
 
-def evaluator(environment: Environment, policy: Policy, episode_length: int) -> Evaluate:
-    """`Evaluate` that runs all policies side by side until the last one is done.
+def evaluator(
+    environment: Environment, policy: Policy, episode_length: int, num_slots: int | None = None
+) -> Evaluate:
+    """`Evaluate` that runs policies side by side until the last one is done.
 
     A policy is done when its episode terminates, after `episode_length` steps, or when a reward is
     not finite, which makes its return non-finite. A θ that is not finite is done from the start:
     its return is NaN and its length 0.
+
+    With fewer slots than policies the others wait in a queue: every `SEGMENT` steps, slots whose
+    policy is done take the next one, so that finished policies cost next to nothing.
     """
 
     def evaluate(key: PRNGKey, thetas: Population) -> Evaluation:
         check_population(policy, thetas)
+        width = min(thetas.shape[0], num_slots or thetas.shape[0])
         # float32 products on accelerators too, not TF32
         with jax.default_matmul_precision("highest"):
-            return _run(environment, policy, episode_length, key, thetas)
+            return _run(environment, policy, episode_length, width, key, thetas)
 
     return evaluate
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _run(
     environment: Environment,
     policy: Policy,
     episode_length: int,
+    width: int,
     key: PRNGKey,
     thetas: Population,
 ) -> Evaluation:
-    layers = policy.unravel(thetas)
-    num_envs = thetas.shape[0]
-    finite = jnp.all(jnp.isfinite(thetas), axis=-1)
+    num = thetas.shape[0]
+    keys = jax.random.split(key, num)
+    starts = jax.vmap(lambda k: environment.observe(environment.reset(k)))(keys)
+    run = partial(_run_segment, environment, policy, episode_length)
+    load = partial(_load, environment, keys, thetas)
+    slots = load(jnp.arange(width))
+    if width == num:
+        slots = run(slots, episode_length)
+        return Evaluation(slots.total, slots.steps, starts)
 
-    def running(progress: _Progress) -> Bool[jax.Array, ""]:
-        return (progress.step < episode_length) & ~jnp.all(progress.done)
+    def unfinished(carry: tuple[_Slots, Any, _Results]) -> Bool[jax.Array, ""]:
+        slots, waiting, _ = carry
+        return slots.running.any() | (waiting < num)
 
-    def advance(progress: _Progress) -> _Progress:
-        observations = jax.vmap(environment.observe)(progress.state)
-        actions = jax.vmap(policy.apply)(layers, observations)
-        state, rewards, terminated = jax.vmap(environment.step)(progress.state, actions)
-        return _Progress(
-            step=progress.step + 1,
-            state=state,
-            done=progress.done | terminated | ~jnp.isfinite(rewards),
-            returns=progress.returns + jnp.where(progress.done, 0.0, rewards),
-            lengths=progress.lengths + ~progress.done,
-        )
+    def advance(carry: tuple[_Slots, Any, _Results]) -> tuple[_Slots, Any, _Results]:
+        slots, waiting, results = carry
+        slots = run(slots, SEGMENT)
+        results = _report(slots, results)
+        return *_refill(load, slots, waiting, num), results
 
-    states = jax.vmap(environment.reset)(jax.random.split(key, num_envs))
-    first = _Progress(
-        step=jnp.zeros((), jnp.int32),
-        state=states,
-        done=~finite,
-        returns=jnp.zeros(num_envs, jnp.float32),
-        lengths=jnp.zeros(num_envs, jnp.int32),
+    nothing = _Results(jnp.full(num, jnp.nan), jnp.zeros(num, jnp.int32))
+    results = jax.lax.while_loop(unfinished, advance, (slots, jnp.asarray(width), nothing))[2]
+    return Evaluation(*results, starts)
+
+
+def _load(
+    environment: Environment, keys: jax.Array, thetas: Population, owner: Int[jax.Array, "W"]
+) -> _Slots:
+    """Slots in which these rows of the population start; those past its end stay empty."""
+    rows = thetas[jnp.minimum(owner, len(keys) - 1)]
+    finite = jnp.isfinite(rows).all(axis=-1)
+    return _Slots(
+        thetas=rows,
+        state=jax.vmap(environment.reset)(keys[jnp.minimum(owner, len(keys) - 1)]),
+        owner=owner,
+        steps=jnp.zeros(len(owner), jnp.int32),
+        total=jnp.where(finite, 0.0, jnp.nan),
+        running=finite & (owner < len(keys)),
     )
-    last = jax.lax.while_loop(running, advance, first)
-    returns = jnp.where(finite, last.returns, jnp.nan)
-    return Evaluation(returns, last.lengths, jax.vmap(environment.observe)(states))
+
+
+def _run_segment(
+    environment: Environment, policy: Policy, episode_length: int, slots: _Slots, num_steps: int
+) -> _Slots:
+    """Takes `num_steps` steps, or fewer if all policies are done before."""
+    layers = policy.unravel(slots.thetas)
+
+    def running(carry: tuple[Any, Any]) -> Bool[jax.Array, ""]:
+        return (carry[0] < num_steps) & carry[1].running.any()
+
+    def advance(carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        step, now = carry
+        observations = jax.vmap(environment.observe)(now.state)
+        actions = jax.vmap(policy.apply)(layers, observations)
+        state, rewards, terminated = jax.vmap(environment.step)(now.state, actions)
+        steps = now.steps + now.running
+        over = terminated | ~jnp.isfinite(rewards) | (steps >= episode_length)
+        now = now._replace(
+            state=state,
+            steps=steps,
+            total=now.total + jnp.where(now.running, rewards, 0.0),
+            running=now.running & ~over,
+        )
+        return step + 1, now
+
+    # the policies do not change on the way, so the loop need not carry them
+    moving = slots._replace(thetas=None)
+    moved = jax.lax.while_loop(running, advance, (jnp.zeros((), jnp.int32), moving))[1]
+    return moved._replace(thetas=slots.thetas)
+
+
+def _report(slots: _Slots, results: _Results) -> _Results:
+    """Writes down what became of policies that are done."""
+    num = len(results.returns)
+    owner = jnp.where(slots.running, num, slots.owner)
+    return _Results(
+        results.returns.at[owner].set(slots.total, mode="drop"),
+        results.lengths.at[owner].set(slots.steps, mode="drop"),
+    )
+
+
+def _refill(
+    load: Callable[[Any], _Slots], slots: _Slots, waiting: Int[jax.Array, ""], num: int
+) -> tuple[_Slots, jax.Array]:
+    """Starts the policies from row `waiting` on where others are done; returns who is next."""
+    idle = ~slots.running
+    fresh = load(jnp.minimum(waiting + jnp.cumsum(idle) - 1, num))
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(idle.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+    return jax.tree.map(choose, fresh, slots), jnp.minimum(waiting + idle.sum(), num)
 
 
 @partial(jax.jit, static_argnums=0)
