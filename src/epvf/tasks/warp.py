@@ -6,63 +6,112 @@ Faster than MJX on large GPUs, but its results differ from run to run.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import cast
+from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 from mujoco import mjx
 
+from epvf.errors import RunFailed
 from epvf.policy import Policy
 from epvf.tasks import ant
 from epvf.tasks import mjx as mjx_ant
 from epvf.tasks.base import Replay, Stepped, TaskSpec, check_actions, check_policy, check_population
+from epvf.tasks.mjx import AntState
 from epvf.tasks.rollout import Environment, JaxTask
 from epvf.types import Array, Evaluate, Evaluation, Population, PRNGKey
 
 CONTACTS_PER_ENV = 8  # a foot is a capsule, which touches the floor in up to two points
 CONSTRAINTS_PER_ENV = 8 + 4 * CONTACTS_PER_ENV  # joint limits, and a pyramid per contact
 
+_TOO_MANY_CONSTRAINTS = 0b11
+_SOLVER_LIMITS = 0b11 << 9
+"""Bits of Warp's `overflow`: the second are iteration limits, which are meant; all other bits are
+buffers of contacts."""
+
+_MARKS = {"constraints": np.inf, "contacts": -np.inf}
+"""Rewards that say which buffer overflowed; physics that fails pays NaN. A reward that is not
+finite ends an episode and becomes its return, so that the rollout carries it out."""
+
 
 @dataclass(frozen=True)
 class WarpAnt:
     """The Ant on MJX-Warp.
 
-    Warp shares one contact buffer among all environments, and overflowing it is undefined. The
+    Warp shares one contact buffer among all environments, and what overflows it is left out. The
     buffer is sized by the population, so `Evaluate` cannot be vmapped over seeds: not traceable.
+
+    Attributes:
+        spec: its numbers.
+        contacts_per_env: contacts that there is room for, on average over the environments.
+        constraints_per_env: rows of constraints that there is room for, in each environment.
     """
 
     spec: TaskSpec
+    contacts_per_env: int = CONTACTS_PER_ENV
+    constraints_per_env: int = CONSTRAINTS_PER_ENV
 
     def evaluator(self, policy: Policy) -> Evaluate:
-        """`Evaluate` for policies of this architecture; see `Task.evaluator`."""
+        """`Evaluate` for policies of this architecture; see `Task.evaluator`.
+
+        It raises `RunFailed` if a buffer overflowed.
+        """
         check_policy(self.spec, policy)
 
         def evaluate(key: PRNGKey, thetas: Population) -> Evaluation:
             check_population(policy, thetas)
-            return self._sized(thetas.shape[0]).evaluator(policy)(key, jnp.asarray(thetas))
+            task = self._sized(thetas.shape[0])
+            evaluation = task.evaluator(policy)(key, jnp.asarray(thetas))
+            self._check_buffers(evaluation.returns)
+            return evaluation
 
         return evaluate
 
     def replay(self, actions: Float[Array, "T N action"]) -> Replay:
-        """Open-loop rollouts from the reset state; see `ReplayableTask.replay`."""
+        """Open-loop rollouts from the reset state; see `ReplayableTask.replay`.
+
+        Raises:
+            RunFailed: if a buffer overflowed.
+        """
         check_actions(self.spec, actions)
-        return self._sized(actions.shape[1]).replay(actions)
+        replay = self._sized(actions.shape[1]).replay(actions)
+        self._check_buffers(replay.reward)
+        return replay
 
     def bare_stepper(self, policy: Policy, thetas: Population) -> Callable[[], Stepped]:
         """Steps as many environments with random actions; see `Task.bare_stepper`."""
         return self._sized(thetas.shape[0]).bare_stepper(policy, thetas)
 
     def _sized(self, num_envs: int) -> JaxTask:
-        return JaxTask(self.spec, _environment(num_envs))
+        sizes = (self.contacts_per_env, self.constraints_per_env)
+        return JaxTask(self.spec, _environment(num_envs, *sizes))
+
+    def _check_buffers(self, rewards: Float[Array, "*any"]) -> None:
+        """Looks for the marks of an overflow in rewards or returns."""
+        host = np.asarray(rewards)
+        for what, mark in _MARKS.items():
+            if (host == mark).any():
+                size = getattr(self, f"{what}_per_env")
+                raise RunFailed(
+                    f"Warp has room for {size} {what} an environment, but there were more, which "
+                    f"it left out; raise {what}_per_env of epvf.tasks.warp.make"
+                )
 
 
-def make(episode_length: int | None = None) -> WarpAnt:
-    """The task on MJX-Warp."""
-    return WarpAnt(ant.spec("warp", episode_length, traceable=False))
+def make(
+    episode_length: int | None = None,
+    contacts_per_env: int = CONTACTS_PER_ENV,
+    constraints_per_env: int = CONSTRAINTS_PER_ENV,
+) -> WarpAnt:
+    """The task on MJX-Warp; the room for contacts and constraints is what the Ant can need."""
+    spec = ant.spec("warp", episode_length, traceable=False)
+    return WarpAnt(spec, contacts_per_env, constraints_per_env)
 
 
 @cache
-def _environment(num_envs: int) -> Environment:
+def _environment(num_envs: int, contacts_per_env: int, constraints_per_env: int) -> Environment:
     model = ant.model()
     # a single solver iteration is meant; the device would print a line about it every step
     quiet = {"opt._impl.warn_overflow": 0}
@@ -70,7 +119,31 @@ def _environment(num_envs: int) -> Environment:
     blank = mjx.make_data(
         model,
         impl="warp",
-        naconmax=CONTACTS_PER_ENV * num_envs,
-        njmax=CONSTRAINTS_PER_ENV,
+        naconmax=contacts_per_env * num_envs,
+        njmax=constraints_per_env,
     )
-    return mjx_ant.environment(device_model, blank)
+    return _watched(device_model, blank)
+
+
+def _watched(model: mjx.Model, blank: mjx.Data) -> Environment:
+    """MJX's Ant, with rewards that are marked where a buffer overflowed."""
+    base = mjx_ant.environment(model, blank)
+
+    def step(state: AntState, action: jax.Array) -> tuple[AntState, jax.Array, jax.Array]:
+        moving = {"qpos": state.qpos, "qvel": state.qvel, "qacc_warmstart": state.qacc_warmstart}
+        with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("allow"):
+            data = mjx.step(model, blank.replace(ctrl=action, **moving))
+        result = ant.transition(data.qpos, data.qvel, action)
+        state = AntState(data.qpos, data.qvel, data.qacc_warmstart, result.observation)
+        implementation: Any = data._impl
+        return state, _marked(result.reward, implementation.overflow), result.terminated
+
+    return Environment(base.reset, step, base.observe)
+
+
+def _marked(reward: jax.Array, overflow: jax.Array) -> jax.Array:
+    """The reward, or a mark instead of it where Warp's bits say that a buffer overflowed."""
+    constraints = (overflow & _TOO_MANY_CONSTRAINTS) != 0
+    contacts = (overflow & ~(_TOO_MANY_CONSTRAINTS | _SOLVER_LIMITS)) != 0
+    reward = jnp.where(constraints, _MARKS["constraints"], reward)
+    return jnp.where(contacts, _MARKS["contacts"], reward)
