@@ -7,6 +7,7 @@ has its own peak, and one that is ended for lack of memory ends alone.
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -113,7 +114,9 @@ def _reason(done: "subprocess.CompletedProcess[str]") -> str:
     if done.returncode < 0:
         return f"ended by signal {-done.returncode}, as the system does where memory runs out"
     lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-    return lines[-1].removeprefix("epvf: error: ")
+    # a traceback's error may be followed by remarks on it
+    errors = [line for line in lines if re.match(r"epvf: error: |[\w.]+(Error|Exception)\b", line)]
+    return (errors or lines)[-1].removeprefix("epvf: error: ")
 
 
 def table(sweep: Sweep, rows: Iterable[Row]) -> str:
