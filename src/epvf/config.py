@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import yaml
 
 from epvf.errors import UserError, unknown
+from epvf.evolution import EvolutionConfig
 from epvf.files import one_line
 from epvf.learner import PolicyUpdateConfig, ValueUpdateConfig
 from epvf.perturbation import PerturbationConfig
@@ -20,6 +21,18 @@ from epvf.targets import TargetConfig
 from epvf.value import ValueConfig
 
 Backend: TypeAlias = Literal["auto", "jax", "native", "mjx", "warp"]
+Method: TypeAlias = Literal[
+    "epvf",
+    "matched-openes",
+    "ridge",
+    "ridge-replay",
+    "openes",
+    "pgpe",
+    "ars",
+    "cmaes",
+    "sepcmaes",
+    "randomsearch",
+]
 
 
 @dataclass(frozen=True)
@@ -106,8 +119,11 @@ class Config:
     """Everything that a run is made from.
 
     Attributes:
+        method: what turns returns into better policies. `epvf`: the value function V(θ).
+            `matched-openes`, `ridge`, `ridge-replay`: its controls, a linear V in closed form on
+            EPVF's own population. The others are evolution strategies.
         task, policy, perturbation, buffer, representation, value, target, value_update,
-            policy_update, eval, checkpoint: the parts, each described in its own class.
+            policy_update, evolution, eval, checkpoint: the parts, each described in its own class.
         num_envs: N, policies rolled out per iteration.
         iterations: iterations of Algorithm 1.
         env_steps: the run ends after the first iteration that reaches so many; None: never.
@@ -115,6 +131,7 @@ class Config:
         num_seeds: seeds `seed ... seed + num_seeds - 1` trained side by side in one program.
     """
 
+    method: Method = "epvf"
     task: TaskConfig = field(default_factory=TaskConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     perturbation: PerturbationConfig = field(default_factory=PerturbationConfig)
@@ -124,6 +141,7 @@ class Config:
     target: TargetConfig = field(default_factory=TargetConfig)
     value_update: ValueUpdateConfig = field(default_factory=ValueUpdateConfig)
     policy_update: PolicyUpdateConfig = field(default_factory=PolicyUpdateConfig)
+    evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     num_envs: int = 4096
@@ -276,11 +294,26 @@ def _check_contradictions(config: Config) -> None:
             "perturbation.antithetic needs an even number of policies per centre, "
             f"not {n // centres}"
         )
-    final = config.policy_update.final_learning_rate
-    if final is not None and final > config.policy_update.learning_rate:
+    _check_decay("policy_update", "learning_rate", config.policy_update)
+    _check_decay("evolution", "learning_rate", config.evolution)
+    _check_decay("evolution", "std", config.evolution)
+    if config.evolution.elite_ratio > 1:
         raise UserError(
-            f"policy_update.final_learning_rate {final} is above policy_update.learning_rate "
-            f"{config.policy_update.learning_rate}; the schedule only decays"
+            f"evolution.elite_ratio is {config.evolution.elite_ratio}; it must be at most 1"
+        )
+    if config.value_update.fit != "gradient" and config.value.hidden_sizes:
+        raise UserError(
+            f"value_update.fit {config.value_update.fit!r} needs a linear V; use "
+            "value.hidden_sizes none, or value_update.fit 'gradient'"
         )
     if config.seed + config.num_seeds > 2**31:
         raise UserError(f"seed {config.seed} is too large; the largest is {2**31 - 1}")
+
+
+def _check_decay(group: str, name: str, values: Any) -> None:
+    first, final = getattr(values, name), getattr(values, f"final_{name}")
+    if final is not None and final > first:
+        raise UserError(
+            f"{group}.final_{name} {final} is above {group}.{name} {first}; the schedule only "
+            "decays"
+        )
