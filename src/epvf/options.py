@@ -17,7 +17,7 @@ import tyro
 
 from epvf.config import Config, from_dict, load
 from epvf.errors import UserError
-from epvf.presets import PRESETS, TASKS, preset
+from epvf.presets import DEFAULT_METHOD, METHODS, PRESETS, TASKS, preset
 from epvf.variants import VARIANTS, vary
 
 DEFAULT_PRESET = "tuned"
@@ -30,10 +30,11 @@ _OWN = ("task_name", "preset", "variant", "config", "out", "backend", "json")
 def train_options(argv: list[str]) -> Any:
     """The type that `epvf train` parses its arguments into: a dict of what was given.
 
-    The help shows the values of the task and preset that `argv` seems to ask for.
+    The help shows the values of the task, preset and method that `argv` seems to ask for.
     """
     task = next((word for word in argv if word in TASKS), TASKS[0])
     name = next((word for word in argv if word in PRESETS), DEFAULT_PRESET)
+    method = next((word for word in argv if word in METHODS), DEFAULT_METHOD)
     own = {
         "task_name": _POSITIONAL[
             _own(str, f"what to solve: {', '.join(TASKS)}", "(required)", "TASK")
@@ -55,7 +56,7 @@ def train_options(argv: list[str]) -> Any:
         "backend": _own(str, "the engine; the same as --task.backend", "(default: auto)", "NAME"),
         "json": _own(bool, "print the result as JSON", "(default: False)", None),
     }
-    fields = _fields(preset(task, name), "", leave_out=("task.name",))
+    fields = _fields(preset(task, name, method), "", leave_out=("task.name",))
     options = _TYPED_DICT("TrainOptions", own | fields, total=False)
     options.__doc__ = (
         "Train a task into a new run folder; every field of the configuration is an option."
@@ -66,7 +67,7 @@ def train_options(argv: list[str]) -> Any:
 def train_config(given: Mapping[str, Any]) -> tuple[Config, str]:
     """The configuration that was asked for, and a word for where it started from.
 
-    Preset, then variant, then file, then single fields.
+    Preset (of task and method), then variant, then file, then single fields.
 
     Raises:
         UserError: if anything is unknown, of the wrong type, or contradicts something else.
@@ -74,7 +75,7 @@ def train_config(given: Mapping[str, Any]) -> tuple[Config, str]:
     if "task_name" not in given:
         raise UserError(f"which task? epvf train TASK; valid: {', '.join(TASKS)}")
     task = given["task_name"]
-    config = preset(task, given.get("preset", DEFAULT_PRESET))
+    config = preset(task, given.get("preset", DEFAULT_PRESET), given.get("method", DEFAULT_METHOD))
     if "variant" in given:
         config = vary(config, given["variant"])
     if "config" in given:
@@ -154,6 +155,8 @@ def _metavar(hint: Any) -> str:
 
 def _value(given: Any) -> Any:
     """A number, a list of them, or None where the text says so; otherwise the text."""
+    if given == ("none",):
+        return []
     if isinstance(given, tuple):
         return [_value(part) for part in given]
     if not isinstance(given, str):

@@ -1,12 +1,15 @@
 """Named configurations of each task: the paper's, ours, and a quick one for trying things."""
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
-from epvf.config import Config, replace
+from epvf.config import Config, Method, replace
 from epvf.errors import unknown
 
 Preset: TypeAlias = Literal["paper", "tuned", "debug"]
 PRESETS: tuple[Preset, ...] = ("paper", "tuned", "debug")
+
+METHODS: tuple[Method, ...] = get_args(Method)
+DEFAULT_METHOD: Method = "epvf"
 
 _CARTPOLE_PAPER: dict[str, Any] = {
     "policy.hidden_sizes": [64, 64],
@@ -116,17 +119,53 @@ _TABLE: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+_CARTPOLE_EVOLUTION: dict[str, Any] = {"evolution.std": 0.5, "evolution.learning_rate": 0.1}
+# Under Adam a weight moves as far as by the normalised steps of `tuned`: 0.3 of the noise of 0.5.
+_CARTPOLE_CONTROL: dict[str, Any] = {"policy_update.learning_rate": 0.15}
+
+# What the authors of OpenES (Salimans et al. 2017) and ARS (Mania et al. 2018) used on MuJoCo.
+_ANT_OPENES: dict[str, Any] = {"evolution.std": 0.02, "evolution.learning_rate": 1e-2}
+_ANT_ARS: dict[str, Any] = {
+    "evolution.std": 0.025,
+    "evolution.optimizer": "sgd",
+    "evolution.learning_rate": 0.02,
+}
+
+_METHOD_TABLE: dict[str, dict[str, dict[str, Any]]] = {
+    "cartpole": {
+        "matched-openes": _CARTPOLE_CONTROL,
+        "ridge": _CARTPOLE_CONTROL,
+        "ridge-replay": _CARTPOLE_CONTROL,
+        "openes": _CARTPOLE_EVOLUTION,
+        "pgpe": _CARTPOLE_EVOLUTION,
+        "ars": _CARTPOLE_EVOLUTION,
+        "cmaes": _CARTPOLE_EVOLUTION,
+        "sepcmaes": _CARTPOLE_EVOLUTION,
+    },
+    "ant": {
+        "openes": _ANT_OPENES,
+        "pgpe": _ANT_OPENES,
+        "ars": _ANT_ARS,
+        "cmaes": _ANT_OPENES,
+        "sepcmaes": _ANT_OPENES,
+    },
+}
+"""What a method changes in every preset of a task."""
+
 TASKS: tuple[str, ...] = tuple(_TABLE)
 
 
-def preset(task: str, name: str = "tuned") -> Config:
-    """The configuration of a task under a preset's name.
+def preset(task: str, name: str = "tuned", method: str = DEFAULT_METHOD) -> Config:
+    """The configuration of a task under a preset's name, for a method.
 
     Raises:
-        UserError: if there is no such task or preset.
+        UserError: if there is no such task, preset or method.
     """
     if task not in _TABLE:
         raise unknown("task", task, _TABLE)
     if name not in _TABLE[task]:
         raise unknown("preset", name, PRESETS)
-    return replace(Config(), {"task.name": task, **_TABLE[task][name]})
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    own = _METHOD_TABLE.get(task, {}).get(method, {})
+    return replace(Config(), {"task.name": task, **_TABLE[task][name], **own, "method": method})
