@@ -19,7 +19,7 @@ from epvf.methods import METHODS, REPLAYED, make_learner, settle
 from epvf.options import train_config
 from epvf.perturbation import noise_deviation
 from epvf.policy_file import load_policy
-from epvf.presets import PRESETS, TASKS, preset
+from epvf.presets import PRESETS, preset
 from epvf.targets import TargetConfig, transform
 from epvf.train import init_state, train
 from epvf.types import Evaluation
@@ -161,7 +161,9 @@ def test_noise_falls_to_its_final_deviation_at_the_last_iteration():
     assert deviations[-1] == pytest.approx(0.1, rel=0.05)
 
 
-@pytest.mark.parametrize("method", ["openes", "pgpe", "cmaes"])
+@pytest.mark.parametrize(
+    "method", ["openes", *(pytest.param(m, marks=pytest.mark.slow) for m in ("pgpe", "cmaes"))]
+)
 def test_a_run_goes_on_to_the_bit_as_if_it_had_never_stopped(method, tmp_path):
     whole, run = tmp_path / "whole", tmp_path / "run"
     options = ("--method", method, "--num-seeds", "2", "--checkpoint.every-iterations", "1")
@@ -205,7 +207,7 @@ def _slope_of_v(search, fitted, state):
     return jax.grad(objective)(state.centres)[0]
 
 
-@pytest.mark.parametrize(("task", "name"), [(t, n) for t in TASKS for n in PRESETS])
+@pytest.mark.parametrize(("task", "name"), [*(("ant", n) for n in PRESETS), ("cartpole", "tuned")])
 def test_matched_openes_is_evolution_strategies_on_epvfs_population(task, name):
     sizes = {"num_envs": 32, "policy.hidden_sizes": [], "policy.output": "clip"}
     sizes |= {"buffer.size": 64, "value_update.batch_size": 64}

@@ -8,6 +8,7 @@ What a command needs is imported when it runs, so that `--help` is quick.
 
 import io
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -182,6 +183,35 @@ def experiment(argv: list[str]) -> int:
     return 0
 
 
+def compare(argv: list[str]) -> int:
+    """Train several methods on a task and compare them on one page."""
+    asked = usage.parse(_Compare, "epvf compare", argv)
+    startup.quieten()
+    from epvf.display import make_display
+    from epvf.experiments import compare as comparison
+    from epvf.experiments import compare_report, runner
+
+    if asked.env_steps is None:
+        raise UserError("how many env steps? epvf compare TASK --env-steps 5e6")
+    delta = {} if asked.backend == "auto" else {"task.backend": asked.backend}
+    plan = comparison.planned(
+        asked.task, asked.methods, asked.seeds, int(asked.env_steps), asked.preset, delta
+    )
+    folder = asked.out or Path("comparisons") / asked.task
+    runner.open_folder(folder, plan)
+    startup.use_compilation_cache()
+    command = ["epvf", "compare", *argv]
+    code = runner.complete(folder, plan, lambda extra: make_display(extra=extra), command)
+    if code:
+        text = f"interrupted; the same command goes on with {folder}"
+        _print_result({"comparison": str(folder), "status": "interrupted"}, text, asked.json)
+        return code
+    result = compare_report.write(folder, plan, shlex.join(command))
+    text = f"{compare_report.table(result)}\ncomparison: {folder / 'report.md'}"
+    _print_result(result | {"comparison": str(folder), "status": "finished"}, text, asked.json)
+    return 0
+
+
 def plot(argv: list[str]) -> int:
     """Draw learning curves of runs, grouped by what differs in their configurations."""
     asked = usage.parse(_Plot, "epvf plot", argv)
@@ -209,6 +239,7 @@ COMMANDS: dict[str, Command] = {
     "eval": evaluate,
     "bench": bench,
     "experiment": experiment,
+    "compare": compare,
     "plot": plot,
     "doctor": doctor,
 }
@@ -293,6 +324,33 @@ class _Experiment:
     seeds: int | None = None
     out: Path | None = None
     preset: str = "paper"
+    backend: str = "auto"
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class _Compare:
+    """Train several methods on a task and compare them; the same command again goes on.
+
+    Every method gets the same env steps, seeds and population, and its own hyperparameters.
+
+    Attributes:
+        task: name of the task.
+        methods: that are compared; see epvf train TASK --help.
+        seeds: of each method.
+        env_steps: at which every run ends, e.g. 5e6.
+        out: folder to make. Default: comparisons/TASK.
+        preset: what every method starts from.
+        backend: the engine.
+        json: print the result as JSON.
+    """
+
+    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
+    methods: tuple[str, ...] = ()
+    seeds: int = 3
+    env_steps: float | None = None
+    out: Path | None = None
+    preset: str = "tuned"
     backend: str = "auto"
     json: bool = False
 

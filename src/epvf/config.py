@@ -127,6 +127,8 @@ class Config:
         num_envs: N, policies rolled out per iteration.
         iterations: iterations of Algorithm 1.
         env_steps: the run ends after the first iteration that reaches so many; None: never.
+        schedule_iterations: over which learning rates and deviations fall to their final values,
+            where they stay; None: over all.
         seed: of everything random.
         num_seeds: seeds `seed ... seed + num_seeds - 1` trained side by side in one program.
     """
@@ -147,6 +149,7 @@ class Config:
     num_envs: int = 4096
     iterations: int = 488
     env_steps: int | None = None
+    schedule_iterations: int | None = None
     seed: int = 0
     num_seeds: int = 1
 

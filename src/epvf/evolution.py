@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Bool, Float, Int
 
 from epvf.errors import UserError
-from epvf.optimizers import Optimizer
+from epvf.optimizers import Optimizer, decay
 from epvf.search import Metrics, PolicySearch, keep_nonfinite, rollout_metrics
 from epvf.types import Array, Evaluation, Mask, Population, PRNGKey, Returns
 
@@ -301,14 +301,9 @@ def _std_schedule(request: _Request) -> Callable[[Any], Any]:
     config = request.config
     # evosax reads the schedule one iteration late: once at the start, then after each update.
     schedule = decay(config.std, config.final_std, request.iterations - 2)
-    return lambda count: jnp.asarray(schedule(count), jnp.float32)
-
-
-def decay(first: float, last: float | None, steps: int) -> Callable[[Any], Any]:
-    """A schedule from `first` to `last` at count `steps`, exponential; constant for None."""
-    if last is None:
-        return optax.constant_schedule(first)
-    return optax.exponential_decay(first, max(steps, 1), last / first)
+    return lambda count: jnp.asarray(
+        schedule(count) if callable(schedule) else schedule, jnp.float32
+    )
 
 
 def _fitness(returns: Returns, finite: Mask) -> jax.Array:

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from epvf import buffer as replay
 from epvf.buffer import Buffer
 from epvf.fitting import Line, es_line, ridge_line
-from epvf.optimizers import Optimizer, PolicyOptimizer, make_optimizer
+from epvf.optimizers import Optimizer, PolicyOptimizer, decay, make_optimizer
 from epvf.perturbation import PerturbationConfig, clip_weights, perturb
 from epvf.search import Metrics, PolicySearch, keep_nonfinite, rollout_metrics
 from epvf.targets import TargetConfig, spearman, transform
@@ -333,12 +333,8 @@ class Learner(PolicySearch):
 
     def _policy_optimizer(self) -> optax.GradientTransformation:
         update = self.policy_update
-        rate: optax.ScalarOrSchedule = update.learning_rate
-        if update.final_learning_rate is not None:
-            total = max(self.iterations * update.steps, 2)
-            rate = optax.exponential_decay(
-                update.learning_rate, total - 1, update.final_learning_rate / update.learning_rate
-            )
+        steps = self.iterations * update.steps - 1
+        rate = decay(update.learning_rate, update.final_learning_rate, steps)
         return make_optimizer(update.optimizer, rate, update.weight_decay, self.perturbation)
 
 

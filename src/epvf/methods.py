@@ -75,7 +75,7 @@ def _common(config: Config, spec: TaskSpec) -> dict[str, Any]:
     return {
         "policy": make_policy(config, spec),
         "num_envs": config.num_envs,
-        "iterations": config.iterations,
+        "iterations": config.schedule_iterations or config.iterations,
         "init": config.policy.init,
         "init_scale": config.policy.init_scale,
         "eval_episodes": config.eval.episodes,

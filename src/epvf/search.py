@@ -35,7 +35,7 @@ class PolicySearch:
     Attributes:
         policy: architecture of the policies.
         num_envs: N, policies rolled out per iteration.
-        iterations: length of the run, for schedules.
+        iterations: over which schedules run; those of the run, unless told otherwise.
         init, init_scale: how the first policies are drawn.
         eval_episodes: copies of the leader that `leader_cloud` makes for measuring it.
         eval_jitter: relative jitter of their weights.
