@@ -33,7 +33,7 @@ LAYERS = [
     {"policy_file", "checkpoints", "metrics", "startup", "provenance", "interrupt"},
     {"runs", "display", "evaluation", "doctor"},
     {"recorder", "plotting", "options", "usage"},
-    {"experiments"},
+    {"experiments", "diagnosis"},
     {"cli"},
 ]
 """Modules and packages from the ground up; each imports only from below, and from itself."""

@@ -30,10 +30,10 @@ class Checkpoints:
     """The newest few checkpoints in a folder, each in a folder named by its update.
 
     A checkpoint appears under its name only once it is complete; what a killed process left
-    behind is removed when the folder is opened for writing.
+    behind is removed when the folder is opened for writing, which `read_only` does not.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, read_only: bool = False) -> None:
         # Orbax logs its progress, and every error that it also raises, through absl.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._folder = folder
@@ -43,7 +43,8 @@ class Checkpoints:
                 max_to_keep=keep,
                 step_name_format=ocp.path.step.standard_name_format(step_format_fixed_length=12),
                 enable_async_checkpointing=False,
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
             ),
         )
 

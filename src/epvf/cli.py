@@ -212,6 +212,29 @@ def compare(argv: list[str]) -> int:
     return 0
 
 
+def diagnose(argv: list[str]) -> int:
+    """Measure what a run's value function knows: its gradient, its steps, its ranking."""
+    asked = usage.parse(_Diagnose, "epvf diagnose", argv)
+    startup.quieten()
+    startup.use_compilation_cache()
+    from epvf import diagnosis
+
+    result = diagnosis.diagnose(
+        asked.run,
+        lambda message: print(message, file=sys.stderr, flush=True),
+        population=asked.population,
+        reference=asked.reference,
+        steps=asked.steps,
+        distances=asked.distances,
+        ridge=asked.ridge,
+        seed=asked.seed,
+    )
+    folder = asked.out or asked.run / "diagnosis"
+    diagnosis.write(folder, result)
+    _print_result(result, f"{diagnosis.table(result)}\n\ndiagnosis: {folder}", asked.json)
+    return 0
+
+
 def plot(argv: list[str]) -> int:
     """Draw learning curves of runs, grouped by what differs in their configurations."""
     asked = usage.parse(_Plot, "epvf plot", argv)
@@ -240,6 +263,7 @@ COMMANDS: dict[str, Command] = {
     "bench": bench,
     "experiment": experiment,
     "compare": compare,
+    "diagnose": diagnose,
     "plot": plot,
     "doctor": doctor,
 }
@@ -352,6 +376,37 @@ class _Compare:
     out: Path | None = None
     preset: str = "tuned"
     backend: str = "auto"
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class _Diagnose:
+    """Measure what a run's value function knows at its newest checkpoint.
+
+    Cosines of ∇V, of the matched evolution-strategies direction and of the ridge direction with a
+    large-sample gradient; what steps along each of them gain; V's rank correlation with the
+    returns of fresh populations.
+
+    Attributes:
+        run: folder of the run.
+        population: policies behind each estimate. Default: as many as the run has environments.
+        reference: antithetic populations behind the reference gradient.
+        steps: lengths of the steps; 1 is as long as a typical perturbation.
+        distances: of the fresh populations, as multiples of the run's noise.
+        ridge: penalty of the ridge direction.
+        seed: of perturbations and rollouts.
+        out: folder for diagnosis.json and diagnosis.png. Default: RUN/diagnosis.
+        json: print the result as JSON.
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    population: int | None = None
+    reference: int = 16
+    steps: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
+    distances: tuple[float, ...] = (0.3, 1.0, 2.0)
+    ridge: float = 1.0
+    seed: int = 0
+    out: Path | None = None
     json: bool = False
 
 

@@ -82,8 +82,8 @@ def page(summary: dict[str, Any]) -> str:
         f"# {summary['name'].capitalize()}",
         f"    {summary['command']}",
         f"Preset `{summary['preset']}`, every run to {summary['budget']}, one seed a run. "
-        "Intervals are 95 % bootstrap intervals over seeds; of fewer than about five seeds they say "
-        "little.",
+        "Intervals are 95 % bootstrap intervals over seeds; of fewer than about five seeds they "
+        "say little.",
         "![Learning curves](figure.png)",
         f"## Final return\n\nMean over the last {FINAL:.0%} of a run. IQM: interquartile mean over "
         "seeds. `perturbed`: the policies that were rolled out to learn from; `unperturbed`: the "
