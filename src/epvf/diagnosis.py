@@ -96,7 +96,7 @@ def diagnose(
         raise UserError(f"{run} was trained by method {config.method!r}, which has no V")
     whole = _newest(run, config, learner)
     state = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), whole.learner)
-    probe = _Probe(config, task, learner, state, wanted, announce)
+    probe = Probe(config, task, learner, state, wanted, announce)
     return {
         "run": str(run),
         "method": config.method,
@@ -112,7 +112,7 @@ def diagnose(
 
 
 @dataclass(frozen=True)
-class _Probe:
+class Probe:
     """One seed's θ and V, and rollouts around it."""
 
     config: Config
