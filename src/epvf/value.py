@@ -155,6 +155,26 @@ class ValueFunction:
         """J(θ) `[C]` of each policy: V averaged over start states, which V(θ) has learned to do."""
         return self(params, thetas, frame)
 
+    def features(
+        self, params: Params, thetas: Population, frame: Frame, starts: Starts = None
+    ) -> jax.Array:
+        """What the MLP reads of each policy of `thetas [N, P]`: `[N, num_inputs]`."""
+        return jnp.concatenate(self._inputs(params, thetas, frame, starts), axis=-1)
+
+    def with_line(
+        self, params: Params, slope: Float[Array, "F"], intercept: Float[Array, ""]
+    ) -> Params:
+        """φ of a linear V with this slope over its features, and this intercept.
+
+        Raises:
+            UserError: if V is not linear in its features.
+        """
+        if self.config.hidden_sizes:
+            raise UserError(
+                "a closed-form fit (value_update.fit) needs a linear V: value.hidden_sizes none"
+            )
+        return params | {"mlp": [{"kernel": slope[:, None], "bias": intercept[None]}]}
+
     def _inputs(
         self, params: Params, thetas: Population, frame: Frame, starts: Starts
     ) -> list[Array]:
