@@ -20,7 +20,8 @@ PACKAGE = SOURCE / "epvf"
 LAYERS = [
     {"_version", "errors"},
     {"types", "files", "agents"},
-    {"policy", "perturbation", "buffer", "targets"},
+    {"policy", "perturbation", "targets"},
+    {"buffer"},
     {"weight_space", "optimizers"},
     {"representations"},
     {"value", "fitting", "search"},

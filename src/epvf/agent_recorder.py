@@ -19,8 +19,8 @@ from epvf.config import Config, replace
 from epvf.display import Display
 from epvf.errors import UserError
 from epvf.interrupt import Interrupt, Interrupted
-from epvf.metrics import MetricsLog
 from epvf.methods import make_policy
+from epvf.metrics import MetricsLog
 from epvf.policy_file import save_policy
 from epvf.recorder import POLICY_SECONDS, Outcome, conclude
 from epvf.runs import Run
