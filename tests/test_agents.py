@@ -19,7 +19,7 @@ from epvf.evaluation import act
 from epvf.metrics import read_metrics
 from epvf.policy import Policy
 from epvf.policy_file import load_policy
-from epvf.presets import AGENT_TASKS, PRESETS, preset
+from epvf.presets import PRESETS, TASKS, fits, preset
 from epvf.runs import read_info
 from epvf.tasks import make
 from epvf.tasks.base import TaskSpec
@@ -252,7 +252,7 @@ def test_the_shim_copies_to_every_device_and_leaves_jax_alone_where_it_can(monke
 # --- configuration
 
 
-@pytest.mark.parametrize(("task", "method"), AGENT_TASKS)
+@pytest.mark.parametrize(("task", "method"), [(t, m) for t in TASKS for m in AGENTS if fits(t, m)])
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_fits(task, method, name):
     config, fitted = agent_recorder.fit(preset(task, name, method))

@@ -21,20 +21,21 @@ LAYERS = [
     {"_version", "errors"},
     {"types", "files", "agents"},
     {"policy", "perturbation", "targets"},
-    {"buffer", "weight_space", "optimizers", "memory"},
+    {"buffer", "memory"},
+    {"weight_space", "optimizers"},
     {"representations"},
-    {"value"},
-    {"learner"},
+    {"value", "fitting", "search"},
+    {"learner", "evolution"},
     {"config"},
     {"presets", "tasks"},
-    {"variants", "baselines", "roofline"},
+    {"variants", "baselines", "methods", "roofline"},
     {"train", "bench"},
     {"learner_bench"},
     {"policy_file", "checkpoints", "metrics", "startup", "provenance", "interrupt"},
     {"runs", "display", "evaluation", "doctor"},
     {"recorder", "plotting", "options", "usage"},
-    {"agent_recorder"},
-    {"methods"},
+    {"agent_recorder", "diagnosis"},
+    {"training"},
     {"experiments", "sweep"},
     {"cli"},
 ]
@@ -138,7 +139,7 @@ def test_every_requirement_is_pinned_and_no_index_is_named():
 def test_training_loads_neither_torch_nor_optional_parts():
     script = (
         "import sys, epvf.train, epvf.recorder, epvf.evaluation, epvf.tasks.native, epvf.plotting,"
-        "epvf.methods, epvf.cli;"
+        "epvf.training, epvf.cli;"
         "heavy = {'torch', 'brax', 'evosax', 'warp', 'mujoco.mjx', 'flax', 'matplotlib.pyplot'};"
         "sys.exit(str(heavy & set(sys.modules)))"
     )

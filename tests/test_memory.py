@@ -10,8 +10,9 @@ from epvf.cli import main
 from epvf.config import replace
 from epvf.errors import RunFailed, UserError
 from epvf.memory import Needs, check_fits, explained, measure_peak, run_needs
+from epvf.methods import make_learner
 from epvf.presets import preset
-from epvf.train import fit, make_learner
+from epvf.train import fit
 
 MEGABYTE = 1_000_000
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from epvf.config import Config, replace
-from epvf.train import evaluate_theta, make_policy, train
+from epvf.methods import make_policy
+from epvf.train import evaluate_theta, train
 from fakes import BASE, FormulaTask
 
 SUM = FormulaTask(lambda t: t.sum(-1))

@@ -19,6 +19,7 @@ from epvf.config import Config, replace
 from epvf.display import Display
 from epvf.errors import UserError
 from epvf.interrupt import Interrupt, Interrupted
+from epvf.methods import make_policy
 from epvf.metrics import MetricsLog
 from epvf.policy_file import save_policy
 from epvf.recorder import POLICY_SECONDS, Outcome, conclude
@@ -26,7 +27,7 @@ from epvf.runs import Run
 from epvf.tasks import engines, make
 from epvf.tasks.base import SteppableTask, check_policy
 from epvf.tasks.rollout import JaxTask
-from epvf.train import Report, TrainingDiverged, TrainState, evaluate_theta, make_policy
+from epvf.train import Report, TrainingDiverged, TrainState, evaluate_theta
 
 if TYPE_CHECKING:
     from epvf.baselines.brax_agents import Progress

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from epvf.buffer import Buffer
 from epvf.errors import UserError
 from epvf.files import one_line
-from epvf.learner import LearnerState
+from epvf.search import State
 from epvf.train import TrainState
 
 FORMAT = "epvf-checkpoint/1"
@@ -30,10 +30,10 @@ class Checkpoints:
     """The newest few checkpoints in a folder, each in a folder named by its update.
 
     A checkpoint appears under its name only once it is complete; what a killed process left
-    behind is removed when the folder is opened for writing.
+    behind is removed when the folder is opened for writing, which `read_only` does not.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, read_only: bool = False) -> None:
         # Orbax logs its progress, and every error that it also raises, through absl.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._folder = folder
@@ -43,7 +43,8 @@ class Checkpoints:
                 max_to_keep=keep,
                 step_name_format=ocp.path.step.standard_name_format(step_format_fixed_length=12),
                 enable_async_checkpointing=False,
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
             ),
         )
 
@@ -81,7 +82,7 @@ class Checkpoints:
             reason = full if full in str(error) else one_line(error)
             raise OSError(f"cannot write checkpoint {state.iteration}: {reason}") from error
 
-    def restore(self, like: LearnerState) -> TrainState | None:
+    def restore(self, like: State) -> TrainState | None:
         """The newest checkpoint; None if there is none.
 
         Args:
@@ -103,7 +104,7 @@ class Checkpoints:
                 raise self._misfit(update, reason)
         abstract = _stored(jax.tree.map(_abstract, like))
         stored = self._read(update, "state", ocp.args.StandardRestore(abstract))
-        learner = stored._replace(buffer=Buffer(**stored.buffer))
+        learner = _restored(stored)
         env_steps = np.asarray(meta["env_steps"], np.int64)
         return TrainState(learner, meta["iteration"], env_steps, meta["wall_time"])
 
@@ -152,20 +153,29 @@ def _without_late_complaints() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-def _describe(learner: LearnerState) -> dict[str, str]:
+def _describe(learner: State) -> dict[str, str]:
     """Type and shape of each array by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(learner)
     return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
 
 
-def _stored(learner: LearnerState) -> Any:
+def _stored(learner: State) -> Any:
     """The state without the parts of the buffer that this run has none of.
 
     Orbax would note them down, and refuse checkpoints of before there were such parts.
     """
+    if not hasattr(learner, "buffer"):
+        return learner
     parts = learner.buffer._asdict().items()
     present: Any = {name: part for name, part in parts if part is not None}
     return learner._replace(buffer=present)
+
+
+def _restored(stored: Any) -> State:
+    """The state that `_stored` was made from."""
+    if not hasattr(stored, "buffer"):
+        return stored
+    return stored._replace(buffer=Buffer(**stored.buffer))
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

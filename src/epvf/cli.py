@@ -8,6 +8,7 @@ What a command needs is imported when it runs, so that `--help` is quick.
 
 import io
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,8 +70,8 @@ def train(argv: list[str]) -> int:
     """Train a task into a new run folder."""
     startup.quieten()
     from epvf import options
-    from epvf.methods import fit
     from epvf.runs import Run, check_free, default_path
+    from epvf.training import fit
 
     given = usage.parse(options.train_options(argv), "epvf train", argv)
     config, preset = options.train_config(given)
@@ -90,8 +91,8 @@ def resume(argv: list[str]) -> int:
     asked = usage.parse(_Resume, "epvf resume", argv)
     startup.quieten()
     from epvf.agent_recorder import check_resumable
-    from epvf.methods import fit
     from epvf.runs import Run, read_info
+    from epvf.training import fit
 
     if read_info(asked.run)["status"] == "finished":
         result = {"run": str(asked.run), "status": "finished"}
@@ -142,7 +143,7 @@ def bench(argv: list[str]) -> int:
     from epvf.config import replace
     from epvf.learner_bench import bench_learner, with_num_envs
     from epvf.presets import preset
-    from epvf.train import fit
+    from epvf.training import fit
 
     delta = {"task.backend": asked.backend, "representation.name": asked.representation}
     config = replace(preset(asked.task, asked.preset), delta)
@@ -189,7 +190,7 @@ def experiment(argv: list[str]) -> int:
     startup.quieten()
     from epvf.display import make_display
     from epvf.experiments import figures, report, runner
-    from epvf.train import fit
+    from epvf.training import fit
 
     delta = {} if asked.backend == "auto" else {"task.backend": asked.backend}
     arms, seeds = figures.planned(asked.name, asked.scale, asked.seeds, asked.preset, delta)
@@ -208,6 +209,58 @@ def experiment(argv: list[str]) -> int:
     result = report.write(folder, plan)
     text = f"{report.table(result)}\nexperiment: {folder}"
     _print_result(result | {"experiment": str(folder), "status": "finished"}, text, asked.json)
+    return 0
+
+
+def compare(argv: list[str]) -> int:
+    """Train several methods on a task and compare them on one page."""
+    asked = usage.parse(_Compare, "epvf compare", argv)
+    startup.quieten()
+    from epvf.display import make_display
+    from epvf.experiments import compare as comparison
+    from epvf.experiments import compare_report, runner
+
+    if asked.env_steps is None:
+        raise UserError("how many env steps? epvf compare TASK --env-steps 5e6")
+    delta = {} if asked.backend == "auto" else {"task.backend": asked.backend}
+    plan = comparison.planned(
+        asked.task, asked.methods, asked.seeds, int(asked.env_steps), asked.preset, delta
+    )
+    folder = asked.out or Path("comparisons") / asked.task
+    runner.open_folder(folder, plan)
+    startup.use_compilation_cache()
+    command = ["epvf", "compare", *argv]
+    code = runner.complete(folder, plan, lambda extra: make_display(extra=extra), command)
+    if code:
+        text = f"interrupted; the same command goes on with {folder}"
+        _print_result({"comparison": str(folder), "status": "interrupted"}, text, asked.json)
+        return code
+    result = compare_report.write(folder, plan, shlex.join(command))
+    text = f"{compare_report.table(result)}\ncomparison: {folder / 'report.md'}"
+    _print_result(result | {"comparison": str(folder), "status": "finished"}, text, asked.json)
+    return 0
+
+
+def diagnose(argv: list[str]) -> int:
+    """Measure what a run's value function knows: its gradient, its steps, its ranking."""
+    asked = usage.parse(_Diagnose, "epvf diagnose", argv)
+    startup.quieten()
+    startup.use_compilation_cache()
+    from epvf import diagnosis
+
+    result = diagnosis.diagnose(
+        asked.run,
+        lambda message: print(message, file=sys.stderr, flush=True),
+        population=asked.population,
+        reference=asked.reference,
+        steps=asked.steps,
+        distances=asked.distances,
+        ridge=asked.ridge,
+        seed=asked.seed,
+    )
+    folder = asked.out or asked.run / "diagnosis"
+    diagnosis.write(folder, result)
+    _print_result(result, f"{diagnosis.table(result)}\n\ndiagnosis: {folder}", asked.json)
     return 0
 
 
@@ -238,6 +291,8 @@ COMMANDS: dict[str, Command] = {
     "eval": evaluate,
     "bench": bench,
     "experiment": experiment,
+    "compare": compare,
+    "diagnose": diagnose,
     "plot": plot,
     "doctor": doctor,
 }
@@ -331,6 +386,64 @@ class _Experiment:
 
 
 @dataclass(frozen=True)
+class _Compare:
+    """Train several methods on a task and compare them; the same command again goes on.
+
+    Every method gets the same env steps, seeds and population, and its own hyperparameters.
+
+    Attributes:
+        task: name of the task.
+        methods: that are compared; see epvf train TASK --help.
+        seeds: of each method.
+        env_steps: at which every run ends, e.g. 5e6.
+        out: folder to make. Default: comparisons/TASK.
+        preset: what every method starts from.
+        backend: the engine.
+        json: print the result as JSON.
+    """
+
+    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
+    methods: tuple[str, ...] = ()
+    seeds: int = 3
+    env_steps: float | None = None
+    out: Path | None = None
+    preset: str = "tuned"
+    backend: str = "auto"
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class _Diagnose:
+    """Measure what a run's value function knows at its newest checkpoint.
+
+    Cosines of ∇V, of the matched evolution-strategies direction and of the ridge direction with a
+    large-sample gradient; what steps along each of them gain; V's rank correlation with the
+    returns of fresh populations.
+
+    Attributes:
+        run: folder of the run.
+        population: policies behind each estimate. Default: as many as the run has environments.
+        reference: antithetic populations behind the reference gradient.
+        steps: lengths of the steps; 1 is as long as a typical perturbation.
+        distances: of the fresh populations, as multiples of the run's noise.
+        ridge: penalty of the ridge direction.
+        seed: of perturbations and rollouts.
+        out: folder for diagnosis.json and diagnosis.png. Default: RUN/diagnosis.
+        json: print the result as JSON.
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    population: int | None = None
+    reference: int = 16
+    steps: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
+    distances: tuple[float, ...] = (0.3, 1.0, 2.0)
+    ridge: float = 1.0
+    seed: int = 0
+    out: Path | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True)
 class _Plot:
     """Draw learning curves of runs, grouped by what differs in their configurations.
 
@@ -415,8 +528,8 @@ def _record(run: "Run", task: "SteppableTask", as_json: bool) -> int:
     startup.use_compilation_cache()
     from epvf.display import make_display
     from epvf.evaluation import evaluate as roll_out
-    from epvf.methods import record
     from epvf.policy_file import load_policy
+    from epvf.training import record
 
     outcome = record(run, task, make_display())
     result = {

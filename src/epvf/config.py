@@ -12,6 +12,7 @@ import yaml
 
 from epvf.agents import AGENTS, PPOConfig, SACConfig
 from epvf.errors import UserError, unknown
+from epvf.evolution import EvolutionConfig
 from epvf.files import one_line
 from epvf.learner import PolicyUpdateConfig, ValueUpdateConfig
 from epvf.perturbation import PerturbationConfig
@@ -22,7 +23,20 @@ from epvf.value import ValueConfig
 
 Store: TypeAlias = Literal["weights", "seeds"]
 Backend: TypeAlias = Literal["auto", "jax", "native", "mjx", "warp"]
-Method: TypeAlias = Literal["epvf", "ppo", "sac"]
+Method: TypeAlias = Literal[
+    "epvf",
+    "matched-openes",
+    "ridge",
+    "ridge-replay",
+    "openes",
+    "pgpe",
+    "ars",
+    "cmaes",
+    "sepcmaes",
+    "randomsearch",
+    "ppo",
+    "sac",
+]
 METHODS: tuple[Method, ...] = typing.get_args(Method)
 
 
@@ -117,13 +131,19 @@ class Config:
     """Everything that a run is made from.
 
     Attributes:
+        method: what turns returns into better policies. `epvf`: the value function V(θ).
+            `matched-openes`, `ridge`, `ridge-replay`: its controls, a linear V in closed form on
+            EPVF's own population. `ppo` and `sac` are Brax's and read only task, policy's sizes and
+            activation, eval, their own part and the numbers below. The others are evolution
+            strategies.
         task, policy, perturbation, buffer, representation, value, target, value_update,
-            policy_update, eval, checkpoint, ppo, sac: the parts, each described in its own class.
-        method: what is learned with; `ppo` and `sac` are Brax's and read only task, policy's
-            sizes and activation, eval, their own part and the fields below.
+            policy_update, evolution, eval, checkpoint, ppo, sac: the parts, each described in its
+            own class.
         num_envs: N, policies (of ppo and sac: environments of the one policy) per iteration.
         iterations: of Algorithm 1, or of the method.
         env_steps: the run ends after the first iteration that reaches so many; None: never.
+        schedule_iterations: over which learning rates and deviations fall to their final values,
+            where they stay; None: over all.
         seed: of everything random.
         num_seeds: seeds `seed ... seed + num_seeds - 1` trained side by side in one program.
     """
@@ -137,6 +157,7 @@ class Config:
     target: TargetConfig = field(default_factory=TargetConfig)
     value_update: ValueUpdateConfig = field(default_factory=ValueUpdateConfig)
     policy_update: PolicyUpdateConfig = field(default_factory=PolicyUpdateConfig)
+    evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -145,6 +166,7 @@ class Config:
     num_envs: int = 4096
     iterations: int = 488
     env_steps: int | None = None
+    schedule_iterations: int | None = None
     seed: int = 0
     num_seeds: int = 1
 
@@ -298,11 +320,17 @@ def _check_contradictions(config: Config) -> None:
             "perturbation.antithetic needs an even number of policies per centre, "
             f"not {n // centres}"
         )
-    final = config.policy_update.final_learning_rate
-    if final is not None and final > config.policy_update.learning_rate:
+    _check_decay("policy_update", "learning_rate", config.policy_update)
+    _check_decay("evolution", "learning_rate", config.evolution)
+    _check_decay("evolution", "std", config.evolution)
+    if config.evolution.elite_ratio > 1:
         raise UserError(
-            f"policy_update.final_learning_rate {final} is above policy_update.learning_rate "
-            f"{config.policy_update.learning_rate}; the schedule only decays"
+            f"evolution.elite_ratio is {config.evolution.elite_ratio}; it must be at most 1"
+        )
+    if config.value_update.fit != "gradient" and config.value.hidden_sizes:
+        raise UserError(
+            f"value_update.fit {config.value_update.fit!r} needs a linear V; use "
+            "value.hidden_sizes none, or value_update.fit 'gradient'"
         )
     if config.method == "ppo" and n % config.ppo.num_minibatches:
         raise UserError(
@@ -315,3 +343,12 @@ def _check_contradictions(config: Config) -> None:
         )
     if config.seed + config.num_seeds > 2**31:
         raise UserError(f"seed {config.seed} is too large; the largest is {2**31 - 1}")
+
+
+def _check_decay(group: str, name: str, values: Any) -> None:
+    first, final = getattr(values, name), getattr(values, f"final_{name}")
+    if final is not None and final > first:
+        raise UserError(
+            f"{group}.final_{name} {final} is above {group}.{name} {first}; the schedule only "
+            "decays"
+        )

@@ -5,7 +5,9 @@
 Nothing here knows a simulator, a file or a seed axis; `train` batches these functions over seeds.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -15,24 +17,24 @@ from jaxtyping import Bool, Float, Int
 
 from epvf import buffer as replay
 from epvf.buffer import Buffer
-from epvf.optimizers import Optimizer, PolicyOptimizer, make_optimizer
+from epvf.fitting import Line, es_line, ridge_line
+from epvf.optimizers import Optimizer, PolicyOptimizer, decay, make_optimizer
 from epvf.perturbation import (
     PerturbationConfig,
     Perturbed,
     clip_weights,
     drawn,
-    jitter,
     map_rows,
     perturbed,
     sum_rows,
 )
-from epvf.policy import Init, Policy
+from epvf.search import Metrics, PolicySearch, keep_nonfinite, rollout_metrics
 from epvf.targets import TargetConfig, spearman, transform
 from epvf.types import Array, Evaluation, Population, PRNGKey, Returns, Starts
 from epvf.value import Frame, ValueFunction
 
+Fit: TypeAlias = Literal["gradient", "ridge", "es"]
 GradientAt: TypeAlias = Literal["theta", "population"]
-Metrics: TypeAlias = dict[str, jax.Array]
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class ValueUpdateConfig:
     """How V is fitted (the K steps of Algorithm 1).
 
     Attributes:
+        fit: `gradient`: by K gradient steps from where V is (the paper). In closed form, for a
+            linear V and over the whole buffer: `ridge`: regression with a penalty; `es`: the
+            evolution-strategies estimate, mean(target * feature). Both forget what V was.
+        ridge: of `ridge`, the penalty on V's squared slope against the mean squared error. With
+            standardised inputs, 1 halves the slope of a direction that the buffer determines.
         steps: K, gradient steps per iteration.
         batch_size: N, pairs per step. Equal to the buffer's size: each step takes the whole buffer.
         learning_rate: of V.
@@ -47,6 +54,8 @@ class ValueUpdateConfig:
         weight_decay: decoupled, of V's parameters.
     """
 
+    fit: Fit = "gradient"
+    ridge: float = 1.0
     steps: int = 10
     batch_size: int = 4096
     learning_rate: float = 1e-3
@@ -116,39 +125,34 @@ class LearnerState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Learner:
+class Learner(PolicySearch):
     """The statics of the algorithm; every method is pure.
 
     Attributes:
-        policy: architecture of the policies.
         value: V.
         perturbation, targets, value_update, policy_update: the configuration of each part.
-        num_envs: N, policies rolled out per iteration.
         num_centres: C, policies improved side by side.
         buffer_size: pairs that the buffer holds.
         draw_again: whether populations are not stored but drawn again, in parts, where they are
             read.
-        iterations: length of the run, for the learning-rate schedule.
-        init, init_scale: how the centres are drawn.
-        eval_episodes: copies of the leader that `leader_cloud` makes for measuring it.
-        eval_jitter: relative jitter of their weights.
     """
 
-    policy: Policy
     value: ValueFunction
     perturbation: PerturbationConfig
     targets: TargetConfig
     value_update: ValueUpdateConfig
     policy_update: PolicyUpdateConfig
-    num_envs: int
     num_centres: int
     buffer_size: int
     draw_again: bool
-    iterations: int
-    init: Init
-    init_scale: float
-    eval_episodes: int
-    eval_jitter: float
+
+    @property
+    def remedy(self) -> str:
+        """What to change where an update came out non-finite."""
+        return (
+            "Lower value_update.learning_rate or policy_update.learning_rate, or use "
+            "target.transform centred_ranks"
+        )
 
     def init_state(self, key: PRNGKey) -> LearnerState:
         """Everything as before the first iteration."""
@@ -174,21 +178,11 @@ class Learner:
             healthy=jnp.ones((), dtype=jnp.bool_),
         )
 
-    def keys(self, state: LearnerState, iteration: Int[Array, ""]) -> jax.Array:
-        """The iteration's keys `[4]`: perturbation, evaluation cloud, rollouts, batches."""
-        base = jax.random.wrap_key_data(state.key)
-        return jax.random.split(jax.random.fold_in(base, iteration), 4)
-
     def propose(self, state: LearnerState, iteration: Int[Array, ""]) -> Population | Perturbed:
         """The iteration's perturbed policies `[N, P]`; not drawn yet with `draw_again`."""
         key = self.keys(state, iteration)[0]
         population = perturbed(self.perturbation, key, state.centres, self.num_envs)
         return population if self.draw_again else drawn(population)
-
-    def leader_cloud(self, state: LearnerState, iteration: Int[Array, ""]) -> Population:
-        """`eval_episodes` copies of the unperturbed leader `[E, P]`, for measuring it."""
-        key = self.keys(state, iteration)[1]
-        return jitter(key, self.leader(state), self.eval_episodes, self.eval_jitter)
 
     def leader(self, state: LearnerState) -> jax.Array:
         """The policy `[P]` to measure and keep: of several centres the one that V ranks first."""
@@ -201,22 +195,13 @@ class Learner:
         """How V sees policies, and start states, at this state."""
         return self.value.frame(state.centres, state.buffer.starts, state.buffer.valid)
 
-    def record_leader(
-        self, state: LearnerState, evaluation: Evaluation
-    ) -> tuple[LearnerState, Metrics]:
-        """Remembers how the leader's cloud did, and the leader itself if it is the best so far."""
-        mean = evaluation.returns.mean()
-        # A θ any of whose copies turned non-finite is not to be recommended.
-        better = jnp.nan_to_num(mean, nan=-jnp.inf) > state.best_return
-        metrics = {
-            "eval/episode_return": mean,
-            "policy/realized_gain": mean - state.last_return,
-        }
-        return state._replace(
-            best_theta=jnp.where(better, self.leader(state), state.best_theta),
-            best_return=jnp.where(better, mean, state.best_return),
-            last_return=mean,
-        ), metrics
+    def empty_starts(self, num: int) -> Starts:
+        """Room for `num` start states, as V reads them."""
+        return self.value.empty_starts(num)
+
+    def read_starts(self, starts: Starts) -> Starts:
+        """What V reads of the start states that a task tells."""
+        return self.value.read_starts(starts)
 
     def learn(
         self,
@@ -233,13 +218,11 @@ class Learner:
         added = iteration * self.num_envs
         finite = jnp.isfinite(evaluation.returns)
         state = state._replace(
-            buffer=replay.add(state.buffer, added, thetas, evaluation.returns, starts),
-            nonfinite_theta=jnp.where(
-                finite.all(), state.nonfinite_theta, thetas[jnp.argmin(finite)[None]][0]
-            ),
+            buffer=replay.add(state.buffer, added, thetas, evaluation.returns, starts)
         )
+        state = keep_nonfinite(state, thetas, finite)
         frame = self.frame(state)
-        metrics = _rollout_metrics(evaluation, finite)
+        metrics = rollout_metrics(evaluation, finite)
         metrics["value/spearman"] = spearman(
             self._predict(state.value, thetas, frame, starts), evaluation.returns, finite
         )
@@ -258,11 +241,18 @@ class Learner:
     def update_value(
         self, state: LearnerState, key: PRNGKey, filled: Int[Array, ""], frame: Frame
     ) -> tuple[LearnerState, jax.Array]:
-        """K steps on the mean squared error of V over batches from the buffer.
+        """Fits V to the buffer in the configured way.
 
         Returns:
-            The state with φ updated, and the mean loss of the K steps.
+            The state with φ updated, and the mean squared error: over the K steps, or after a fit
+            in closed form.
         """
+        return _FITS[self.value_update.fit](self, state, key, filled, frame)
+
+    def descend_value(
+        self, state: LearnerState, key: PRNGKey, filled: Int[Array, ""], frame: Frame
+    ) -> tuple[LearnerState, jax.Array]:
+        """K steps on the mean squared error of V over batches from the buffer."""
         stored = state.buffer
         targets = transform(self.targets, stored.returns, stored.valid)
         optimizer = self._value_optimizer()
@@ -382,30 +372,34 @@ class Learner:
 
     def _policy_optimizer(self) -> optax.GradientTransformation:
         update = self.policy_update
-        rate: optax.ScalarOrSchedule = update.learning_rate
-        if update.final_learning_rate is not None:
-            total = max(self.iterations * update.steps, 2)
-            rate = optax.exponential_decay(
-                update.learning_rate, total - 1, update.final_learning_rate / update.learning_rate
-            )
+        steps = self.iterations * update.steps - 1
+        rate = decay(update.learning_rate, update.final_learning_rate, steps)
         return make_optimizer(update.optimizer, rate, update.weight_decay, self.perturbation)
 
 
-def _rollout_metrics(population: Evaluation, finite: Array) -> Metrics:
-    returns = population.returns
-    weight = finite.astype(jnp.float32)
-    count = jnp.maximum(weight.sum(), 1.0)
-    kept = jnp.where(finite, returns, 0.0)
-    mean = kept.sum() / count
-    return {
-        "rollout/episode_return": mean,
-        "rollout/episode_return_std": jnp.sqrt((weight * (kept - mean) ** 2).sum() / count),
-        "rollout/episode_return_min": jnp.where(finite, returns, jnp.inf).min(),
-        "rollout/episode_return_max": jnp.where(finite, returns, -jnp.inf).max(),
-        "rollout/episode_length": population.lengths.astype(jnp.float32).mean(),
-        "rollout/nonfinite": (~finite).sum(),
-        "rollout/steps": population.lengths.sum(),
-    }
+def _fit_line(
+    line: Callable[..., Line],
+    learner: Learner,
+    state: LearnerState,
+    key: PRNGKey,
+    filled: Int[Array, ""],
+    frame: Frame,
+) -> tuple[LearnerState, jax.Array]:
+    """A linear V fitted to the whole buffer at once; see `Learner.update_value`."""
+    stored, value = state.buffer, learner.value
+    targets = transform(learner.targets, stored.returns, stored.valid)
+    features = value.features(state.value, stored.thetas, frame, stored.starts)
+    slope, intercept = line(features, targets, stored.valid, learner.value_update.ridge)
+    fitted = value.with_line(state.value, slope, intercept)
+    loss = learner.value_loss(fitted, stored.thetas, targets, stored.valid, frame, stored.starts)
+    return state._replace(value=fitted), loss
+
+
+_FITS: dict[Fit, Callable[..., tuple[LearnerState, jax.Array]]] = {
+    "gradient": Learner.descend_value,
+    "ridge": partial(_fit_line, ridge_line),
+    "es": partial(_fit_line, es_line),
+}
 
 
 def _keep_if_finite(old: LearnerState, new: LearnerState, loss: jax.Array) -> LearnerState:

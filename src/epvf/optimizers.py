@@ -38,6 +38,16 @@ def make_optimizer(
     )
 
 
+def decay(first: float, last: float | None, steps: int) -> optax.ScalarOrSchedule:
+    """From `first` at count 0 to `last` at count `steps`, exponentially, and no further.
+
+    None: `first`, a constant, of which no optimizer has to count the steps.
+    """
+    if last is None:
+        return first
+    return optax.exponential_decay(first, max(steps, 1), last / first, end_value=last)
+
+
 def scale_by_noise(perturbation: PerturbationConfig) -> optax.GradientTransformation:
     """The gradient g of centres `[C, P]` as `s²g`, in units of s as long as a perturbation is.
 

@@ -16,9 +16,9 @@ import docstring_parser
 import tyro
 
 from epvf.agents import AGENTS
-from epvf.config import Config, from_dict, load
+from epvf.config import METHODS, Config, from_dict, load
 from epvf.errors import UserError
-from epvf.presets import AGENT_TASKS, PRESETS, TASKS, preset
+from epvf.presets import DEFAULT_METHOD, PRESETS, TASKS, fits, preset
 from epvf.variants import VARIANTS, vary
 
 DEFAULT_PRESET = "tuned"
@@ -31,11 +31,11 @@ _OWN = ("task_name", "preset", "variant", "config", "out", "backend", "json")
 def train_options(argv: list[str]) -> Any:
     """The type that `epvf train` parses its arguments into: a dict of what was given.
 
-    The help shows the values of the task and preset that `argv` seems to ask for.
+    The help shows the values of the task, preset and method that `argv` seems to ask for.
     """
     task = next((word for word in argv if word in TASKS), TASKS[0])
     name = next((word for word in argv if word in PRESETS), DEFAULT_PRESET)
-    method = next((word for word in argv if (task, word) in AGENT_TASKS), "epvf")
+    method = next((word for word in argv if word in METHODS and fits(task, word)), DEFAULT_METHOD)
     own = {
         "task_name": _POSITIONAL[
             _own(str, f"what to solve: {', '.join(TASKS)}", "(required)", "TASK")
@@ -68,7 +68,7 @@ def train_options(argv: list[str]) -> Any:
 def train_config(given: Mapping[str, Any]) -> tuple[Config, str]:
     """The configuration that was asked for, and a word for where it started from.
 
-    Preset, then variant, then file, then single fields.
+    Preset (of task and method), then variant, then file, then single fields.
 
     Raises:
         UserError: if anything is unknown, of the wrong type, or contradicts something else.
@@ -76,7 +76,7 @@ def train_config(given: Mapping[str, Any]) -> tuple[Config, str]:
     if "task_name" not in given:
         raise UserError(f"which task? epvf train TASK; valid: {', '.join(TASKS)}")
     task = given["task_name"]
-    method = given.get("method", "epvf")
+    method = given.get("method", DEFAULT_METHOD)
     config = preset(task, given.get("preset", DEFAULT_PRESET), method)
     if "variant" in given:
         if method in AGENTS:
@@ -164,6 +164,8 @@ def _metavar(hint: Any) -> str:
 
 def _value(given: Any) -> Any:
     """A number, a list of them, or None where the text says so; otherwise the text."""
+    if given == ("none",):
+        return []
     if isinstance(given, tuple):
         return [_value(part) for part in given]
     if not isinstance(given, str):

@@ -2,11 +2,14 @@
 
 from typing import Any, Literal, TypeAlias
 
-from epvf.config import METHODS, Config, replace
+from epvf.agents import AGENTS
+from epvf.config import METHODS, Config, Method, replace
 from epvf.errors import UserError, unknown
 
 Preset: TypeAlias = Literal["paper", "tuned", "debug"]
 PRESETS: tuple[Preset, ...] = ("paper", "tuned", "debug")
+
+DEFAULT_METHOD: Method = "epvf"
 
 _CARTPOLE_PAPER: dict[str, Any] = {
     "policy.hidden_sizes": [64, 64],
@@ -227,15 +230,44 @@ _AGENTS_TABLE: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
         },
     },
 }
+_CARTPOLE_EVOLUTION: dict[str, Any] = {"evolution.std": 0.5, "evolution.learning_rate": 0.1}
+# Under Adam a weight moves as far as by the normalised steps of `tuned`: 0.3 of the noise of 0.5.
+_CARTPOLE_CONTROL: dict[str, Any] = {"policy_update.learning_rate": 0.15}
+
+# What the authors of OpenES (Salimans et al. 2017) and ARS (Mania et al. 2018) used on MuJoCo.
+_ANT_OPENES: dict[str, Any] = {"evolution.std": 0.02, "evolution.learning_rate": 1e-2}
+_ANT_ARS: dict[str, Any] = {
+    "evolution.std": 0.025,
+    "evolution.optimizer": "sgd",
+    "evolution.learning_rate": 0.02,
+}
+
+_METHOD_TABLE: dict[str, dict[str, dict[str, Any]]] = {
+    "cartpole": {
+        "matched-openes": _CARTPOLE_CONTROL,
+        "ridge": _CARTPOLE_CONTROL,
+        "ridge-replay": _CARTPOLE_CONTROL,
+        "openes": _CARTPOLE_EVOLUTION,
+        "pgpe": _CARTPOLE_EVOLUTION,
+        "ars": _CARTPOLE_EVOLUTION,
+        "cmaes": _CARTPOLE_EVOLUTION,
+        "sepcmaes": _CARTPOLE_EVOLUTION,
+    },
+    "ant": {
+        "openes": _ANT_OPENES,
+        "pgpe": _ANT_OPENES,
+        "ars": _ANT_ARS,
+        "cmaes": _ANT_OPENES,
+        "sepcmaes": _ANT_OPENES,
+    },
+}
+"""What a method changes in every preset of a task."""
 
 TASKS: tuple[str, ...] = tuple(_TABLE)
 
-AGENT_TASKS: tuple[tuple[str, str], ...] = tuple(_AGENTS_TABLE)
-"""Which task goes with which of Brax's methods."""
 
-
-def preset(task: str, name: str = "tuned", method: str = "epvf") -> Config:
-    """The configuration of a task under a preset's name.
+def preset(task: str, name: str = "tuned", method: str = DEFAULT_METHOD) -> Config:
+    """The configuration of a task under a preset's name, for a method.
 
     Raises:
         UserError: if there is no such task, preset or method, or the method is not for the task.
@@ -244,14 +276,19 @@ def preset(task: str, name: str = "tuned", method: str = "epvf") -> Config:
         raise unknown("task", task, _TABLE)
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
-    return replace(Config(), {"task.name": task, **_delta(task, name, method)})
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    if not fits(task, method):
+        raise UserError(f"method {method!r} has no discrete actions, which task {task!r} needs")
+    return replace(Config(), {"task.name": task, **_delta(task, name, method), "method": method})
+
+
+def fits(task: str, method: str) -> bool:
+    """Whether a method is for a task."""
+    return method not in AGENTS or (task, method) in _AGENTS_TABLE
 
 
 def _delta(task: str, name: str, method: str) -> dict[str, Any]:
-    if method == "epvf":
-        return _TABLE[task][name]
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
-    if (task, method) not in _AGENTS_TABLE:
-        raise UserError(f"method {method!r} has no discrete actions, which task {task!r} needs")
-    return {"method": method, **_AGENTS_TABLE[task, method][name]}
+    if method in AGENTS:
+        return _AGENTS_TABLE[task, method][name]
+    return _TABLE[task][name] | _METHOD_TABLE.get(task, {}).get(method, {})

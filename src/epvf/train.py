@@ -17,14 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from epvf.config import Config, replace
-from epvf.learner import Learner, LearnerState
 from epvf.memory import check_run
+from epvf.methods import make_learner, settle
 from epvf.perturbation import drawn, jitter
-from epvf.policy import Policy
+from epvf.search import PolicySearch, State
 from epvf.tasks import make
-from epvf.tasks.base import SteppableTask, Task, TaskSpec
+from epvf.tasks.base import SteppableTask, Task
 from epvf.types import Array, Evaluate, Evaluation, Population
-from epvf.value import make_value
 
 _INTERNAL = ("rollout/steps", "rollout/all_steps", "healthy")
 
@@ -52,7 +51,7 @@ class TrainState(NamedTuple):
         wall_time: seconds spent training.
     """
 
-    learner: LearnerState
+    learner: State
     iteration: int
     env_steps: np.ndarray
     wall_time: float
@@ -71,7 +70,7 @@ class Report(NamedTuple):
 
 
 def fit(config: Config) -> tuple[Config, SteppableTask]:
-    """The task of a configuration, and the configuration with the engine that it came to.
+    """The task of a configuration, and that with what its method and the engine came to.
 
     Raises:
         UserError: if task and configuration do not fit, or the run does not fit the memory.
@@ -87,57 +86,10 @@ def fit(config: Config) -> tuple[Config, SteppableTask]:
     learner = make_learner(config, task.spec)
     task.evaluator(learner.policy)
     check_run(learner, config.num_seeds, task.spec.traceable, 2 * config.policy.num_centres)
-    return replace(config, {"task.backend": task.spec.backend}), task
+    return replace(settle(config), {"task.backend": task.spec.backend}), task
 
 
-def make_policy(config: Config, spec: TaskSpec) -> Policy:
-    """The architecture that the configuration asks for on a task."""
-    sizes = (spec.observation_size, *config.policy.hidden_sizes, spec.action_size)
-    return Policy(sizes, config.policy.activation, config.policy.output)
-
-
-def make_learner(config: Config, spec: TaskSpec) -> Learner:
-    """The algorithm's statics from the configuration.
-
-    Raises:
-        UserError: if the parts do not fit each other or the task.
-    """
-    policy = make_policy(config, spec)
-    return Learner(
-        policy=policy,
-        value=make_value(
-            policy,
-            config.value,
-            config.representation,
-            config.perturbation,
-            spec.deterministic_reset,
-        ),
-        perturbation=config.perturbation,
-        targets=config.target,
-        value_update=config.value_update,
-        policy_update=config.policy_update,
-        num_envs=config.num_envs,
-        num_centres=config.policy.num_centres,
-        buffer_size=_buffer_capacity(config),
-        draw_again=config.buffer.store == "seeds",
-        iterations=config.iterations,
-        init=config.policy.init,
-        init_scale=config.policy.init_scale,
-        eval_episodes=config.eval.episodes,
-        eval_jitter=config.eval.jitter if spec.deterministic_reset else 0.0,
-    )
-
-
-def _buffer_capacity(config: Config) -> int:
-    """The buffer's size, or what the whole run can ever put into it if that is less."""
-    ever = config.num_envs * config.iterations
-    needed = max(config.value_update.batch_size, min(config.buffer.size, ever))
-    # whole populations, where these are what is stored; the buffer's size is a multiple of them
-    whole = -(-needed // config.num_envs) * config.num_envs
-    return whole if config.buffer.store == "seeds" else needed
-
-
-def init_state(config: Config, learner: Learner) -> TrainState:
+def init_state(config: Config, learner: PolicySearch) -> TrainState:
     """The run before its first iteration, one learner a seed."""
     seeds = range(config.seed, config.seed + config.num_seeds)
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
@@ -170,7 +122,7 @@ def train(
         UserError: if configuration and task do not fit.
         TrainingDiverged: after an update that was not finite; the last report is still good.
     """
-    learner = make_learner(config, task.spec)
+    learner: PolicySearch = make_learner(config, task.spec)
     evaluate = task.evaluator(learner.policy)
     state = init_state(config, learner) if state is None else state
     if task.spec.traceable:
@@ -181,7 +133,7 @@ def train(
         steps = _host_loop(config, learner, evaluate, state, announce)
     for state, metrics, timing in steps:
         yield Report(state, _records(config, state, metrics, timing))
-        _check_health(config, metrics)
+        _check_health(config, learner, metrics)
 
 
 class _Timing(NamedTuple):
@@ -196,7 +148,7 @@ _Step: TypeAlias = tuple[TrainState, _Metrics, _Timing]
 
 
 def _host_loop(
-    config: Config, learner: Learner, evaluate: Evaluate, state: TrainState, announce: Announce
+    config: Config, learner: PolicySearch, evaluate: Evaluate, state: TrainState, announce: Announce
 ) -> Iterator[_Step]:
     """One iteration a time, the task called from the host between compiled functions."""
     propose = jax.jit(partial(_propose_seeds, learner), static_argnums=(2,))
@@ -226,7 +178,7 @@ def _host_loop(
 
 
 def _propose_seeds(
-    learner: Learner, learners: LearnerState, iteration: jax.Array, due: bool
+    learner: PolicySearch, learners: State, iteration: jax.Array, due: bool
 ) -> tuple[jax.Array, Any, Population, Population]:
     """The key of the rollouts, proposals, their policies `[M, N, P]`, clouds `[M, E or 0, P]`."""
     proposed = jax.vmap(learner.propose, in_axes=(0, None))(learners, iteration)
@@ -239,20 +191,20 @@ def _propose_seeds(
     return key, proposed, thetas, cloud
 
 
-def _learn_arguments(config: Config, learner: Learner, learners: LearnerState) -> tuple[Any, ...]:
+def _learn_arguments(config: Config, learner: PolicySearch, learners: State) -> tuple[Any, ...]:
     """Shapes of what `learn` takes after the state, for compiling it before the first rollout."""
     seeds, num = config.num_seeds, config.num_envs
     rows: Any = partial(jax.ShapeDtypeStruct, (seeds, num))
     iteration = jax.ShapeDtypeStruct((), jnp.int32)
     propose = jax.vmap(learner.propose, in_axes=(0, None))
     thetas = jax.eval_shape(propose, learners, iteration)
-    starts = jax.eval_shape(partial(learner.value.empty_starts, num))
+    starts = jax.eval_shape(partial(learner.empty_starts, num))
     starts = jax.tree.map(lambda s: jax.ShapeDtypeStruct((seeds, *s.shape), s.dtype), starts)
     return iteration, thetas, Evaluation(rows(jnp.float32), rows(jnp.int32), starts)
 
 
 def _evaluate_seeds(
-    learner: Learner, evaluate: Evaluate, key: jax.Array, thetas: Population, cloud: Population
+    learner: PolicySearch, evaluate: Evaluate, key: jax.Array, thetas: Population, cloud: Population
 ) -> tuple[Evaluation, Evaluation, float]:
     """Evaluates populations and clouds of all seeds in one call, so that no thread idles between.
 
@@ -264,7 +216,7 @@ def _evaluate_seeds(
     begin = time.perf_counter()
     evaluation = evaluate(key, everything)
     seconds = time.perf_counter() - begin
-    starts = learner.value.read_starts(evaluation.starts)
+    starts = learner.read_starts(evaluation.starts)
     rows = Evaluation(
         np.asarray(evaluation.returns, np.float32),
         np.asarray(evaluation.lengths, np.int32),
@@ -284,7 +236,7 @@ def _by_seed(evaluation: Evaluation, thetas: Population) -> Evaluation:
 
 def _traced_loop(
     config: Config,
-    learner: Learner,
+    learner: PolicySearch,
     evaluate: Evaluate,
     state: TrainState,
     announce: Announce,
@@ -312,12 +264,12 @@ def _traced_loop(
 
 def _run_chunk(
     config: Config,
-    learner: Learner,
+    learner: PolicySearch,
     evaluate: Evaluate,
-    learners: LearnerState,
+    learners: State,
     start: jax.Array,
     num: jax.Array,
-) -> tuple[LearnerState, dict[str, jax.Array]]:
+) -> tuple[State, dict[str, jax.Array]]:
     """`num` iterations from `start`; metrics `[MAX_CHUNK, M]`, of which `num` rows are filled.
 
     The number is an argument, not a constant, so that every chunk runs the same machine code and a
@@ -337,25 +289,25 @@ def _run_chunk(
 
 def _iterate_seeds(
     config: Config,
-    learner: Learner,
+    learner: PolicySearch,
     evaluate: Evaluate,
-    learners: LearnerState,
+    learners: State,
     iteration: jax.Array,
-) -> tuple[LearnerState, dict[str, jax.Array]]:
+) -> tuple[State, dict[str, jax.Array]]:
     """One iteration of every seed, rollouts included."""
 
-    def measure(state: LearnerState) -> Any:
+    def measure(state: State) -> Any:
         key = jax.random.fold_in(learner.keys(state, iteration)[2], 1)
         evaluation = evaluate(key, learner.leader_cloud(state, iteration))
         state, metrics = learner.record_leader(state, evaluation)
         return state, metrics, evaluation.lengths.sum()
 
-    def improve(state: LearnerState) -> Any:
+    def improve(state: State) -> Any:
         thetas = learner.propose(state, iteration)
         evaluation = evaluate(learner.keys(state, iteration)[2], thetas)
         return learner.learn(state, iteration, thetas, evaluation)
 
-    def skip(states: LearnerState) -> Any:
+    def skip(states: State) -> Any:
         return states, _no_leader_metrics(config), jnp.zeros(config.num_seeds, jnp.int32)
 
     due = _evaluation_due(config, iteration)
@@ -385,7 +337,7 @@ def _evaluation_due(config: Config, iteration: Any) -> Any:
 
 
 def _advance(
-    state: TrainState, learners: LearnerState, metrics: _Metrics, num: int, seconds: float
+    state: TrainState, learners: State, metrics: _Metrics, num: int, seconds: float
 ) -> TrainState:
     steps = metrics["rollout/steps"].astype(np.int64)
     return TrainState(
@@ -420,14 +372,13 @@ def _records(config: Config, state: TrainState, metrics: _Metrics, timing: _Timi
     return records
 
 
-def _check_health(config: Config, metrics: _Metrics) -> None:
+def _check_health(config: Config, learner: PolicySearch, metrics: _Metrics) -> None:
     healthy = metrics["healthy"].all(axis=0)
     if not healthy.all():
         seeds = [config.seed + int(m) for m in np.flatnonzero(~healthy)]
         raise TrainingDiverged(
             f"an update of V or of the policy was not finite (seed {seeds[0]}); it was not "
-            "applied. Lower value_update.learning_rate or policy_update.learning_rate, or use "
-            "target.transform centred_ranks"
+            f"applied. {learner.remedy}"
         )
 
 

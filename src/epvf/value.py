@@ -24,6 +24,7 @@ from epvf.types import Array, Mask, Population, PRNGKey, Starts
 
 Inputs: TypeAlias = Literal["raw", "standardised"]
 Condition: TypeAlias = Literal["policy", "policy+state"]
+Precision: TypeAlias = Literal["float32", "tensorfloat32", "bfloat16"]
 Params: TypeAlias = Any
 
 MAX_STARTS = 256
@@ -46,6 +47,9 @@ class ValueConfig:
             (θ' - θ) / noise deviation, around the current centre θ (the centres' mean for several).
         input_scale: divisor of `raw`, and of the standardised offsets.
         zero_init: start the output layer at zero, so that an untrained V has no gradient.
+        precision: of V's matrix products and their gradients, where a device has less than float32:
+            `tensorfloat32` is what an NVIDIA GPU does unless told otherwise, ten bits of mantissa.
+            A CPU computes in float32 whatever is said. Physics and policies are always float32.
     """
 
     condition: Condition = "policy"
@@ -56,6 +60,7 @@ class ValueConfig:
     inputs: Inputs = "raw"
     input_scale: float = 1.0
     zero_init: bool = False
+    precision: Precision = "tensorfloat32"
 
 
 class StartFrame(NamedTuple):
@@ -149,11 +154,32 @@ class ValueFunction:
         self, params: Params, thetas: Population, frame: Frame, starts: Starts = None
     ) -> jax.Array:
         """Predicted target `[N]` of each policy of `thetas [N, P]`, started in its own state."""
-        return self._mlp(params, self._inputs(params, thetas, frame, starts))
+        with jax.default_matmul_precision(self.config.precision):
+            return self._mlp(params, self._inputs(params, thetas, frame, starts))
 
     def expected(self, params: Params, thetas: Float[Array, "C P"], frame: Frame) -> jax.Array:
         """J(θ) `[C]` of each policy: V averaged over start states, which V(θ) has learned to do."""
         return self(params, thetas, frame)
+
+    def features(
+        self, params: Params, thetas: Population, frame: Frame, starts: Starts = None
+    ) -> jax.Array:
+        """What the MLP reads of each policy of `thetas [N, P]`: `[N, num_inputs]`."""
+        return jnp.concatenate(self._inputs(params, thetas, frame, starts), axis=-1)
+
+    def with_line(
+        self, params: Params, slope: Float[Array, "F"], intercept: Float[Array, ""]
+    ) -> Params:
+        """φ of a linear V with this slope over its features, and this intercept.
+
+        Raises:
+            UserError: if V is not linear in its features.
+        """
+        if self.config.hidden_sizes:
+            raise UserError(
+                "a closed-form fit (value_update.fit) needs a linear V: value.hidden_sizes none"
+            )
+        return params | {"mlp": [{"kernel": slope[:, None], "bias": intercept[None]}]}
 
     def _inputs(
         self, params: Params, thetas: Population, frame: Frame, starts: Starts

@@ -39,8 +39,8 @@ def write(folder: Path, plan: Plan) -> dict[str, Any]:
         perturbed and unperturbed return at the end, each with a 95 % interval.
     """
     experiment = EXPERIMENTS[plan.name]
-    groups = _groups(folder, plan)
-    write_atomically(folder / "results.csv", _csv(groups).encode())
+    groups = groups_of(folder, plan)
+    write_atomically(folder / "results.csv", tidy_csv(groups).encode())
     summary = {"name": plan.name, "scale": plan.scale, "preset": plan.preset} | {
         "settings": {group.label: _final(group) for group in groups}
     }
@@ -70,7 +70,7 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _groups(folder: Path, plan: Plan) -> list[Group]:
+def groups_of(folder: Path, plan: Plan) -> list[Group]:
     """The runs of each setting; runs of one seed each are one setting."""
     groups: dict[str, list[list[Record]]] = {}
     for arm in plan.arms:
@@ -82,7 +82,8 @@ def _groups(folder: Path, plan: Plan) -> list[Group]:
     return [Group(label, runs) for label, runs in groups.items()]
 
 
-def _csv(groups: list[Group]) -> str:
+def tidy_csv(groups: list[Group]) -> str:
+    """One row an iteration and seed, thinned to `MAX_ROWS` of each seed."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["setting", *COLUMNS])
@@ -107,7 +108,7 @@ def _cell(record: Record, key: str) -> Any:
 
 def _final(group: Group) -> dict[str, Any]:
     perturbed, unperturbed = (
-        [_end(records, key) for run in group.runs for records in _by_seed(run)]
+        [end_of_run(records, key) for run in group.runs for records in by_seed(run)]
         for key in (PERTURBED, UNPERTURBED)
     )
     return {
@@ -117,19 +118,23 @@ def _final(group: Group) -> dict[str, Any]:
     }
 
 
-def _by_seed(records: list[Record]) -> list[list[Record]]:
+def by_seed(records: list[Record]) -> list[list[Record]]:
+    """The records of each seed."""
     seeds: dict[Any, list[Record]] = {}
     for record in records:
         seeds.setdefault(record["seed"], []).append(record)
     return list(seeds.values())
 
 
-def _end(records: list[Record], key: str) -> float:
-    """Mean of the last part of one seed's run; of its newest value where that part has none."""
+def end_of_run(records: list[Record], key: str) -> float:
+    """Mean of the last part of one seed's run; of its newest value where that part has none.
+
+    NaN where the run never measured it.
+    """
     known = [(r["steps/update"], r[key]) for r in records if r.get(key) is not None]
     start = (1.0 - FINAL) * records[-1]["steps/update"]
     end = [value for update, value in known if update > start]
-    return float(np.mean(end or [value for _, value in known[-1:]]))
+    return float(np.mean(end or [value for _, value in known[-1:]] or np.nan))
 
 
 def _mean(values: list[float]) -> dict[str, float]:

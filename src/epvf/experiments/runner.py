@@ -7,14 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from epvf.agents import AGENTS
 from epvf.config import Config, flatten, replace
 from epvf.display import Display, Extra, clock
 from epvf.errors import UserError
 from epvf.experiments.figures import Arm
 from epvf.files import read_json, write_json
-from epvf.recorder import Outcome, record
+from epvf.recorder import Outcome
 from epvf.runs import Run, check_free, read_config, read_info
-from epvf.train import fit
+from epvf.training import fit, record
 
 FORMAT = "epvf-experiment/1"
 
@@ -113,12 +114,12 @@ def _complete_run(path: Path, config: Config, display: Display, argv: Sequence[s
 
 
 def _open(path: Path, config: Config, argv: Sequence[str]) -> Run:
-    if (path / "run.json").exists():
+    if (path / "run.json").exists() and config.method not in AGENTS:
         run = Run.open(path)
         run.resumed(argv)
         return run
     if path.exists():
-        # Killed while the folder was being made: nothing is in it yet.
+        # Killed while the folder was being made, or of a method that cannot go on: made anew.
         shutil.rmtree(path)
     return Run.create(path, config, argv)
 

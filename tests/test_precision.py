@@ -1,0 +1,67 @@
+"""Which precision each product of matrices asks of a device; a CPU gives float32 to all."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.lax import DotAlgorithmPreset, Precision
+
+from epvf.config import Config, replace
+from epvf.methods import make_learner
+from epvf.policy import Policy
+from epvf.tasks import make
+from fakes import BASE, FormulaTask
+
+FULL = {Precision.HIGHEST, DotAlgorithmPreset.F32_F32_F32}
+
+
+def precisions(function, *args) -> set:
+    """What the products in a traced function ask for, those of inner functions included."""
+    found = set()
+
+    def look(jaxpr) -> None:
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                asked = equation.params["precision"]
+                found.update(asked if isinstance(asked, tuple) else (asked,))
+            for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+                if _is_jaxpr(inner):
+                    look(getattr(inner, "jaxpr", inner))
+
+    look(jax.make_jaxpr(function)(*args).jaxpr)
+    return found
+
+
+def _is_jaxpr(value) -> bool:
+    return hasattr(getattr(value, "jaxpr", value), "eqns")
+
+
+@pytest.mark.parametrize(("name", "backend"), [("cartpole", "jax"), ("ant", "mjx")])
+def test_physics_and_policies_are_float32_whatever_the_caller_allows(name, backend):
+    spec = make(name, backend).spec
+    output = "argmax" if spec.discrete else "clip"
+    policy = Policy((spec.observation_size, 8, spec.action_size), output=output)
+    evaluate = make(name, backend).evaluator(policy)
+    thetas = jnp.zeros((3, policy.num_parameters))
+    with jax.default_matmul_precision("bfloat16"):
+        found = precisions(evaluate, jax.random.key(0), thetas)
+    assert found
+    assert found <= FULL
+
+
+@pytest.mark.parametrize(
+    ("precision", "asked"),
+    [
+        ("float32", FULL),
+        ("tensorfloat32", {Precision.HIGH, DotAlgorithmPreset.TF32_TF32_F32}),
+        ("bfloat16", {Precision.DEFAULT, DotAlgorithmPreset.BF16_BF16_F32}),
+    ],
+)
+def test_v_asks_for_the_precision_of_its_configuration(precision, asked):
+    config = replace(Config(), BASE | {"value.precision": precision})
+    learner = make_learner(config, FormulaTask(lambda t: t.sum(-1)).spec)
+    value, thetas = learner.value, jnp.zeros((4, learner.policy.num_parameters))
+    params, frame = value.init(jax.random.key(0)), value.frame(thetas[:1])
+    gradient = jax.grad(lambda p, t: value(p, t, frame).sum(), argnums=(0, 1))
+    found = precisions(gradient, params, thetas)
+    assert found
+    assert found <= asked
