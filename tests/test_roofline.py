@@ -7,7 +7,7 @@ import pytest
 from epvf import roofline as module
 from epvf.policy import Policy
 from epvf.roofline import Cost, Rates, device_rates, program_cost, roofline, step_cost
-from epvf.tasks import make
+from epvf.tasks import cartpole, make
 
 POLICY = Policy((4, 8, 2), output="argmax")
 
@@ -36,7 +36,7 @@ def test_what_xla_does_not_tell_is_not_known() -> None:
 
 
 def test_a_step_reads_every_weight_and_a_rollout_has_one_cost_whatever_its_length() -> None:
-    costs = [step_cost(make("cartpole", episode_length=t), POLICY, 16) for t in (5, 500)]
+    costs = [step_cost(cartpole.make(t), POLICY, 16) for t in (5, 500)]
     assert costs[0] == costs[1]
     assert costs[0] is not None
     assert costs[0].bytes > 16 * 4 * POLICY.num_parameters
@@ -45,7 +45,7 @@ def test_a_step_reads_every_weight_and_a_rollout_has_one_cost_whatever_its_lengt
 
 
 def test_the_bound_is_what_takes_longest(rates) -> None:
-    task = make("cartpole")
+    task = cartpole.make()
     cost = step_cost(task, POLICY, 16)
     assert cost is not None
     result = roofline(task, POLICY, 16, steps_per_second=1.0)
@@ -55,6 +55,11 @@ def test_the_bound_is_what_takes_longest(rates) -> None:
     assert result["bound_steps_per_second"] == pytest.approx(bound)
     assert result["fraction"] == pytest.approx(1.0 / bound)
     assert Cost(16 * result["step_bytes"], 16 * result["step_flops"]) == pytest.approx(cost)
+
+
+def test_policies_that_wait_for_a_slot_are_not_stepped(rates) -> None:
+    slots = roofline(cartpole.make(num_slots=16), POLICY, 64, 1.0)
+    assert slots == roofline(cartpole.make(), POLICY, 16, 1.0)
 
 
 def test_an_engine_of_others_has_no_known_cost() -> None:

@@ -53,7 +53,7 @@ def roofline(
     Args:
         task: what is stepped.
         policy: the architecture of the policies that act.
-        num_envs: policies side by side.
+        num_envs: policies; those that wait for a slot are not stepped meanwhile.
         steps_per_second: what was reached.
 
     Returns:
@@ -61,16 +61,19 @@ def roofline(
         `flops_per_second`; `bound_steps_per_second`, what sets it (`bound_by`), and the `fraction`
         of it that was reached. None where XLA does not know the step, as with engines of others.
     """
-    cost = step_cost(task, policy, num_envs)
+    if not isinstance(task, JaxTask) or not task.spec.traceable:
+        return None
+    width = min(num_envs, task.num_slots or num_envs)
+    cost = step_cost(task, policy, width)
     if cost is None:
         return None
     rates = device_rates()
     seconds = {"bytes": cost.bytes / rates.bytes, "flops": cost.flops / rates.flops}
     slower = max(seconds, key=lambda name: seconds[name])
-    bound = num_envs / seconds[slower]
+    bound = width / seconds[slower]
     return {
-        "step_bytes": cost.bytes / num_envs,
-        "step_flops": cost.flops / num_envs,
+        "step_bytes": cost.bytes / width,
+        "step_flops": cost.flops / width,
         "bytes_per_second": rates.bytes,
         "flops_per_second": rates.flops,
         "bound_steps_per_second": bound,
@@ -79,13 +82,11 @@ def roofline(
     }
 
 
-def step_cost(task: Task, policy: Policy, num_envs: int) -> Cost | None:
+def step_cost(task: JaxTask, policy: Policy, num_envs: int) -> Cost | None:
     """What it costs to step `num_envs` environments once, each with a policy of its own.
 
     The step is compiled apart, because XLA counts the body of a rollout's loop once.
     """
-    if not isinstance(task, JaxTask) or not task.spec.traceable:
-        return None
     shape = jax.ShapeDtypeStruct((num_envs, policy.num_parameters), jnp.float32)
     layers = jax.eval_shape(policy.unravel, shape)
     states = jax.eval_shape(partial(_reset, task.environment, num_envs))
