@@ -41,7 +41,7 @@ LAYERS = [
 ]
 """Modules and packages from the ground up; each imports only from below, and from itself."""
 
-OPTIONAL = {"baselines": {"brax"}}
+OPTIONAL = {"baselines": {"brax"}, "tasks": {"warp"}}
 """What only an extra installs, and the room that may import it, once somebody asks for it."""
 
 TASKS_MAY_IMPORT = {"errors", "types", "policy", "tasks"}

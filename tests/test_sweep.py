@@ -130,7 +130,7 @@ def _finished(monkeypatch, code: int, out: str = "", err: str = "") -> None:
 
 def test_what_a_process_says_is_kept(monkeypatch) -> None:
     measure = sweep.measure_apart(["cartpole"], "num_envs")
-    _finished(monkeypatch, 0, out='{"num_envs": 8}')
+    _finished(monkeypatch, 0, out='a remark\n{"num_envs": 8}\n')
     assert measure(8) == {"num_envs": 8}
     _finished(monkeypatch, 1, err="a remark\nepvf: error: does not fit\n")
     assert measure(8) == {"num_envs": 8, "error": "does not fit"}

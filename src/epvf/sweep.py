@@ -101,7 +101,8 @@ def measure_apart(arguments: Sequence[str], field: str) -> Measure:
         command = [sys.executable, "-m", "epvf.cli", "bench", *arguments, option, str(value)]
         done = subprocess.run([*command, "--json"], capture_output=True, text=True)
         if done.returncode == 0:
-            return json.loads(done.stdout)
+            # an engine may have said something before
+            return json.loads(done.stdout.strip().splitlines()[-1])
         return {field: value, "error": _reason(done)}
 
     return measure

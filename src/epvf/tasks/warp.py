@@ -112,6 +112,10 @@ def make(
 
 @cache
 def _environment(num_envs: int, contacts_per_env: int, constraints_per_env: int) -> Environment:
+    import warp
+
+    # what it would say of kernels that it loads is no result, but would stand among them
+    warp.config.log_level = warp.LOG_WARNING
     model = ant.model()
     # a single solver iteration is meant; the device would print a line about it every step
     quiet = {"opt._impl.warn_overflow": 0}
