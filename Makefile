@@ -43,7 +43,7 @@ $(VENV)/.core: $(SOURCES) | $(VENV)/.made
 	@touch $@
 
 $(VENV)/.dev: $(SOURCES) | $(VENV)/.made
-	$(PIP_INSTALL) --editable ".[dev,mjx]"
+	$(PIP_INSTALL) --editable ".[dev,mjx,baselines]"
 	@touch $@ $(VENV)/.core
 
 $(VENV)/.made:

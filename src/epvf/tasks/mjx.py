@@ -16,7 +16,7 @@ with redirect_stdout(None):  # where it says that Warp is not installed
     from mujoco import mjx
 
 
-CPU_SLOTS = 64
+CPU_SLOTS = 32
 """A CPU steps so few environments as fast as many, and wastes less on finished policies."""
 
 
