@@ -1,5 +1,7 @@
 """Which precision each product of matrices asks of a device; a CPU gives float32 to all."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -16,7 +18,7 @@ FULL = {Precision.HIGHEST, DotAlgorithmPreset.F32_F32_F32}
 
 def precisions(function, *args) -> set:
     """What the products in a traced function ask for, those of inner functions included."""
-    found = set()
+    found: set[Any] = set()
 
     def look(jaxpr) -> None:
         for equation in jaxpr.eqns:
@@ -38,8 +40,8 @@ def _is_jaxpr(value) -> bool:
 @pytest.mark.parametrize(("name", "backend"), [("cartpole", "jax"), ("ant", "mjx")])
 def test_physics_and_policies_are_float32_whatever_the_caller_allows(name, backend):
     spec = make(name, backend).spec
-    output = "argmax" if spec.discrete else "clip"
-    policy = Policy((spec.observation_size, 8, spec.action_size), output=output)
+    sizes = (spec.observation_size, 8, spec.action_size)
+    policy = Policy(sizes, output="argmax" if spec.discrete else "clip")
     evaluate = make(name, backend).evaluator(policy)
     thetas = jnp.zeros((3, policy.num_parameters))
     with jax.default_matmul_precision("bfloat16"):
