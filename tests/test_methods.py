@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from epvf.agents import AGENTS
 from epvf.cli import main
 from epvf.config import Config, Method, flatten, replace
 from epvf.errors import UserError
@@ -60,7 +61,7 @@ def _untimed(records):
 
 
 def test_there_is_a_learner_for_every_name():
-    assert tuple(METHODS) == get_args(Method)
+    assert {*METHODS, *AGENTS} == set(get_args(Method))
     assert set(STRATEGIES) < set(METHODS)
 
 
