@@ -165,11 +165,18 @@ def test_a_damaged_checkpoint_is_told_in_one_line(cartpole, tmp_path, capsys):
     _assert_same(run, cartpole)
 
 
-def test_start_states_are_resumed_with_the_rest(tmp_path):
+@pytest.mark.parametrize(
+    "options",
+    [
+        # a buffer that one iteration does not fill
+        ("--value.condition", "policy+state", "--buffer.size", "100"),
+        ("--buffer.store", "seeds", "--buffer.size", "96"),
+    ],
+)
+def test_all_that_a_buffer_may_hold_is_resumed(tmp_path, options):
     whole, run = tmp_path / "whole", tmp_path / "run"
-    options = ("--value.condition", "policy+state", "--num-seeds", "2", "--iterations", "6")
-    # a buffer that one iteration does not fill
-    assert main([*CARTPOLE, *options, "--buffer.size", "100", "--out", str(whole)]) == 0
+    options = (*options, "--num-seeds", "2", "--iterations", "6")
+    assert main([*CARTPOLE, *options, "--out", str(whole)]) == 0
     shutil.copytree(whole, run)
     info = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(info | {"status": "interrupted"}))

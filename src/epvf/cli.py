@@ -23,12 +23,11 @@ from epvf.errors import RunFailed, UserError, unknown
 from epvf.files import strict_json
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from epvf.config import Config
     from epvf.policy import Policy
     from epvf.runs import Run
     from epvf.tasks.base import SteppableTask, Task
+    from epvf.types import Population
 
 Command: TypeAlias = Callable[[list[str]], int]
 
@@ -140,14 +139,16 @@ def bench(argv: list[str]) -> int:
     from epvf import memory
     from epvf.bench import bench as measure
     from epvf.bench import render
-    from epvf.config import replace
+    from epvf.config import load, replace
     from epvf.learner_bench import bench_learner, with_num_envs
     from epvf.presets import preset
     from epvf.training import fit
 
     delta = {"task.backend": asked.backend, "representation.name": asked.representation}
-    config = replace(preset(asked.task, asked.preset), delta)
-    config, task = fit(with_num_envs(config, asked.num_envs))
+    config = preset(asked.task, asked.preset)
+    if asked.config is not None:
+        config = load(asked.config, config)
+    config, task = fit(with_num_envs(replace(config, delta), asked.num_envs))
     with memory.explained(f"num_envs {asked.num_envs}"):
         policy, thetas = _population(config, task)
         result = measure(task, policy, thetas, asked.repeats)
@@ -171,7 +172,10 @@ def _sweep(asked: "_Bench") -> int:
     if asked.out is not None:
         sweep.check_folder(asked.out)
     names = ("backend", "preset", "representation", "repeats")
-    options = (part for name in names for part in (f"--{name}", str(getattr(asked, name))))
+    given = [(name, str(getattr(asked, name))) for name in names]
+    if asked.config is not None:
+        given.append(("config", str(asked.config.absolute())))
+    options = (part for name, value in given for part in (f"--{name}", value))
     measure = sweep.measure_apart([asked.task, *options], sizes.field)
     rows = sweep.run(sizes, measure, lambda line: print(line, file=sys.stderr, flush=True))
     result: dict[str, Any] = {"sweep": sizes.field, "results": rows}
@@ -345,6 +349,7 @@ class _Bench:
         num_envs: policies evaluated at once.
         preset: whose policy, value function and updates are measured.
         representation: of a policy, for the value function.
+        config: JSON or YAML file of fields to change in the preset.
         repeats: turns, of which the median counts.
         sweep: sizes to measure one after the other, as in num_envs=512,1024,4096.
         out: folder for a sweep's results.json, results.csv and scaling.png and .pdf.
@@ -356,6 +361,7 @@ class _Bench:
     num_envs: int = 1024
     preset: str = "tuned"
     representation: str = "raw"
+    config: Path | None = None
     repeats: int = 5
     sweep: str | None = None
     out: Path | None = None
@@ -509,18 +515,22 @@ def _overview() -> str:
     )
 
 
-def _population(config: "Config", task: "Task") -> "tuple[Policy, np.ndarray]":
-    """An architecture and a population `[N, P]` of it, as in a run's first iteration."""
+def _population(config: "Config", task: "Task") -> "tuple[Policy, Population]":
+    """An architecture and a population `[N, P]` of it, as in a run's first iteration.
+
+    It is not drawn where the run would not do so either.
+    """
     import jax
     import numpy as np
 
+    from epvf.perturbation import drawn
     from epvf.train import init_state, make_learner
 
     learner = make_learner(config, task.spec)
     states = init_state(config, learner).learner
     state = jax.tree.map(lambda leaf: leaf[0], states)
     thetas = jax.jit(learner.propose)(state, 0)
-    return learner.policy, np.asarray(thetas)
+    return learner.policy, thetas if task.spec.draws else np.asarray(drawn(thetas))
 
 
 def _record(run: "Run", task: "SteppableTask", as_json: bool) -> int:

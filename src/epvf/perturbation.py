@@ -77,6 +77,11 @@ class Perturbed:
         """As of the array that it stands for."""
         return self.keys.shape[0] * self.num, self.centres.shape[-1]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are stored of it."""
+        return int(self.centres.nbytes + self.keys.nbytes)
+
     def __len__(self) -> int:
         return self.shape[0]
 

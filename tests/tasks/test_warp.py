@@ -1,6 +1,8 @@
 """The Ant on MJX-Warp: a smoke test, on Warp's CPU device where there is no GPU."""
 
 from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +69,8 @@ def test_a_buffer_that_overflows_marks_the_reward_and_the_solvers_limits_do_not(
     overflow = np.array(
         [0, ITERATIONS, LS_ITERATIONS, NEFC, BROADPHASE, NARROWPHASE | NEFC, NARROWPHASE]
     )
-    rewards = warp._marked(jnp.full(7, 0.5), jnp.asarray(overflow))
+    data: Any = SimpleNamespace(_impl=SimpleNamespace(overflow=jnp.asarray(overflow)))
+    rewards = warp._marked(jnp.full(7, 0.5), data)
     np.testing.assert_array_equal(rewards, [0.5, 0.5, 0.5, np.inf, -np.inf, -np.inf, -np.inf])
 
 

@@ -1,8 +1,9 @@
 """The Ant on MJX: MuJoCo's physics as a JAX program."""
 
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ from epvf.types import PRNGKey
 with redirect_stdout(None):  # where it says that Warp is not installed
     from mujoco import mjx
 
+
+Judge: TypeAlias = Callable[[jax.Array, mjx.Data], jax.Array]
 
 CPU_SLOTS = 32
 """A CPU steps so few environments as fast as many, and wastes less on finished policies."""
@@ -34,6 +37,10 @@ class AntState(NamedTuple):
     observation: Float[jax.Array, "34"]
 
 
+def _as_it_is(reward: jax.Array, data: mjx.Data) -> jax.Array:
+    return reward
+
+
 def make(episode_length: int | None = None, num_slots: int | None = None) -> JaxTask:
     """The task on MJX; on a CPU with few environments side by side unless told otherwise."""
     if num_slots is None and jax.default_backend() == "cpu":
@@ -41,8 +48,11 @@ def make(episode_length: int | None = None, num_slots: int | None = None) -> Jax
     return JaxTask(ant.spec("mjx", episode_length, traceable=True), _environment(), num_slots)
 
 
-def environment(model: mjx.Model, blank: mjx.Data) -> Environment:
-    """The Ant as pure functions, stepped by MJX's engine of this model and data."""
+def environment(model: mjx.Model, blank: mjx.Data, judge: Judge = _as_it_is) -> Environment:
+    """The Ant as pure functions, stepped by MJX's engine of this model and data.
+
+    `judge` may change a reward by what the engine tells of the step.
+    """
 
     def step(state: AntState, action: jax.Array) -> tuple[AntState, jax.Array, jax.Array]:
         moving = {"qpos": state.qpos, "qvel": state.qvel, "qacc_warmstart": state.qacc_warmstart}
@@ -51,7 +61,7 @@ def environment(model: mjx.Model, blank: mjx.Data) -> Environment:
             data = mjx.step(model, blank.replace(ctrl=action, **moving))
         result = ant.transition(data.qpos, data.qvel, action)
         state = AntState(data.qpos, data.qvel, data.qacc_warmstart, result.observation)
-        return state, result.reward, result.terminated
+        return state, judge(result.reward, data), result.terminated
 
     return Environment(_reset, step, _observe)
 

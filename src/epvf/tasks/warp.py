@@ -19,7 +19,6 @@ from epvf.policy import Policy
 from epvf.tasks import ant
 from epvf.tasks import mjx as mjx_ant
 from epvf.tasks.base import Replay, Stepped, TaskSpec, check_actions, check_policy, check_population
-from epvf.tasks.mjx import AntState
 from epvf.tasks.rollout import Environment, JaxTask
 from epvf.types import Array, Evaluate, Evaluation, Population, PRNGKey
 
@@ -126,27 +125,13 @@ def _environment(num_envs: int, contacts_per_env: int, constraints_per_env: int)
         naconmax=contacts_per_env * num_envs,
         njmax=constraints_per_env,
     )
-    return _watched(device_model, blank)
+    return mjx_ant.environment(device_model, blank, _marked)
 
 
-def _watched(model: mjx.Model, blank: mjx.Data) -> Environment:
-    """MJX's Ant, with rewards that are marked where a buffer overflowed."""
-    base = mjx_ant.environment(model, blank)
-
-    def step(state: AntState, action: jax.Array) -> tuple[AntState, jax.Array, jax.Array]:
-        moving = {"qpos": state.qpos, "qvel": state.qvel, "qacc_warmstart": state.qacc_warmstart}
-        with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("allow"):
-            data = mjx.step(model, blank.replace(ctrl=action, **moving))
-        result = ant.transition(data.qpos, data.qvel, action)
-        state = AntState(data.qpos, data.qvel, data.qacc_warmstart, result.observation)
-        implementation: Any = data._impl
-        return state, _marked(result.reward, implementation.overflow), result.terminated
-
-    return Environment(base.reset, step, base.observe)
-
-
-def _marked(reward: jax.Array, overflow: jax.Array) -> jax.Array:
+def _marked(reward: jax.Array, data: mjx.Data) -> jax.Array:
     """The reward, or a mark instead of it where Warp's bits say that a buffer overflowed."""
+    implementation: Any = data._impl
+    overflow = implementation.overflow
     constraints = (overflow & _TOO_MANY_CONSTRAINTS) != 0
     contacts = (overflow & ~(_TOO_MANY_CONSTRAINTS | _SOLVER_LIMITS)) != 0
     reward = jnp.where(constraints, _MARKS["constraints"], reward)
