@@ -90,6 +90,7 @@ def test_flatten_and_replace_are_inverse():
         ({"value_update.learning_rate": float("inf")}, ["value_update.learning_rate is inf"]),
         ({"buffer.size": 8}, ["value_update.batch_size", "larger than buffer.size 8"]),
         ({"policy.num_centres": 3}, ["num_envs 4096", "multiple of policy.num_centres 3"]),
+        ({"num_envs": 2**31}, ["num_envs 2147483648", "the largest is 2147483647"]),
         ({"buffer.store": "seeds", "buffer.size": 5000}, ["multiple of num_envs 4096", "5000"]),
         ({"buffer.store": "seeds", "policy.num_centres": 2}, ["single policy centre", "2 centres"]),
         ({"num_envs": 3, "perturbation.antithetic": True}, ["even number"]),

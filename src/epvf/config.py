@@ -300,6 +300,11 @@ def _check_positive(config: Config) -> None:
 
 def _check_contradictions(config: Config) -> None:
     n, centres = config.num_envs, config.policy.num_centres
+    if max(n, config.buffer.size) >= 2**31:
+        raise UserError(
+            f"num_envs {n} or buffer.size {config.buffer.size} is too large; the largest is "
+            f"{2**31 - 1}"
+        )
     if config.value_update.batch_size > config.buffer.size:
         raise UserError(
             f"value_update.batch_size {config.value_update.batch_size} is larger than buffer.size "
