@@ -15,6 +15,12 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Compiling is most of what tests do; programs so small run fast enough without being optimised.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+jax.config.update(
+    "jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
+)
+
 # The first example of a property compiles; its time says nothing.
 settings.register_profile("epvf", deadline=None)
 settings.load_profile("epvf")

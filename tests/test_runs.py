@@ -1,6 +1,6 @@
 """What lies in a run's folder: policies, metrics, the lock, and what happens to broken ones."""
 
-import os
+import io
 from pathlib import Path
 
 import jax
@@ -257,7 +257,7 @@ def test_folders_that_are_no_runs_of_this_version_are_refused(tmp_path):
 
 # --- recording
 
-SILENT = PlainDisplay(open(os.devnull, "w"))  # noqa: SIM115
+SILENT = PlainDisplay(io.StringIO())
 
 
 def _fails_for_one(thetas):

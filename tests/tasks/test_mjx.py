@@ -1,6 +1,6 @@
 """The Ant on MJX: against MuJoCo's C engine, and as a task."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -42,14 +42,6 @@ def c_transitions() -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
             flatness.append(min([1.0, *(np.hypot(*axis[:2]) for axis in axes)]))
     columns = [np.stack(column) for column in zip(*before, strict=True)]
     return columns, np.stack(after), np.array(flatness)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")
