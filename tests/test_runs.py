@@ -1,6 +1,7 @@
 """What lies in a run's folder: policies, metrics, the lock, and what happens to broken ones."""
 
 import io
+import os
 from pathlib import Path
 
 import jax
