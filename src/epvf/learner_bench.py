@@ -49,10 +49,10 @@ def bench_learner(config: Config, spec: TaskSpec, repeats: int = 5) -> dict[str,
 
 def with_num_envs(config: Config, num_envs: int) -> Config:
     """Another number of policies an iteration; batch and buffer follow where they were equal."""
-    resized = replace(config, {"num_envs": num_envs})
-    if not config.buffer.size == config.value_update.batch_size == config.num_envs:
-        return resized
-    return replace(resized, {"buffer.size": num_envs, "value_update.batch_size": num_envs})
+    sizes = {"num_envs": num_envs}
+    if config.buffer.size == config.value_update.batch_size == config.num_envs:
+        sizes |= {"buffer.size": num_envs, "value_update.batch_size": num_envs}
+    return replace(config, sizes)
 
 
 def full_state(learner: Learner, key: jax.Array) -> LearnerState:
