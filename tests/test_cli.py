@@ -339,6 +339,13 @@ def test_doctor_tells_versions_engines_and_what_could_be_installed(capsys):
     assert findings["extras"].keys() == {"mjx", "warp", "baselines", "video"}
 
 
+def test_bench_refuses_a_file_for_another_task(capsys, tmp_path):
+    file = tmp_path / "ant.yaml"
+    file.write_text("{task: {name: ant}}")
+    assert main(["bench", "cartpole", "--config", str(file)]) == 2
+    assert "is for task 'ant', not 'cartpole'" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_bench_of_a_population_that_is_not_stored(capsys, tmp_path):
     file = tmp_path / "large.yaml"

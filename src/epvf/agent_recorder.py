@@ -61,6 +61,7 @@ def fit(config: Config) -> tuple[Config, SteppableTask]:
         backend=backend,
         episode_length=asked.episode_length,
         num_threads=asked.num_threads,
+        num_slots=asked.num_slots,
     )
     if not isinstance(task, JaxTask):
         raise UserError(f"method {config.method!r} needs a JAX engine: --backend mjx")

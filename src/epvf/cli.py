@@ -148,6 +148,9 @@ def bench(argv: list[str]) -> int:
     config = preset(asked.task, asked.preset)
     if asked.config is not None:
         config = load(asked.config, config)
+        if config.task.name != asked.task:
+            other = config.task.name
+            raise UserError(f"{asked.config} is for task {other!r}, not {asked.task!r}")
     config, task = fit(with_num_envs(replace(config, delta), asked.num_envs))
     with memory.explained(f"num_envs {asked.num_envs}"):
         policy, thetas = _population(config, task)

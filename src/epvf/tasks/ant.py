@@ -24,6 +24,9 @@ REWARD_WIDTH = 0.25  # m²/s²
 HEIGHT_RANGE = (0.2, 1.0)  # m; outside of it the episode terminates
 OBSERVATION_LIMIT = 100.0
 
+ALARMS = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
+"""Warnings of a simulation that is no longer sound."""
+
 Sextuple: TypeAlias = tuple[Any, Any, Any, Any, Any, Any]
 
 

@@ -24,9 +24,6 @@ from epvf.tasks import ant
 STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 """What of a simulation decides its future."""
 
-_ALARMS = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
-"""Warnings of a simulation that is no longer sound."""
-
 
 class _Simulation(NamedTuple):
     """Addresses of MuJoCo's structs, and live views of what is in them."""
@@ -56,7 +53,7 @@ class Episode:
     def __init__(self, policy: Policy) -> None:
         model, data = ant.model(), mujoco.MjData(ant.model())
         self._owners = (model, data)
-        alarms = data.warning.number[_ALARMS]
+        alarms = data.warning.number[ant.ALARMS]
         self._simulation = _Simulation(
             model._address, data._address, data.qpos, data.qvel, data.ctrl, alarms
         )

@@ -11,9 +11,6 @@ from jaxtyping import Float
 from epvf.errors import UserError
 from epvf.tasks import ant
 
-_ALARMS = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
-"""Warnings of a simulation that is no longer sound."""
-
 
 class AntEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """One Ant on MuJoCo's C engine, equal to the `native` backend to the bit.
@@ -61,7 +58,7 @@ class AntEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         mujoco.mj_step(self._model, self._data)
         self._num_steps += 1
         observation, reward, terminated = self._transition()
-        if self._data.warning.number[_ALARMS].any():
+        if self._data.warning.number[ant.ALARMS].any():
             # MuJoCo went on from a state of its own
             reward, terminated = float("nan"), True
         truncated = self._num_steps >= self._episode_length and not terminated

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-import mujoco
 import numpy as np
 from jaxtyping import Bool, Float
 from mujoco import batch
@@ -29,7 +28,6 @@ from epvf.types import Array, Evaluate, Evaluation, Population, PRNGKey
 SAMPLES = 20
 """States kept of an episode of full length, for stepping them without policies."""
 
-_ALARMS = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
 _COUNTER = 1  # of the two numbers that MuJoCo keeps per warning
 
 
@@ -189,7 +187,7 @@ class Simulations:
             self.step_bare(actions)
         except batch.SimulationError as error:
             failed += error.ids.tolist()
-        alarms = self._warnings[:, _ALARMS, _COUNTER].any(axis=1)
+        alarms = self._warnings[:, ant.ALARMS, _COUNTER].any(axis=1)
         failed += np.flatnonzero(alarms).tolist()
         qpos, qvel = self._qpos.astype(np.float32), self._qvel.astype(np.float32)
         result = ant.transition(qpos, qvel, actions)
