@@ -50,7 +50,8 @@ def bench_learner(config: Config, spec: TaskSpec, repeats: int = 5) -> dict[str,
 def with_num_envs(config: Config, num_envs: int) -> Config:
     """Another number of policies an iteration; batch and buffer follow where they were equal."""
     sizes = {"num_envs": num_envs}
-    if config.buffer.size == config.value_update.batch_size == config.num_envs:
+    follow = config.buffer.size == config.value_update.batch_size == config.num_envs
+    if follow and num_envs > 0:  # else the error would name the buffer, which nobody set
         sizes |= {"buffer.size": num_envs, "value_update.batch_size": num_envs}
     return replace(config, sizes)
 
