@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from types import FrameType
 
 from epvf.policy import Policy
-from epvf.tasks.base import Task, TaskSpec
-from epvf.types import Evaluate, Evaluation, Population, PRNGKey
+from epvf.tasks.base import Task, TaskSpec, explorer_of
+from epvf.types import Envs, Evaluate, Evaluation, Explore, Population, PRNGKey, Segment
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -85,3 +85,19 @@ class _Guarded:
                 return evaluate(key, thetas)
 
         return guarded
+
+    def explorer(self, policy: Policy, horizon: int) -> Explore:
+        return _GuardedExplorer(explorer_of(self.task, policy, horizon), self.interrupt)
+
+
+@dataclass(frozen=True)
+class _GuardedExplorer:
+    explore: Explore
+    interrupt: Interrupt
+
+    def reset(self, key: PRNGKey, num: int) -> Envs:
+        return self.explore.reset(key, num)
+
+    def __call__(self, key: PRNGKey, thetas: Population, envs: Envs) -> Segment:
+        with self.interrupt.in_rollout():
+            return self.explore(key, thetas, envs)

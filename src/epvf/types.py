@@ -4,7 +4,7 @@ Letters: `P` parameters of one policy, `N` policies evaluated in one iteration, 
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import numpy as np
@@ -43,3 +43,53 @@ class Evaluation(NamedTuple):
 
 Evaluate: TypeAlias = Callable[[PRNGKey, Population], Evaluation]
 """Turns policies into returns. The only thing that training needs of a simulator."""
+
+
+class Envs(NamedTuple):
+    """Environments in the middle of their episodes, waiting for the next policies.
+
+    Attributes:
+        state: the engine's own, a pytree of arrays `[N, ...]`.
+        steps: `[N]` env steps since the episode began.
+        total: `[N]` its rewards so far.
+        finished: `[N]` return of the newest episode that ended; NaN before the first.
+        finished_steps: `[N]` its length; 0 before the first.
+    """
+
+    state: Any
+    steps: Int[Array, "N"]
+    total: Float[Array, "N"]
+    finished: Float[Array, "N"]
+    finished_steps: Int[Array, "N"]
+
+
+class Segment(NamedTuple):
+    """What policies met in H steps from where their environments stood.
+
+    Where an episode ends, the next one begins with the same policy.
+
+    Attributes:
+        observations: `[N, H + 1, observation]` before each step, and after the last.
+        rewards: `[N, H]`; NaN where the physics or an action was not finite.
+        terminated: `[N, H]` whether the step ended its episode in a terminal state.
+        truncated: `[N, H]` whether it ended only because the time was over.
+        envs: where the environments stand now.
+    """
+
+    observations: Float[Array, "N H1 observation"]
+    rewards: Float[Array, "N H"]
+    terminated: Bool[Array, "N H"]
+    truncated: Bool[Array, "N H"]
+    envs: Envs
+
+
+class Explore(Protocol):
+    """Runs policies for a fixed number of steps in environments that go on from call to call."""
+
+    def reset(self, key: PRNGKey, num: int) -> Envs:
+        """`num` environments at the beginning of their first episodes."""
+        ...
+
+    def __call__(self, key: PRNGKey, thetas: Population, envs: Envs) -> Segment:
+        """Runs policy `i` of `thetas [N, P]` in environment `i`."""
+        ...

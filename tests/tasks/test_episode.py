@@ -128,7 +128,7 @@ def test_what_is_compiled_and_kept_knows_the_formulas_it_was_made_from(tmp_path,
     arguments = (runner._simulation, runner._network, idle(policy), 3, NEVER, NO_SAMPLES)
 
     def loaded(formulas: bytes) -> bool:
-        run = episode._compile(formulas)
+        run, _ = episode._compile(formulas)
         run(*arguments)
         return sum(run.stats.cache_hits.values()) == 1
 

@@ -53,6 +53,20 @@ def test_a_buffer_that_overflows_on_the_way_fails_the_evaluation(what: str) -> N
     task = warp.make(60, **{f"{what}_per_env": 1})
     with pytest.raises(RunFailed, match=rf"room for 1 {what}.*raise {what}_per_env"):
         task.evaluator(policy)(jax.random.key(0), thetas)
+    explore = task.explorer(policy, 60)
+    with pytest.raises(RunFailed, match=rf"room for 1 {what}"):
+        explore(jax.random.key(0), thetas, explore.reset(jax.random.key(0), 2))
+
+
+@needs_warp
+@pytest.mark.slow
+def test_explores() -> None:
+    policy = Policy((34, 8))
+    explore = warp.make(episode_length=4).explorer(policy, 6)
+    thetas = np.zeros((2, policy.num_parameters), np.float32)
+    segment = explore(jax.random.key(0), thetas, explore.reset(jax.random.key(0), 2))
+    assert np.isfinite(segment.observations).all() and np.isfinite(segment.rewards).all()
+    np.testing.assert_array_equal(segment.truncated[0], [False, False, False, True, False, False])
 
 
 @needs_warp

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 
 from epvf.errors import UserError
 from epvf.policy import Policy
-from epvf.types import Array, Evaluate, Population
+from epvf.types import Array, Evaluate, Explore, Population
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,34 @@ class Task(Protocol):
             UserError: if the policy's observation size, action size or output does not fit.
         """
         ...
+
+
+class ExplorableTask(Task, Protocol):
+    """A task whose environments can wait in the middle of an episode for other policies."""
+
+    def explorer(self, policy: Policy, horizon: int) -> Explore:
+        """`Explore` for policies of this architecture, `horizon` steps a call.
+
+        Raises:
+            UserError: if the policy's observation size, action size or output does not fit.
+        """
+        ...
+
+
+def explorer_of(task: Task, policy: Policy, horizon: int) -> Explore:
+    """The task's `Explore`.
+
+    Raises:
+        UserError: if its environments cannot wait, or the policy does not fit.
+    """
+    make: Callable[[Policy, int], Explore] | None = getattr(task, "explorer", None)
+    if make is None:
+        spec = task.spec
+        raise UserError(
+            f"the environments of task {spec.name!r} on backend {spec.backend!r} cannot wait in "
+            "the middle of an episode, as method 'psvf' needs; use another backend or method"
+        )
+    return make(policy, horizon)
 
 
 class SteppableTask(Task, Protocol):

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from epvf.tasks.base import TaskSpec
-from epvf.tasks.rollout import Environment, JaxTask
+from epvf.tasks.environment import Environment
+from epvf.tasks.rollout import JaxTask
 from epvf.types import PRNGKey
 
 EPISODE_LENGTH = 500

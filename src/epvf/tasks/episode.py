@@ -26,7 +26,7 @@ STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 
 
 class _Simulation(NamedTuple):
-    """Addresses of MuJoCo's structs, and live views of what is in them."""
+    """Addresses of MuJoCo's structs, live views of what is in them, and room for a state."""
 
     model: int
     data: int
@@ -34,6 +34,7 @@ class _Simulation(NamedTuple):
     qvel: np.ndarray
     ctrl: np.ndarray
     alarms: np.ndarray
+    state: np.ndarray
 
 
 class _Network(NamedTuple):
@@ -47,6 +48,29 @@ class _Network(NamedTuple):
     outputs: np.ndarray
 
 
+class SegmentRows(NamedTuple):
+    """The rows of one environment in the arrays of a `Segment` and its `Envs`.
+
+    Attributes:
+        state: `[S]` integration state, float32. All zero: an environment not yet reset.
+        steps, finished_steps: `[1]` int32.
+        total, finished: `[1]` float32.
+        observations: `[H + 1, observation]`.
+        rewards: `[H]`.
+        terminated, truncated: `[H]`.
+    """
+
+    state: np.ndarray
+    steps: np.ndarray
+    total: np.ndarray
+    finished: np.ndarray
+    finished_steps: np.ndarray
+    observations: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+
+
 class Episode:
     """One simulation, in which policies of an architecture run one after the other."""
 
@@ -55,7 +79,13 @@ class Episode:
         self._owners = (model, data)
         alarms = data.warning.number[ant.ALARMS]
         self._simulation = _Simulation(
-            model._address, data._address, data.qpos, data.qvel, data.ctrl, alarms
+            model._address,
+            data._address,
+            data.qpos,
+            data.qvel,
+            data.ctrl,
+            alarms,
+            np.zeros(state_size()),
         )
         self._network = _network(policy)
 
@@ -79,6 +109,18 @@ class Episode:
             number of steps; and how many samples were taken.
         """
         return _run(self._simulation, self._network, theta, episode_length, stop, samples)
+
+    def explore(
+        self, theta: Float[np.ndarray, "P"], episode_length: int, rows: "SegmentRows"
+    ) -> None:
+        """Runs a policy for a segment in an environment, and writes down what it met.
+
+        Args:
+            theta: `[P]` float32.
+            episode_length: longest episode in steps.
+            rows: of the environment, filled in place.
+        """
+        _explore(self._simulation, self._network, theta, episode_length, rows)
 
 
 def state_size() -> int:
@@ -105,6 +147,7 @@ for _library in Path(mujoco.__file__).parent.glob("libmujoco*"):
 
 _reset: Any = ExternalFunction("mj_resetData", signature(void, uintp, uintp))
 _step: Any = ExternalFunction("mj_step", signature(void, uintp, uintp))
+_set_state: Any = ExternalFunction("mj_setState", signature(void, uintp, uintp, uintp, int32))
 _get_state: Any = ExternalFunction("mj_getState", signature(void, uintp, uintp, uintp, int32))
 
 _TANH, _RELU, _ELU, _CLIP = range(4)
@@ -120,8 +163,8 @@ _jit: Any = partial(njit, nogil=True, fastmath={"contract"}, error_model="numpy"
 _compiled = _jit()
 
 
-def _compile(formulas: bytes) -> Any:
-    """The loop over an episode; compiled at its first call, and kept on disk.
+def _compile(formulas: bytes) -> tuple[Any, Any]:
+    """The loops over an episode and over a segment; compiled at their first call, kept on disk.
 
     numba looks only at this file to see whether what it kept is out of date, and at what a function
     encloses: hence the task's `formulas`.
@@ -139,13 +182,8 @@ def _compile(formulas: bytes) -> Any:
         _reset(simulation.model, simulation.data)
         _observe(simulation, network.observation)
         for step in range(episode_length):
-            action = _act(network, theta)
-            if not _finite(action):
-                return np.float32(np.nan), step + 1, taken
-            simulation.ctrl[:] = action
-            _step(simulation.model, simulation.data)
-            reward, terminated = _observe(simulation, network.observation)
-            if simulation.alarms.sum():
+            reward, terminated = _advance(simulation, network, theta)
+            if np.isnan(reward):
                 return np.float32(np.nan), step + 1, taken
             total += np.float32(reward)
             if step % interval == 0 and taken < len(samples):
@@ -155,7 +193,60 @@ def _compile(formulas: bytes) -> Any:
                 return total, step + 1, taken
         return total, episode_length, taken
 
-    return run
+    @_jit(cache=True)
+    def explore(
+        simulation: Any, network: Any, theta: Any, episode_length: Any, rows: SegmentRows
+    ) -> None:
+        _ = version
+        _resume(simulation, rows.state)
+        _observe(simulation, network.observation)
+        for step in range(len(rows.rewards)):
+            rows.observations[step] = network.observation
+            reward, terminated = _advance(simulation, network, theta)
+            rows.rewards[step] = reward
+            rows.steps[0] += 1
+            if np.isfinite(reward):
+                rows.total[0] += np.float32(reward)
+            rows.terminated[step] = terminated
+            rows.truncated[step] = rows.steps[0] >= episode_length and not terminated
+            if rows.terminated[step] or rows.truncated[step]:
+                rows.finished[0], rows.finished_steps[0] = rows.total[0], rows.steps[0]
+                rows.total[0], rows.steps[0] = 0.0, 0
+                _reset(simulation.model, simulation.data)
+                _observe(simulation, network.observation)
+        rows.observations[-1] = network.observation
+        _pause(simulation, rows.state)
+
+    return run, explore
+
+
+@_compiled
+def _advance(simulation: Any, network: Any, theta: Any) -> Any:
+    """Acts and steps; the reward, NaN where anything failed, and whether the episode is over."""
+    action = _act(network, theta)
+    if not _finite(action):
+        return np.nan, True
+    simulation.ctrl[:] = action
+    _step(simulation.model, simulation.data)
+    reward, terminated = _observe(simulation, network.observation)
+    if simulation.alarms.sum():
+        return np.nan, True
+    return reward, terminated
+
+
+@_compiled
+def _resume(simulation: Any, state: Any) -> None:
+    """Puts a simulation into a state that `_pause` kept, or into the first one of an episode."""
+    _reset(simulation.model, simulation.data)
+    if state.any():
+        simulation.state[:] = state
+        _set_state(simulation.model, simulation.data, simulation.state.ctypes.data, STATE)
+
+
+@_compiled
+def _pause(simulation: Any, state: Any) -> None:
+    _get_state(simulation.model, simulation.data, simulation.state.ctypes.data, STATE)
+    state[:] = simulation.state
 
 
 @_compiled
@@ -252,4 +343,4 @@ def tanh(x: Any) -> Any:
     return x * p / q
 
 
-_run = _compile(Path(ant.__file__).read_bytes())
+_run, _explore = _compile(Path(ant.__file__).read_bytes())

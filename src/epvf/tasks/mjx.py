@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from epvf.tasks import ant
-from epvf.tasks.rollout import Environment, JaxTask
+from epvf.tasks.environment import Environment
+from epvf.tasks.rollout import JaxTask
 from epvf.types import PRNGKey
 
 with redirect_stdout(None):  # where it says that Warp is not installed

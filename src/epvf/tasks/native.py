@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -22,8 +23,8 @@ from epvf.tasks.base import (
     check_policy,
     check_population,
 )
-from epvf.tasks.episode import Episode, state_size
-from epvf.types import Array, Evaluate, Evaluation, Population, PRNGKey
+from epvf.tasks.episode import Episode, SegmentRows, state_size
+from epvf.types import Array, Envs, Evaluate, Evaluation, Population, PRNGKey, Segment
 
 SAMPLES = 20
 """States kept of an episode of full length, for stepping them without policies."""
@@ -42,6 +43,11 @@ class NativeAnt:
         """`Evaluate` for policies of this architecture; see `Task.evaluator`."""
         check_policy(self.spec, policy)
         return NativeEvaluator(policy, self.spec.episode_length, self.num_threads)
+
+    def explorer(self, policy: Policy, horizon: int) -> "NativeExplorer":
+        """`Explore` for policies of this architecture; see `ExplorableTask.explorer`."""
+        check_policy(self.spec, policy)
+        return NativeExplorer(policy, self.spec.episode_length, self.num_threads, horizon)
 
     def replay(self, actions: Float[Array, "T N action"]) -> Replay:
         """Open-loop rollouts from the reset state; see `ReplayableTask.replay`."""
@@ -101,16 +107,55 @@ class NativeEvaluator:
         thetas = np.ascontiguousarray(thetas, np.float32)
         check_population(self.policy, thetas)
         job = _Job(thetas, self.episode_length, num_samples)
-        num_workers = min(self.num_threads, len(thetas))
-        with ThreadPoolExecutor(num_workers) as pool:
-            workers = [pool.submit(job.work, Episode(self.policy)) for _ in range(num_workers)]
-            try:
-                _wait(workers)
-            finally:  # on an interrupt too, so that the workers end
-                job.stop[:] = True
-        for worker in workers:
-            worker.result()
+        _work(job, self.policy, min(self.num_threads, len(thetas)))
         return job
+
+
+@dataclass(frozen=True)
+class NativeExplorer:
+    """`Explore` on threads, each with a simulation of its own that it puts into a waiting state.
+
+    Between calls a state is kept in float32, as the numbers of JAX tasks are, so that it can be
+    part of a learner's state.
+    """
+
+    policy: Policy
+    episode_length: int
+    num_threads: int
+    horizon: int
+
+    def reset(self, key: PRNGKey | None, num: int) -> Envs:
+        """See `Explore.reset`; `key` is not used, since the Ant resets deterministically."""
+        zero, count = np.zeros(num, np.float32), np.zeros(num, np.int32)
+        state = np.zeros((num, state_size()), np.float32)
+        return Envs(state, count, zero, np.full(num, np.nan, np.float32), count)
+
+    def __call__(self, key: PRNGKey | None, thetas: Population, envs: Envs) -> Segment:
+        """See `Explore`; `key` is not used."""
+        thetas = np.ascontiguousarray(thetas, np.float32)
+        check_population(self.policy, thetas)
+        tour = _Tour(thetas, self.episode_length, envs, self.horizon)
+        _work(tour, self.policy, min(self.num_threads, len(thetas)))
+        return tour.segment
+
+
+class _Shared(Protocol):
+    """What several threads work on until nothing is left, or it is stopped."""
+
+    stop: np.ndarray
+
+    def work(self, episode: Episode) -> None: ...
+
+
+def _work(shared: _Shared, policy: Policy, num_workers: int) -> None:
+    with ThreadPoolExecutor(num_workers) as pool:
+        workers = [pool.submit(shared.work, Episode(policy)) for _ in range(num_workers)]
+        try:
+            _wait(workers)
+        finally:  # on an interrupt too, so that the workers end
+            shared.stop[:] = True
+    for worker in workers:
+        worker.result()
 
 
 def _wait(futures: Sequence[Future[None]]) -> None:
@@ -153,6 +198,53 @@ class _Job:
                 self._thetas[i], self._episode_length, self.stop, samples
             )
             self.visited.append(samples[:taken].copy())
+
+
+class _Tour:
+    """One exploration: the environments that wait for their policies, and what these met.
+
+    A θ that is not finite makes actions that are not, and so fails at its first step.
+    """
+
+    def __init__(
+        self, thetas: Float[np.ndarray, "N P"], episode_length: int, envs: Envs, horizon: int
+    ) -> None:
+        num = len(thetas)
+        self.stop = np.zeros(1, bool)
+        self.segment = Segment(
+            observations=np.zeros((num, horizon + 1, ant.OBSERVATION_SIZE), np.float32),
+            rewards=np.zeros((num, horizon), np.float32),
+            terminated=np.zeros((num, horizon), bool),
+            truncated=np.zeros((num, horizon), bool),
+            envs=Envs(*(np.array(part) for part in envs)),
+        )
+        self._thetas = thetas
+        self._episode_length = episode_length
+        self._queue = deque(range(num))
+
+    def work(self, episode: Episode) -> None:
+        """Runs policies from the queue until none is left, or the tour is stopped."""
+        while not self.stop[0]:
+            try:
+                i = self._queue.popleft()
+            except IndexError:
+                return
+            episode.explore(self._thetas[i], self._episode_length, self._rows(i))
+
+    def _rows(self, i: int) -> SegmentRows:
+        segment, envs = self.segment, self.segment.envs
+        one = slice(i, i + 1)
+        return SegmentRows(
+            envs.state[i],
+            envs.steps[one],
+            envs.total[one],
+            envs.finished[one],
+            envs.finished_steps[one],
+            segment.observations[i],
+            segment.rewards[i],
+            segment.terminated[i],
+            segment.truncated[i],
+        )
 
 
 def _finite_rows(thetas: Float[np.ndarray, "N P"]) -> Bool[np.ndarray, "N"]:

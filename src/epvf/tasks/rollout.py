@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,29 +15,14 @@ from jaxtyping import Bool, Float, Int
 
 from epvf.policy import Policy
 from epvf.tasks.base import Replay, Stepped, TaskSpec, check_actions, check_policy, check_population
+from epvf.tasks.environment import Environment, State
+from epvf.tasks.segments import JaxExplorer
 from epvf.types import Array, Evaluate, Evaluation, Population, PRNGKey
-
-State: TypeAlias = Any
 
 SEGMENT = 20
 """Steps between looks at which policies are done, where others wait for their slots."""
 
 _BARE_STEPS = 100
-
-
-@dataclass(frozen=True)
-class Environment:
-    """One environment as pure functions of one, unbatched state.
-
-    Attributes:
-        reset: key to the first state.
-        step: state and action to the next state, its reward and whether it is terminal.
-        observe: state to what the policy sees of it.
-    """
-
-    reset: Callable[[PRNGKey], State]
-    step: Callable[[State, Any], tuple[State, Any, Any]]
-    observe: Callable[[State], Any]
 
 
 @dataclass(frozen=True)
@@ -59,6 +44,11 @@ class JaxTask:
         check_policy(self.spec, policy)
         length = self.spec.episode_length
         return evaluator(self.environment, policy, length, self.num_slots)
+
+    def explorer(self, policy: Policy, horizon: int) -> JaxExplorer:
+        """`Explore` for policies of this architecture; see `ExplorableTask.explorer`."""
+        check_policy(self.spec, policy)
+        return JaxExplorer(self.environment, policy, self.spec.episode_length, horizon)
 
     def replay(self, actions: Float[Array, "T N action"]) -> Replay:
         """Open-loop rollouts from the reset state; see `ReplayableTask.replay`."""

@@ -19,8 +19,10 @@ from epvf.policy import Policy
 from epvf.tasks import ant
 from epvf.tasks import mjx as mjx_ant
 from epvf.tasks.base import Replay, Stepped, TaskSpec, check_actions, check_policy, check_population
-from epvf.tasks.rollout import Environment, JaxTask
-from epvf.types import Array, Evaluate, Evaluation, Population, PRNGKey
+from epvf.tasks.environment import Environment
+from epvf.tasks.rollout import JaxTask
+from epvf.tasks.segments import JaxExplorer
+from epvf.types import Array, Envs, Evaluate, Evaluation, Population, PRNGKey, Segment
 
 CONTACTS_PER_ENV = 8  # a foot is a capsule, which touches the floor in up to two points
 CONSTRAINTS_PER_ENV = 8 + 4 * CONTACTS_PER_ENV  # joint limits, and a pyramid per contact
@@ -61,12 +63,20 @@ class WarpAnt:
 
         def evaluate(key: PRNGKey, thetas: Population) -> Evaluation:
             check_population(policy, thetas)
-            task = self._sized(thetas.shape[0])
+            task = self.sized(thetas.shape[0])
             evaluation = task.evaluator(policy)(key, jnp.asarray(thetas))
-            self._check_buffers(evaluation.returns)
+            self.check_buffers(evaluation.returns)
             return evaluation
 
         return evaluate
+
+    def explorer(self, policy: Policy, horizon: int) -> "WarpExplorer":
+        """`Explore` for policies of this architecture; see `ExplorableTask.explorer`.
+
+        It raises `RunFailed` if a buffer overflowed.
+        """
+        check_policy(self.spec, policy)
+        return WarpExplorer(self, policy, horizon)
 
     def replay(self, actions: Float[Array, "T N action"]) -> Replay:
         """Open-loop rollouts from the reset state; see `ReplayableTask.replay`.
@@ -75,19 +85,20 @@ class WarpAnt:
             RunFailed: if a buffer overflowed.
         """
         check_actions(self.spec, actions)
-        replay = self._sized(actions.shape[1]).replay(actions)
-        self._check_buffers(replay.reward)
+        replay = self.sized(actions.shape[1]).replay(actions)
+        self.check_buffers(replay.reward)
         return replay
 
     def bare_stepper(self, policy: Policy, thetas: Population) -> Callable[[], Stepped]:
         """Steps as many environments with random actions; see `Task.bare_stepper`."""
-        return self._sized(thetas.shape[0]).bare_stepper(policy, thetas)
+        return self.sized(thetas.shape[0]).bare_stepper(policy, thetas)
 
-    def _sized(self, num_envs: int) -> JaxTask:
+    def sized(self, num_envs: int) -> JaxTask:
+        """The task with buffers for so many environments."""
         sizes = (self.contacts_per_env, self.constraints_per_env)
         return JaxTask(self.spec, _environment(num_envs, *sizes))
 
-    def _check_buffers(self, rewards: Float[Array, "*any"]) -> None:
+    def check_buffers(self, rewards: Float[Array, "*any"]) -> None:
         """Looks for the marks of an overflow in rewards or returns."""
         host = np.asarray(rewards)
         for what, mark in _MARKS.items():
@@ -97,6 +108,28 @@ class WarpAnt:
                     f"Warp has room for {size} {what} an environment, but there were more, which "
                     f"it left out; raise {what}_per_env of epvf.tasks.warp.make"
                 )
+
+
+@dataclass(frozen=True)
+class WarpExplorer:
+    """`Explore` whose buffers are looked at after each call."""
+
+    task: WarpAnt
+    policy: Policy
+    horizon: int
+
+    def reset(self, key: PRNGKey, num: int) -> Envs:
+        """See `Explore.reset`."""
+        return self._sized(num).reset(key, num)
+
+    def __call__(self, key: PRNGKey, thetas: Population, envs: Envs) -> Segment:
+        """See `Explore`."""
+        segment = self._sized(thetas.shape[0])(key, jnp.asarray(thetas), envs)
+        self.task.check_buffers(segment.rewards)
+        return segment
+
+    def _sized(self, num_envs: int) -> JaxExplorer:
+        return self.task.sized(num_envs).explorer(self.policy, self.horizon)
 
 
 def make(
