@@ -17,6 +17,7 @@ from epvf.cli import main
 from epvf.config import METHODS, Config, replace
 from epvf.evaluation import act
 from epvf.metrics import read_metrics
+from epvf.options import train_config
 from epvf.policy import Policy
 from epvf.policy_file import load_policy
 from epvf.presets import PRESETS, TASKS, fits, preset
@@ -305,10 +306,13 @@ def test_help_shows_the_methods_own_values(capsys):
     assert "--ppo.gae-lambda" in out and "--sac.tau" in out and "512 256 128" in out
 
 
-def test_a_file_for_another_method_is_refused(workplace, capsys):
-    (workplace / "ppo.yaml").write_text("method: ppo")
-    assert main(["train", "ant", "--config", "ppo.yaml"]) == 2
-    assert "ppo.yaml is for method 'ppo'; give --method ppo" in capsys.readouterr().err
+def test_a_file_names_the_method_and_none_may_contradict_it(workplace, capsys):
+    (workplace / "ppo.yaml").write_text("method: ppo\nppo: {epochs: 3}")
+    config, _ = train_config({"task_name": "ant", "config": "ppo.yaml"})
+    assert (config.method, config.ppo.epochs) == ("ppo", 3)
+    assert config.num_envs == preset("ant", "tuned", "ppo").num_envs
+    assert main(["train", "ant", "--method", "sac", "--config", "ppo.yaml"]) == 2
+    assert "ppo.yaml is for method 'ppo', not 'sac'" in capsys.readouterr().err
 
 
 # --- runs

@@ -23,7 +23,9 @@ def _learner(config):
 
 
 def _one_state(config):
-    return jax.tree.map(lambda x: x[0], init_state(config, _learner(config)).learner)
+    return jax.tree.map(
+        lambda x: x[0], init_state(config, _learner(config), FormulaTask(lambda t: t)).learner
+    )
 
 
 def _learn(config, state, formula, iteration=0):

@@ -329,7 +329,7 @@ def test_errors_of_a_task_are_not_swallowed(tmp_path):
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     def learner(**delta):
         config = replace(Config(), BASE | delta)
-        return init_state(config, make_learner(config, SOMETIMES.spec))
+        return init_state(config, make_learner(config, SOMETIMES.spec), SOMETIMES)
 
     checkpoints = Checkpoints(tmp_path, keep=1)
     assert checkpoints.latest is None and checkpoints.restore(learner().learner) is None

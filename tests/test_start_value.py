@@ -51,7 +51,7 @@ def _learn(config, formula):
     """The learner, its state before and after one iteration, and the population's evaluation."""
     task = RandomStartTask(formula)
     learner = make_learner(config, task.spec)
-    state = jax.tree.map(lambda x: x[0], init_state(config, learner).learner)
+    state = jax.tree.map(lambda x: x[0], init_state(config, learner, task).learner)
     thetas = learner.propose(state, jnp.asarray(0))
     evaluation = task.evaluator(learner.policy)(jax.random.key(1), thetas)
     after, _ = learner.learn(state, jnp.asarray(0), thetas, evaluation)

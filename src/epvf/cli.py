@@ -145,12 +145,14 @@ def bench(argv: list[str]) -> int:
     from epvf.training import fit
 
     delta = {"task.backend": asked.backend, "representation.name": asked.representation}
-    config = preset(asked.task, asked.preset)
+    config = preset(asked.task, asked.preset, "epvf")
     if asked.config is not None:
         config = load(asked.config, config)
         if config.task.name != asked.task:
             other = config.task.name
             raise UserError(f"{asked.config} is for task {other!r}, not {asked.task!r}")
+    if config.method != "epvf":
+        raise UserError(f"bench measures V(θ), method 'epvf', not {config.method!r}")
     config, task = fit(with_num_envs(replace(config, delta), asked.num_envs))
     with memory.explained(f"num_envs {asked.num_envs}"):
         policy, thetas = _population(config, task)
@@ -530,7 +532,7 @@ def _population(config: "Config", task: "Task") -> "tuple[Policy, Population]":
     from epvf.train import init_state, make_learner
 
     learner = make_learner(config, task.spec)
-    states = init_state(config, learner).learner
+    states = init_state(config, learner, task).learner
     state = jax.tree.map(lambda leaf: leaf[0], states)
     thetas = jax.jit(learner.propose)(state, 0)
     return learner.policy, thetas if task.spec.draws else np.asarray(drawn(thetas))

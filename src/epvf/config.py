@@ -17,6 +17,7 @@ from epvf.files import one_line
 from epvf.learner import PolicyUpdateConfig, ValueUpdateConfig
 from epvf.perturbation import PerturbationConfig
 from epvf.policy import Activation, Init, Output
+from epvf.psvf import PSVFConfig
 from epvf.representations import RepresentationConfig
 from epvf.targets import TargetConfig
 from epvf.value import ValueConfig
@@ -25,6 +26,7 @@ Store: TypeAlias = Literal["weights", "seeds"]
 Backend: TypeAlias = Literal["auto", "jax", "native", "mjx", "warp"]
 Method: TypeAlias = Literal[
     "epvf",
+    "psvf",
     "matched-openes",
     "ridge",
     "ridge-replay",
@@ -131,14 +133,15 @@ class Config:
     """Everything that a run is made from.
 
     Attributes:
-        method: what turns returns into better policies. `epvf`: the value function V(θ).
+        method: what turns returns into better policies. `epvf`: the value function V(θ). `psvf`:
+            V(s, θ) on every step of the rollouts; it reads neither buffer nor target nor value.
             `matched-openes`, `ridge`, `ridge-replay`: its controls, a linear V in closed form on
             EPVF's own population. `ppo` and `sac` are Brax's and read only task, policy's sizes and
             activation, eval, their own part and the numbers below. The others are evolution
             strategies.
         task, policy, perturbation, buffer, representation, value, target, value_update,
-            policy_update, evolution, eval, checkpoint, ppo, sac: the parts, each described in its
-            own class.
+            policy_update, psvf, evolution, eval, checkpoint, ppo, sac: the parts, each described in
+            its own class.
         num_envs: N, policies (of ppo and sac: environments of the one policy) per iteration.
         iterations: of Algorithm 1, or of the method.
         env_steps: the run ends after the first iteration that reaches so many; None: never.
@@ -157,6 +160,7 @@ class Config:
     target: TargetConfig = field(default_factory=TargetConfig)
     value_update: ValueUpdateConfig = field(default_factory=ValueUpdateConfig)
     policy_update: PolicyUpdateConfig = field(default_factory=PolicyUpdateConfig)
+    psvf: PSVFConfig = field(default_factory=PSVFConfig)
     evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -191,13 +195,22 @@ def from_dict(values: dict[str, Any], base: Config | None = None) -> Config:
 
 def load(path: Path, base: Config | None = None) -> Config:
     """Reads a `.json` or `.yaml` file; see `from_dict`."""
+    return from_dict(load_fields(path), base)
+
+
+def load_fields(path: Path) -> dict[str, Any]:
+    """The fields that a `.json` or `.yaml` file names, nested and unchecked.
+
+    Raises:
+        UserError: if it cannot be read or is no mapping.
+    """
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"cannot read config {path}: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise UserError(f"config {path} is not a mapping of fields to values")
-    return from_dict(values, base)
+    return values
 
 
 def replace(config: Config, delta: dict[str, Any]) -> Config:
@@ -281,6 +294,8 @@ _AT_LEAST_ZERO = {
     "policy_update.weight_decay",
     "policy.init_scale",
     "representation.unf_chunk",
+    "psvf.gae_lambda",
+    "psvf.bound_cost",
     "ppo.entropy_cost",
     "seed",
 }
@@ -328,6 +343,7 @@ def _check_contradictions(config: Config) -> None:
     _check_decay("policy_update", "learning_rate", config.policy_update)
     _check_decay("evolution", "learning_rate", config.evolution)
     _check_decay("evolution", "std", config.evolution)
+    _check_psvf(config)
     if config.evolution.elite_ratio > 1:
         raise UserError(
             f"evolution.elite_ratio is {config.evolution.elite_ratio}; it must be at most 1"
@@ -348,6 +364,27 @@ def _check_contradictions(config: Config) -> None:
         )
     if config.seed + config.num_seeds > 2**31:
         raise UserError(f"seed {config.seed} is too large; the largest is {2**31 - 1}")
+
+
+def _check_psvf(config: Config) -> None:
+    psvf, steps = config.psvf, config.num_envs * config.psvf.horizon
+    for name in ("discount", "gae_lambda"):
+        if getattr(psvf, name) > 1:
+            raise UserError(f"psvf.{name} is {getattr(psvf, name)}; it must be at most 1")
+    if psvf.discount == 1:
+        raise UserError("psvf.discount is 1; it must be less, since environments never start anew")
+    _check_decay("psvf", "noise", psvf)
+    if config.method != "psvf":
+        return
+    if psvf.minibatches > steps:
+        raise UserError(
+            f"psvf.minibatches {psvf.minibatches} are more than the {steps} env steps of an "
+            "iteration (num_envs times psvf.horizon)"
+        )
+    if config.policy.num_centres > 1 or config.policy_update.optimizer == "normalised":
+        raise UserError(
+            "method 'psvf' needs policy.num_centres 1 and policy_update.optimizer adam or sgd"
+        )
 
 
 def _check_decay(group: str, name: str, values: Any) -> None:

@@ -86,15 +86,15 @@ def diagnose(
         are.
 
     Raises:
-        UserError: if the folder is no run, has no checkpoint, or its method has no V.
+        UserError: if the folder is no run, has no checkpoint, or its method has no V(θ).
     """
     config, task = fit(read_config(run))
     size = settings.pop("population", None) or config.num_envs
     wanted = Settings(size, **settings)
     learner = make_learner(config, task.spec)
     if not isinstance(learner, Learner):
-        raise UserError(f"{run} was trained by method {config.method!r}, which has no V")
-    whole = _newest(run, config, learner)
+        raise UserError(f"{run} was trained by method {config.method!r}, which has no V(θ)")
+    whole = _newest(run, config, learner, task)
     state = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), whole.learner)
     probe = Probe(config, task, learner, state, wanted, announce)
     return {
@@ -350,10 +350,10 @@ def draw(result: dict[str, Any]) -> "Figure":
     return figure
 
 
-def _newest(run: Path, config: Config, learner: Learner) -> TrainState:
+def _newest(run: Path, config: Config, learner: Learner, task: Task) -> TrainState:
     checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep, read_only=True)
     try:
-        like = jax.eval_shape(lambda: init_state(config, learner).learner)
+        like = jax.eval_shape(lambda: init_state(config, learner, task).learner)
         state = checkpoints.restore(like)
     finally:
         checkpoints.close()

@@ -9,6 +9,7 @@ from epvf.errors import unknown
 from epvf.evolution import STRATEGIES, EvolutionLearner, make_strategy
 from epvf.learner import Learner
 from epvf.policy import Policy
+from epvf.psvf import PSVFLearner
 from epvf.search import PolicySearch
 from epvf.tasks.base import TaskSpec
 from epvf.value import make_value
@@ -60,6 +61,15 @@ def _epvf(config: Config, spec: TaskSpec) -> PolicySearch:
         num_centres=config.policy.num_centres,
         buffer_size=_buffer_capacity(config),
         draw_again=config.buffer.store == "seeds",
+    )
+
+
+def _psvf(config: Config, spec: TaskSpec) -> PolicySearch:
+    return PSVFLearner(
+        **_common(config, spec),
+        config=config.psvf,
+        perturbation=config.perturbation,
+        policy_update=config.policy_update,
     )
 
 
@@ -129,6 +139,7 @@ _PRESCRIBED: dict[str, Callable[[Config], Delta]] = {
 
 METHODS: dict[str, Callable[[Config, TaskSpec], PolicySearch]] = {
     "epvf": _epvf,
+    "psvf": _psvf,
     "matched-openes": _epvf,
     "ridge": _epvf,
     "ridge-replay": _epvf,

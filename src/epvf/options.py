@@ -15,16 +15,17 @@ from typing import Annotated, Any, Literal, TypedDict
 import docstring_parser
 import tyro
 
-from epvf.agents import AGENTS
-from epvf.config import METHODS, Config, from_dict, load
+from epvf.config import METHODS, Config, from_dict, load_fields
 from epvf.errors import UserError
-from epvf.presets import DEFAULT_METHOD, PRESETS, TASKS, fits, preset
+from epvf.presets import PRESETS, TASKS, fits, preset
 from epvf.variants import VARIANTS, vary
 
 DEFAULT_PRESET = "tuned"
 # Types made at run time, which type checkers cannot follow.
 _POSITIONAL: Any = tyro.conf.Positional
 _TYPED_DICT: Any = TypedDict
+_V_THETA = {"variant", "buffer", "representation", "value", "target", "value_update"}
+"""What only V(θ) reads: asking for it asks for method `epvf`."""
 _OWN = ("task_name", "preset", "variant", "config", "out", "backend", "json")
 
 
@@ -35,7 +36,7 @@ def train_options(argv: list[str]) -> Any:
     """
     task = next((word for word in argv if word in TASKS), TASKS[0])
     name = next((word for word in argv if word in PRESETS), DEFAULT_PRESET)
-    method = next((word for word in argv if word in METHODS and fits(task, word)), DEFAULT_METHOD)
+    method = next((word for word in argv if word in METHODS and fits(task, word)), None)
     own = {
         "task_name": _POSITIONAL[
             _own(str, f"what to solve: {', '.join(TASKS)}", "(required)", "TASK")
@@ -68,7 +69,8 @@ def train_options(argv: list[str]) -> Any:
 def train_config(given: Mapping[str, Any]) -> tuple[Config, str]:
     """The configuration that was asked for, and a word for where it started from.
 
-    Preset (of task and method), then variant, then file, then single fields.
+    Preset (of task and method), then variant, then file, then single fields. Where neither option
+    nor file names the method it is the preset's, or `epvf` where something of V(θ) is asked for.
 
     Raises:
         UserError: if anything is unknown, of the wrong type, or contradicts something else.
@@ -76,21 +78,21 @@ def train_config(given: Mapping[str, Any]) -> tuple[Config, str]:
     if "task_name" not in given:
         raise UserError(f"which task? epvf train TASK; valid: {', '.join(TASKS)}")
     task = given["task_name"]
-    method = given.get("method", DEFAULT_METHOD)
+    written = load_fields(Path(given["config"])) if "config" in given else {}
+    asked = {name for name, value in (*given.items(), *written.items()) if value != {}}
+    implied = "epvf" if _V_THETA & asked else None
+    method = given.get("method", written.get("method", implied))
     config = preset(task, given.get("preset", DEFAULT_PRESET), method)
     if "variant" in given:
-        if method in AGENTS:
+        if config.method != "epvf":
             raise UserError(f"--variant changes method 'epvf', not {method!r}")
         config = vary(config, given["variant"])
     if "config" in given:
-        config = load(Path(given["config"]), config)
+        config = from_dict(written, config)
         if config.task.name != task:
             raise UserError(f"{given['config']} is for task {config.task.name!r}, not {task!r}")
-        if config.method != method:
-            raise UserError(
-                f"{given['config']} is for method {config.method!r}; give --method "
-                f"{config.method} as well"
-            )
+        if config.method != method and "method" in given:
+            raise UserError(f"{given['config']} is for method {config.method!r}, not {method!r}")
     delta = _plain({name: value for name, value in given.items() if name not in _OWN})
     if "backend" in given:
         if "backend" in delta.setdefault("task", {}):

@@ -110,7 +110,7 @@ class _Recorder:
         self._leaders = jax.jit(jax.vmap(self._learner.leader))
         self._seeds = range(config.seed, config.seed + config.num_seeds)
         self._checkpoints = Checkpoints(run.checkpoints, config.checkpoint.keep)
-        like = jax.eval_shape(lambda: init_state(config, self._learner).learner)
+        like = jax.eval_shape(lambda: init_state(config, self._learner, task).learner)
         self._state = self._checkpoints.restore(like)
         done = 0 if self._state is None else self._state.iteration
         self._metrics = MetricsLog(run.metrics_file, run.tensorboard, self._seeds, done)

@@ -24,7 +24,8 @@ State: TypeAlias = Any
 `key` `[2]` uint32, the seed's base key; `best_theta` `[P]`, the unperturbed policy with the best
 evaluation so far, and `best_return`, -inf before the first; `last_return`, the newest, NaN before;
 `nonfinite_theta` `[P]`, the newest policy whose return was not finite; `healthy`, False once an
-update was not finite and therefore not applied.
+update was not finite and therefore not applied. With a `horizon`: `envs`, where the environments
+stand.
 """
 
 
@@ -54,6 +55,19 @@ class PolicySearch:
         """What to change where an update came out non-finite."""
         raise NotImplementedError
 
+    @property
+    def horizon(self) -> int | None:
+        """Env steps of a policy where it takes over running environments (`Explore`).
+
+        None: its whole episode is evaluated.
+        """
+        return None
+
+    @property
+    def leader_metrics(self) -> tuple[str, ...]:
+        """Names of what `record_leader` measures."""
+        return ("eval/episode_return", "policy/realized_gain")
+
     def init_state(self, key: PRNGKey) -> State:
         """Everything as before the first iteration."""
         raise NotImplementedError
@@ -71,9 +85,12 @@ class PolicySearch:
         state: State,
         iteration: Int[Array, ""],
         thetas: Population | Perturbed,
-        evaluation: Evaluation,
+        evaluation: Any,
     ) -> tuple[State, Metrics]:
-        """The update after the rollouts of `thetas [N, P]`, which `propose` gave at this state."""
+        """The update after the rollouts of `thetas [N, P]`, which `propose` gave at this state.
+
+        `evaluation` is an `Evaluation`, or with a `horizon` a `Segment`.
+        """
         raise NotImplementedError
 
     def empty_starts(self, num: int) -> Starts:

@@ -22,8 +22,8 @@ from epvf.methods import make_learner, settle
 from epvf.perturbation import drawn, jitter
 from epvf.search import PolicySearch, State
 from epvf.tasks import make
-from epvf.tasks.base import SteppableTask, Task
-from epvf.types import Array, Evaluate, Evaluation, Population
+from epvf.tasks.base import SteppableTask, Task, explorer_of
+from epvf.types import Array, Evaluate, Evaluation, Explore, Population, Segment
 
 _INTERNAL = ("rollout/steps", "rollout/all_steps", "healthy")
 
@@ -85,15 +85,23 @@ def fit(config: Config) -> tuple[Config, SteppableTask]:
     )
     learner = make_learner(config, task.spec)
     task.evaluator(learner.policy)
+    if learner.horizon is not None:
+        explorer_of(task, learner.policy, learner.horizon)
     check_run(learner, config.num_seeds, task.spec.traceable, 2 * config.policy.num_centres)
     return replace(settle(config), {"task.backend": task.spec.backend}), task
 
 
-def init_state(config: Config, learner: PolicySearch) -> TrainState:
+def init_state(config: Config, learner: PolicySearch, task: Task) -> TrainState:
     """The run before its first iteration, one learner a seed."""
     seeds = range(config.seed, config.seed + config.num_seeds)
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     learners = jax.jit(jax.vmap(learner.init_state))(keys)
+    if learner.horizon is not None:
+        explore = explorer_of(task, learner.policy, learner.horizon)
+        # of all seeds together, and with keys that no iteration uses
+        reset = partial(explore.reset, jax.random.fold_in(keys[0], 1))
+        envs = reset(config.num_seeds * config.num_envs)
+        learners = learners._replace(envs=_split_seeds(envs, config.num_seeds))
     return TrainState(learners, 0, np.zeros(config.num_seeds, np.int64), 0.0)
 
 
@@ -124,13 +132,15 @@ def train(
     """
     learner: PolicySearch = make_learner(config, task.spec)
     evaluate = task.evaluator(learner.policy)
-    state = init_state(config, learner) if state is None else state
+    state = init_state(config, learner, task) if state is None else state
+    horizon = learner.horizon
+    explore = None if horizon is None else explorer_of(task, learner.policy, horizon)
     if task.spec.traceable:
-        longest = task.spec.episode_length
+        longest = horizon or task.spec.episode_length
         whole = evaluate if task.spec.draws else lambda key, thetas: evaluate(key, drawn(thetas))
-        steps = _traced_loop(config, learner, whole, state, announce, longest)
+        steps = _traced_loop(config, learner, whole, explore, state, announce, longest)
     else:
-        steps = _host_loop(config, learner, evaluate, state, announce)
+        steps = _host_loop(config, learner, evaluate, explore, state, announce)
     for state, metrics, timing in steps:
         yield Report(state, _records(config, state, metrics, timing))
         _check_health(config, learner, metrics)
@@ -148,7 +158,12 @@ _Step: TypeAlias = tuple[TrainState, _Metrics, _Timing]
 
 
 def _host_loop(
-    config: Config, learner: PolicySearch, evaluate: Evaluate, state: TrainState, announce: Announce
+    config: Config,
+    learner: PolicySearch,
+    evaluate: Evaluate,
+    explore: Explore | None,
+    state: TrainState,
+    announce: Announce,
 ) -> Iterator[_Step]:
     """One iteration a time, the task called from the host between compiled functions."""
     propose = jax.jit(partial(_propose_seeds, learner), static_argnums=(2,))
@@ -165,14 +180,20 @@ def _host_loop(
         iteration = jnp.asarray(state.iteration, jnp.int32)
         due = _evaluation_due(config, state.iteration)
         key, proposed, thetas, cloud = propose(state.learner, iteration, due)
-        evaluation, leader, seconds = _evaluate_seeds(learner, evaluate, key, thetas, cloud)
-        learners, measured = state.learner, _no_leader_metrics(config)
+        rolled: Any
+        if explore is None:
+            rolled, leader, seconds = _evaluate_seeds(learner, evaluate, key, thetas, cloud)
+        else:
+            rolled, leader, seconds = _explore_seeds(
+                learner, evaluate, explore, key, thetas, cloud, state.learner.envs
+            )
+        learners, measured = state.learner, _no_leader_metrics(config, learner)
         if due:
             learners, measured = record(learners, leader)
-        learners, learned = learn(learners, iteration, proposed, evaluation)
+        learners, learned = learn(learners, iteration, proposed, rolled)
         metrics = {name: np.asarray(value)[None] for name, value in (measured | learned).items()}
-        steps = evaluation.lengths.sum(axis=1) + leader.lengths.sum(axis=1)
-        metrics["rollout/all_steps"] = steps[None]
+        steps = leader.lengths.sum(axis=1)
+        metrics["rollout/all_steps"] = metrics["rollout/steps"] + steps[None]
         state = _advance(state, learners, metrics, 1, time.perf_counter() - begin)
         yield state, metrics, _Timing(np.array([seconds]), np.array([state.wall_time]))
 
@@ -198,6 +219,13 @@ def _learn_arguments(config: Config, learner: PolicySearch, learners: State) -> 
     iteration = jax.ShapeDtypeStruct((), jnp.int32)
     propose = jax.vmap(learner.propose, in_axes=(0, None))
     thetas = jax.eval_shape(propose, learners, iteration)
+    if learner.horizon is not None:
+        steps: Any = partial(jax.ShapeDtypeStruct, (seeds, num, learner.horizon))
+        shape = (seeds, num, learner.horizon + 1, learner.policy.layer_sizes[0])
+        envs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), learners.envs)
+        seen = jax.ShapeDtypeStruct(shape, jnp.float32)
+        segment = Segment(seen, steps(jnp.float32), steps(jnp.bool_), steps(jnp.bool_), envs)
+        return iteration, thetas, segment
     starts = jax.eval_shape(partial(learner.empty_starts, num))
     starts = jax.tree.map(lambda s: jax.ShapeDtypeStruct((seeds, *s.shape), s.dtype), starts)
     return iteration, thetas, Evaluation(rows(jnp.float32), rows(jnp.int32), starts)
@@ -229,6 +257,34 @@ def _evaluate_seeds(
     return _by_seed(first, thetas), _by_seed(second, cloud), seconds
 
 
+def _explore_seeds(
+    learner: PolicySearch,
+    evaluate: Evaluate,
+    explore: Explore,
+    key: jax.Array,
+    thetas: Population,
+    cloud: Population,
+    envs: Any,
+) -> tuple[Segment, Evaluation, float]:
+    """Explores with the populations `[M, N, P]` of all seeds in one call, and evaluates clouds."""
+    seeds = thetas.shape[0]
+    merge = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])  # noqa: E731
+    begin = time.perf_counter()
+    segment = explore(key, merge(thetas), jax.tree.map(merge, envs))
+    seconds = time.perf_counter() - begin
+    nobody = np.zeros((seeds, 0))
+    leader = Evaluation(nobody, nobody.astype(np.int32))
+    if cloud.size:
+        leader, _, more = _evaluate_seeds(learner, evaluate, key, cloud, cloud[:, :0])
+        seconds += more
+    return _split_seeds(segment, seeds), leader, seconds
+
+
+def _split_seeds(tree: Any, num_seeds: int) -> Any:
+    """Arrays `[M N, ...]` as `[M, N, ...]`."""
+    return jax.tree.map(lambda x: x.reshape(num_seeds, -1, *x.shape[1:]), tree)
+
+
 def _by_seed(evaluation: Evaluation, thetas: Population) -> Evaluation:
     """The rows of an evaluation as those of `thetas [M, N, P]`."""
     return jax.tree.map(lambda x: x.reshape(*thetas.shape[:2], *x.shape[1:]), evaluation)
@@ -238,19 +294,20 @@ def _traced_loop(
     config: Config,
     learner: PolicySearch,
     evaluate: Evaluate,
+    explore: Explore | None,
     state: TrainState,
     announce: Announce,
-    episode_length: int,
+    longest: int,
 ) -> Iterator[_Step]:
     """Many iterations a call, all inside one compiled program."""
-    chunk = jax.jit(partial(_run_chunk, config, learner, evaluate), donate_argnums=(0,))
+    chunk = jax.jit(partial(_run_chunk, config, learner, evaluate, explore), donate_argnums=(0,))
     counter = jax.ShapeDtypeStruct((), jnp.int32)
     compiled = _compile(
         "rollouts, value and policy updates", chunk, (state.learner, counter, counter), announce
     )
     num = 1
     while not finished(config, state):
-        num = _within_budget(config, state, num, episode_length)
+        num = _within_budget(config, state, num, longest)
         begin = time.perf_counter()
         counters = (jnp.asarray(x, jnp.int32) for x in (state.iteration, num))
         learners, stacked = compiled(state.learner, *counters)
@@ -266,6 +323,7 @@ def _run_chunk(
     config: Config,
     learner: PolicySearch,
     evaluate: Evaluate,
+    explore: Explore | None,
     learners: State,
     start: jax.Array,
     num: jax.Array,
@@ -275,7 +333,7 @@ def _run_chunk(
     The number is an argument, not a constant, so that every chunk runs the same machine code and a
     resumed run repeats an uninterrupted one to the bit, however its chunks fall.
     """
-    iterate = partial(_iterate_seeds, config, learner, evaluate)
+    iterate = partial(_iterate_seeds, config, learner, evaluate, explore)
     shapes = jax.eval_shape(iterate, learners, start)[1]
     empty = jax.tree.map(lambda s: jnp.zeros((MAX_CHUNK, *s.shape), s.dtype), shapes)
 
@@ -291,6 +349,7 @@ def _iterate_seeds(
     config: Config,
     learner: PolicySearch,
     evaluate: Evaluate,
+    explore: Explore | None,
     learners: State,
     iteration: jax.Array,
 ) -> tuple[State, dict[str, jax.Array]]:
@@ -304,11 +363,12 @@ def _iterate_seeds(
 
     def improve(state: State) -> Any:
         thetas = learner.propose(state, iteration)
-        evaluation = evaluate(learner.keys(state, iteration)[2], thetas)
-        return learner.learn(state, iteration, thetas, evaluation)
+        key = learner.keys(state, iteration)[2]
+        rolled = evaluate(key, thetas) if explore is None else explore(key, thetas, state.envs)
+        return learner.learn(state, iteration, thetas, rolled)
 
     def skip(states: State) -> Any:
-        return states, _no_leader_metrics(config), jnp.zeros(config.num_seeds, jnp.int32)
+        return states, _no_leader_metrics(config, learner), jnp.zeros(config.num_seeds, jnp.int32)
 
     due = _evaluation_due(config, iteration)
     learners, leader, steps = jax.lax.cond(due, jax.vmap(measure), skip, learners)
@@ -317,18 +377,17 @@ def _iterate_seeds(
     return learners, metrics | leader
 
 
-def _no_leader_metrics(config: Config) -> dict[str, jax.Array]:
-    nan = jnp.full(config.num_seeds, jnp.nan)
-    return {"eval/episode_return": nan, "policy/realized_gain": nan}
+def _no_leader_metrics(config: Config, learner: PolicySearch) -> dict[str, jax.Array]:
+    return dict.fromkeys(learner.leader_metrics, jnp.full(config.num_seeds, jnp.nan))
 
 
-def _within_budget(config: Config, state: TrainState, num: int, episode_length: int) -> int:
+def _within_budget(config: Config, state: TrainState, num: int, longest: int) -> int:
     """At most `num` iterations, none of which starts after the run should have ended."""
     num = min(num, MAX_CHUNK, config.iterations - state.iteration)
     if config.env_steps is None:
         return num
     left = config.env_steps - int(state.env_steps.min())
-    return max(1, min(num, left // (config.num_envs * episode_length)))
+    return max(1, min(num, left // (config.num_envs * longest)))
 
 
 def _evaluation_due(config: Config, iteration: Any) -> Any:

@@ -64,7 +64,9 @@ def _budgeted(config: Config, env_steps: int) -> Config:
     episodes of full length, if that is more.
     """
     fitted, task = fit(config)
-    whole = config.num_envs * task.spec.episode_length
+    # of a policy in an iteration: a segment, or an episode of full length
+    longest = config.psvf.horizon if config.method == "psvf" else task.spec.episode_length
+    whole = config.num_envs * longest
     budget = {
         "env_steps": env_steps,
         "iterations": math.ceil(env_steps / config.num_envs),  # no episode is shorter than a step

@@ -215,7 +215,7 @@ def planned(
     count = size.seeds if seeds is None else seeds
     if count < 1:
         raise UserError(f"seeds is {count}, but must be at least 1")
-    arms = size.arms(replace(preset(experiment.task, start), delta or {}))
+    arms = size.arms(replace(preset(experiment.task, start, "epvf"), delta or {}))
     # all arms of some seeds before the next seeds: an experiment cut short can be compared
     starts = range(0, count, size.seeds_per_run)
     return [

@@ -1,0 +1,292 @@
+"""Search by V(s, θ): it solves what has a known answer, masks failures, adapts, goes on exactly."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from epvf.cli import main
+from epvf.config import Config, replace
+from epvf.methods import make_learner
+from epvf.metrics import read_metrics
+from epvf.options import train_config
+from epvf.policy_file import load_policy
+from epvf.presets import default_method, preset
+from epvf.tasks.base import TaskSpec
+from epvf.tasks.environment import Environment
+from epvf.tasks.rollout import JaxTask
+from epvf.train import init_state, train
+from epvf.types import Explore, Segment
+
+WANTED = 0.6
+
+# every step pays by how near the action is to `WANTED` times the (constant) observation
+AIMING = Environment(
+    reset=lambda key: jax.random.uniform(key, (1,), minval=-1.0, maxval=1.0),
+    step=lambda state, action: (
+        state,
+        jnp.exp(-4.0 * (action[0] - WANTED * state[0]) ** 2),
+        jnp.zeros((), bool),
+    ),
+    observe=lambda state: state,
+)
+
+BASE = {
+    "method": "psvf",
+    "policy.hidden_sizes": [],
+    "perturbation.noise": "gaussian",
+    "perturbation.scale": 0.1,
+    "policy_update.learning_rate": 1e-2,
+    "psvf.horizon": 5,
+    "psvf.noise": 0.2,
+    "psvf.minibatches": 4,
+    "psvf.hidden_sizes": [16],
+    "num_envs": 64,
+    "iterations": 150,
+    "eval.interval": 149,
+    "eval.episodes": 32,
+}
+
+
+def _task(environment=AIMING, episode_length=10):
+    return JaxTask(TaskSpec("fake", "jax", 1, 1, False, episode_length, False, True), environment)
+
+
+def _config(**delta):
+    return replace(Config(), BASE | {name.replace("__", "."): x for name, x in delta.items()})
+
+
+def _start(config, task):
+    learner = make_learner(config, task.spec)
+    state = jax.tree.map(lambda x: x[0], init_state(config, learner, task).learner)
+    return learner, state
+
+
+def _segment(learner, state, task):
+    thetas = learner.propose(state, 0)
+    explore = task.explorer(learner.policy, learner.horizon)
+    return thetas, explore(jax.random.key(1), thetas, state.envs)
+
+
+@pytest.mark.parametrize(("advantage", "trust"), [("importance", 0.2), ("linear", 0.3)])
+def test_it_finds_the_policy_that_pays_most(advantage, trust):
+    config = _config(psvf__advantage=advantage, psvf__trust=trust)
+    reports = list(train(config, _task()))
+    first, last = reports[0].records[0], reports[-1].records[-1]
+    assert first["eval/episode_return"] < 8.0
+    assert last["eval/episode_return"] > 9.8  # of 10
+    kernel, bias = np.asarray(reports[-1].state.learner.theta[0])
+    assert abs(kernel - WANTED) < 0.1 and abs(bias) < 0.1
+    assert last["steps/env"] == 150 * 64 * 5
+    # the policies with noise pay less than without
+    assert last["eval/perturbed_return"] < last["eval/episode_return"]
+
+
+def test_the_noise_is_brought_to_what_the_outputs_should_deviate_by():
+    config = _config(psvf__noise=0.4, psvf__final_noise=0.1, iterations=60)
+    records = [r for report in train(config, _task()) for r in report.records]
+    deviations = [r["perturbation/output_deviation"] for r in records]
+    schedule = 0.4 * 0.25 ** (np.arange(60) / 59)
+    ratio = np.array(deviations[20:]) / schedule[20:]  # of 64 policies each, so with luck in it
+    assert abs(ratio.mean() - 1.0) < 0.1 and (ratio > 0.6).all() and (ratio < 1.6).all()
+
+
+def test_the_rate_follows_the_divergence():
+    config = _config(policy_update__learning_rate=1e-4, psvf__divergence=0.02, iterations=40)
+    records = [r for report in train(config, _task()) for r in report.records]
+    assert records[0]["policy/divergence"] < 1e-3
+    task = _task()
+    learner, state = _start(config, task)
+    after, _ = learner.learn(state, 0, *_segment(learner, state, task))
+    assert float(after.rate) == pytest.approx(1.2)
+
+
+def test_outputs_that_no_action_can_follow_have_their_price():
+    outputs = jnp.array([[0.5, -1.0], [3.0, -1.5]])
+    continuous, _ = _start(_config(num_envs=8, psvf__bound_cost=0.1), _task())
+    np.testing.assert_allclose(continuous._price(outputs), [0.0, 0.1 * (4.0 + 0.25)], rtol=1e-6)
+    discrete = dataclasses.replace(
+        continuous, policy=dataclasses.replace(continuous.policy, output="argmax")
+    )
+    np.testing.assert_array_equal(discrete._price(outputs), [0.0, 0.0])
+
+
+def test_they_come_back_where_nothing_is_to_be_gained():
+    # all actions pay alike
+    indifferent = dataclasses.replace(
+        AIMING, step=lambda state, action: (state, jnp.ones(()), jnp.zeros((), bool))
+    )
+    config = _config(
+        psvf__bound_cost=0.1, psvf__divergence=None, policy__init_scale=5.0, iterations=120
+    )
+    reports = list(train(config, _task(indifferent)))
+    _, start = _start(config, _task(indifferent))
+    before, after = abs(float(start.theta[0])), abs(float(reports[-1].state.learner.theta[0, 0]))
+    assert before > 2.0 and after < 0.75 * before
+
+
+def test_a_policy_that_fails_teaches_nothing_and_breaks_nothing():
+    task = _task()
+    learner, state = _start(_config(num_envs=8, psvf__minibatches=1), task)
+    thetas, segment = _segment(learner, state, task)
+    spoilt = segment._replace(rewards=segment.rewards.at[2, 3].set(jnp.nan))
+    other = thetas.at[2].set(7.0)  # whatever it was
+    after, metrics = learner.learn(state, 0, thetas, spoilt)
+    again, _ = learner.learn(state, 0, other, spoilt)
+    assert int(metrics["rollout/nonfinite"]) == 1 and bool(after.healthy)
+    np.testing.assert_array_equal(after.nonfinite_theta, thetas[2])
+    np.testing.assert_array_equal(after.theta, again.theta)
+    assert np.isfinite(after.theta).all() and (after.theta != state.theta).any()
+
+
+def test_where_all_fail_nothing_is_learned_and_the_run_goes_on():
+    task = _task()
+    learner, state = _start(_config(num_envs=8, psvf__minibatches=1), task)
+    thetas, segment = _segment(learner, state, task)
+    after, metrics = learner.learn(
+        state, 0, thetas, segment._replace(rewards=jnp.full_like(segment.rewards, jnp.nan))
+    )
+    assert bool(after.healthy) and int(metrics["rollout/nonfinite"]) == 8
+    np.testing.assert_array_equal(after.theta, state.theta)
+
+
+def test_until_an_episode_has_ended_the_running_one_is_reported():
+    task = _task(episode_length=10)
+    learner, state = _start(_config(num_envs=8), task)
+    thetas, segment = _segment(learner, state, task)  # 5 of 10 steps
+    _, metrics = learner.learn(state, 0, thetas, segment)
+    np.testing.assert_allclose(
+        metrics["rollout/episode_return"], segment.rewards.sum(axis=1).mean(), rtol=1e-5
+    )
+    assert float(metrics["rollout/episode_length"]) == 5.0
+
+
+@dataclass(frozen=True)
+class HostTask:
+    """The same environments behind numpy: what a task on the host gives and gets."""
+
+    task: JaxTask
+
+    @property
+    def spec(self):
+        return TaskSpec("fake", "host", 1, 1, False, 10, False, False)
+
+    def evaluator(self, policy):
+        evaluate = self.task.evaluator(policy)
+        return lambda key, thetas: jax.tree.map(np.asarray, evaluate(key, jnp.asarray(thetas)))
+
+    def explorer(self, policy, horizon):
+        return HostExplorer(self.task.explorer(policy, horizon))
+
+
+@dataclass(frozen=True)
+class HostExplorer:
+    explore: Explore
+
+    def reset(self, key, num):
+        return self.explore.reset(key, num)
+
+    def __call__(self, key, thetas, envs) -> Segment:
+        assert isinstance(thetas, np.ndarray)
+        return jax.tree.map(np.asarray, self.explore(key, thetas, envs))
+
+
+@pytest.mark.parametrize("wrap", [lambda task: task, HostTask])
+def test_seeds_side_by_side_learn_each_for_itself(wrap):
+    config = _config(num_seeds=2, iterations=60, eval__interval=59)
+    reports = list(train(config, wrap(_task())))
+    last = reports[-1].records[-2:]
+    assert [r["seed"] for r in last] == [0, 1]
+    assert all(r["eval/episode_return"] > 9.5 for r in last)
+    thetas = np.asarray(reports[-1].state.learner.theta)
+    assert (thetas[0] != thetas[1]).all()
+    assert [r["steps/env"] for r in last] == [60 * 64 * 5] * 2
+
+
+def test_the_tuned_ant_is_trained_by_it_and_the_paper_s_is_not():
+    assert default_method("ant", "tuned") == preset("ant").method == "psvf"
+    assert preset("ant", "paper").method == preset("cartpole").method == "epvf"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--psvf.discount", "1"], "psvf.discount is 1"),
+        (["--psvf.gae-lambda", "1.5"], "psvf.gae_lambda is 1.5; it must be at most 1"),
+        (["--psvf.minibatches", "99999999"], "psvf.minibatches 99999999 are more than the 32768"),
+        (["--psvf.noise", "0.1"], "psvf.final_noise 0.25 is above psvf.noise 0.1"),
+        (["--policy.num-centres", "2"], "needs policy.num_centres 1"),
+        (["--policy-update.optimizer", "normalised"], "policy_update.optimizer adam or sgd"),
+        (["--psvf.advantage", "exact"], "valid: importance, linear"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_line(options, message, workplace, capsys):
+    assert main(["train", "ant", "--backend", "native", *options]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+    assert list(workplace.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "method"),
+    [
+        ({}, "psvf"),
+        ({"perturbation": {"scale": 0.1}, "policy_update": {"learning_rate": 1e-3}}, "psvf"),
+        ({"value": {}, "buffer": {}}, "psvf"),  # as it is where nothing of them is given
+        ({"value": {"hidden_sizes": (8,)}}, "epvf"),
+        ({"buffer": {"size": 2048}}, "epvf"),
+        ({"variant": "noise-1.0"}, "epvf"),
+        ({"preset": "paper"}, "epvf"),
+        ({"method": "psvf", "buffer": {"size": 8192}}, "psvf"),
+    ],
+)
+def test_asking_for_something_of_v_theta_asks_for_v_theta(given, method):
+    assert train_config({"task_name": "ant"} | given)[0].method == method
+
+
+def test_a_file_may_ask_for_it_as_well(workplace):
+    (workplace / "some.yaml").write_text("target: {transform: raw}")
+    given = {"task_name": "ant", "config": "some.yaml"}
+    assert train_config(given)[0].method == "epvf"
+
+
+def test_v_theta_s_tools_refuse_its_runs(workplace, capsys):
+    debug = ["train", "ant", "--method", "psvf", "--preset", "debug", "--backend", "native"]
+    assert main([*debug, "--iterations", "2", "--out", "run", "--json"]) == 0
+    capsys.readouterr()
+    assert main(["diagnose", "run"]) == 2
+    assert "trained by method 'psvf', which has no V(θ)" in capsys.readouterr().err
+    assert main(["bench", "ant", "--config", "run/config.json"]) == 2
+    assert "bench measures V(θ), method 'epvf', not 'psvf'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("task", "backend"), [("ant", "native"), ("cartpole", "jax")])
+def test_a_run_is_a_run_like_any_other_and_resumes_to_the_bit(task, backend, workplace, capsys):
+    common = ["train", task, "--method", "psvf", "--preset", "debug", "--backend", backend]
+    common += ["--checkpoint.every-iterations", "3", "--json"]
+    assert main([*common, "--iterations", "6", "--out", "whole"]) == 0
+    # a run that stops after three iterations, under the same schedules
+    assert main([*common, "--iterations", "6", "--env-steps", "700", "--out", "part"]) == 0
+    for name, before, after in (
+        ("config.json", '"env_steps": 700', '"env_steps": null'),
+        ("run.json", '"finished"', '"interrupted"'),
+    ):
+        text = (workplace / "part" / name).read_text()
+        assert before in text
+        (workplace / "part" / name).write_text(text.replace(before, after))
+    assert main(["resume", "part", "--json"]) == 0
+    whole, part = (read_metrics(workplace / name / "metrics.jsonl") for name in ("whole", "part"))
+    untimed = lambda rows: [  # noqa: E731
+        {k: v for k, v in row.items() if not k.startswith("time/")} for row in rows
+    ]
+    np.testing.assert_equal(untimed(part), untimed(whole))
+    ours, theirs = (
+        load_policy(workplace / name / "policies" / "last.safetensors")
+        for name in ("part", "whole")
+    )
+    np.testing.assert_array_equal(ours.theta, theirs.theta)
+    capsys.readouterr()
+    assert main(["eval", "part", "--episodes", "2", "--json"]) == 0
