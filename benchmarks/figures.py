@@ -14,12 +14,20 @@ from epvf.metrics import Record, read_metrics
 from epvf.plotting import Group, draw, save
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-KEYS = ("steps/update", "steps/env", "rollout/episode_return", "eval/episode_return", "seed")
+KEYS = (
+    *("steps/update", "steps/env", "rollout/episode_return"),
+    *("eval/episode_return", "eval/perturbed_return", "seed"),
+)
 FIGURES = {
-    "ant-tuned": ("epvf train ant", {"tuned": "ant-tuned-s*.jsonl"}),
-    "ant-openes": (
-        "Ant, 1024 policies an iteration",
-        {"tuned": "ant-tuned-s*.jsonl", "matched OpenES": "ant-openes-s*.jsonl"},
+    "ant-tuned": (
+        "epvf train ant, and other methods",
+        {
+            "V(s, θ): psvf, the default, seed 0": "ant-psvf-s0.jsonl",
+            "V(s, θ): psvf, the default, seed 1": "ant-psvf-s1.jsonl",
+            "V(s, θ): psvf, the default, seed 2": "ant-psvf-s2.jsonl",
+            "matched OpenES": "ant-openes-s*.jsonl",
+            "V(θ): epvf": "ant-epvf-s*.jsonl",
+        },
     ),
 }
 """Name to title, and to the files of each group."""
