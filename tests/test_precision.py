@@ -10,7 +10,10 @@ from jax.lax import DotAlgorithmPreset, Precision
 from epvf.config import Config, replace
 from epvf.methods import make_learner
 from epvf.policy import Policy
+from epvf.presets import preset
 from epvf.tasks import make
+from epvf.tasks.base import explorer_of
+from epvf.train import init_state
 from fakes import BASE, FormulaTask
 
 FULL = {Precision.HIGHEST, DotAlgorithmPreset.F32_F32_F32}
@@ -46,6 +49,20 @@ def test_physics_and_policies_are_float32_whatever_the_caller_allows(name, backe
     thetas = jnp.zeros((3, policy.num_parameters))
     with jax.default_matmul_precision("bfloat16"):
         found = precisions(evaluate, jax.random.key(0), thetas)
+    assert found
+    assert found <= FULL
+
+
+def test_what_policies_did_is_computed_again_in_float32():
+    task = make("cartpole", "jax")
+    config = preset("cartpole", "debug", "psvf")
+    learner = make_learner(config, task.spec)
+    state = jax.tree.map(lambda x: x[0], init_state(config, learner, task).learner)
+    thetas = learner.propose(state, 0)
+    explore = explorer_of(task, learner.policy, learner.horizon)
+    segment = explore(jax.random.key(0), thetas, state.envs)
+    with jax.default_matmul_precision("bfloat16"):
+        found = precisions(learner.learn, state, 0, thetas, segment)
     assert found
     assert found <= FULL
 

@@ -71,6 +71,10 @@ def _segment(learner, state, task):
     return thetas, explore(jax.random.key(1), thetas, state.envs)
 
 
+def _assert_equal(ours, theirs):
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
 @pytest.mark.parametrize(("advantage", "trust"), [("importance", 0.2), ("linear", 0.3)])
 def test_it_finds_the_policy_that_pays_most(advantage, trust):
     config = _config(psvf__advantage=advantage, psvf__trust=trust)
@@ -133,12 +137,17 @@ def test_a_policy_that_fails_teaches_nothing_and_breaks_nothing():
     learner, state = _start(_config(num_envs=8, psvf__minibatches=1), task)
     thetas, segment = _segment(learner, state, task)
     spoilt = segment._replace(rewards=segment.rewards.at[2, 3].set(jnp.nan))
-    other = thetas.at[2].set(7.0)  # whatever it was
+    # whatever it was, saw and earned
+    otherwise = spoilt._replace(
+        rewards=spoilt.rewards.at[2, :3].set(50.0),
+        observations=spoilt.observations.at[2].set(99.0),
+    )
     after, metrics = learner.learn(state, 0, thetas, spoilt)
-    again, _ = learner.learn(state, 0, other, spoilt)
+    again, _ = learner.learn(state, 0, thetas.at[2].set(7.0), otherwise)
     assert int(metrics["rollout/nonfinite"]) == 1 and bool(after.healthy)
     np.testing.assert_array_equal(after.nonfinite_theta, thetas[2])
-    np.testing.assert_array_equal(after.theta, again.theta)
+    for name in ("theta", "value", "scaler", "reward_scale", "noise", "rate"):
+        _assert_equal(getattr(after, name), getattr(again, name))
     assert np.isfinite(after.theta).all() and (after.theta != state.theta).any()
 
 
@@ -150,7 +159,8 @@ def test_where_all_fail_nothing_is_learned_and_the_run_goes_on():
         state, 0, thetas, segment._replace(rewards=jnp.full_like(segment.rewards, jnp.nan))
     )
     assert bool(after.healthy) and int(metrics["rollout/nonfinite"]) == 8
-    np.testing.assert_array_equal(after.theta, state.theta)
+    for name in ("theta", "value", "scaler", "reward_scale"):
+        _assert_equal(getattr(after, name), getattr(state, name))
 
 
 def test_until_an_episode_has_ended_the_running_one_is_reported():
@@ -260,7 +270,7 @@ def test_v_theta_s_tools_refuse_its_runs(workplace, capsys):
     assert main(["diagnose", "run"]) == 2
     assert "trained by method 'psvf', which has no V(θ)" in capsys.readouterr().err
     assert main(["bench", "ant", "--config", "run/config.json"]) == 2
-    assert "bench measures V(θ), method 'epvf', not 'psvf'" in capsys.readouterr().err
+    assert "bench measures V(θ), which method 'psvf' does not have" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("task", "backend"), [("ant", "native"), ("cartpole", "jax")])

@@ -140,7 +140,7 @@ def bench(argv: list[str]) -> int:
     from epvf.bench import bench as measure
     from epvf.bench import render
     from epvf.config import load, replace
-    from epvf.learner_bench import bench_learner, with_num_envs
+    from epvf.learner_bench import bench_learner, check_method, with_num_envs
     from epvf.presets import preset
     from epvf.training import fit
 
@@ -151,9 +151,8 @@ def bench(argv: list[str]) -> int:
         if config.task.name != asked.task:
             other = config.task.name
             raise UserError(f"{asked.config} is for task {other!r}, not {asked.task!r}")
-    if config.method != "epvf":
-        raise UserError(f"bench measures V(θ), method 'epvf', not {config.method!r}")
     config, task = fit(with_num_envs(replace(config, delta), asked.num_envs))
+    check_method(config, task.spec)
     with memory.explained(f"num_envs {asked.num_envs}"):
         policy, thetas = _population(config, task)
         result = measure(task, policy, thetas, asked.repeats)

@@ -9,13 +9,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from epvf.agents import AGENTS
 from epvf.config import Config, replace
+from epvf.errors import UserError
 from epvf.learner import Learner, LearnerState
 from epvf.representations import Stage
 from epvf.tasks.base import TaskSpec
 from epvf.train import make_learner
 
 Call: TypeAlias = Callable[[], Any]
+
+
+def check_method(config: Config, spec: TaskSpec) -> None:
+    """Checks that a method has what `bench_learner` times.
+
+    Raises:
+        UserError: if it learns no V(θ).
+    """
+    if config.method in AGENTS or not isinstance(make_learner(config, spec), Learner):
+        raise UserError(f"bench measures V(θ), which method {config.method!r} does not have")
 
 
 def bench_learner(config: Config, spec: TaskSpec, repeats: int = 5) -> dict[str, Any]:

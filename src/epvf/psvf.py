@@ -5,7 +5,7 @@
 
 Parameter-based state-value functions are Faccio et al. 2021's; equation 2 of Bohlinger & Peters
 2025 makes the policy's gradient of them, ∇J(θ) = E_s[∇V(s, θ)]. There s is where episodes start;
-here it is wherever the population goes, which the discount makes nearly the same.
+here it is wherever the population goes.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from epvf.state_value import (
     network,
 )
 from epvf.targets import spearman
-from epvf.types import Array, Envs, Evaluation, Population, PRNGKey, Segment
+from epvf.types import Array, Envs, Evaluation, Mask, Population, PRNGKey, Segment
 
 FORGETTING = 0.05
 """How much of a running mean each iteration replaces."""
@@ -45,6 +45,7 @@ RATE_PACE = 0.2
 """Largest relative changes an iteration of the noise's size and of θ's learning rate."""
 
 MAX_RATE = 5.0
+"""Largest factor on θ's learning rate."""
 
 MAX_DIVERGENCE = 4.0
 """In units of what is wanted: on minibatches where the change of θ is larger already, θ stays."""
@@ -104,7 +105,7 @@ class PSVFState(NamedTuple):
         reward_scale: v counts in units of it; a typical advantage's size.
         noise: factor on the configured perturbation.
         rate: factor on θ's learning rate.
-        iterations: that were learned from.
+        iterations: that had anything to learn from.
         envs: where the environments stand; None until they are reset.
         predicted_gain, step_norm: of the newest update.
     """
@@ -218,22 +219,24 @@ class PSVFLearner(PolicySearch):
 
     def record_leader(self, state: PSVFState, evaluation: Evaluation) -> tuple[PSVFState, Metrics]:
         """As for every method; and how perturbed policies did that were left to play to the end."""
-        both = evaluation._replace(starts=None)
-        leader, others = (
-            jax.tree.map(lambda x: x.reshape(2, -1)[half], both)  # noqa: B023
-            for half in (0, 1)
-        )
-        state, metrics = super().record_leader(state, leader)
-        return state, metrics | {"eval/perturbed_return": others.returns.mean()}
+        leader, others = evaluation.returns.reshape(2, -1)
+        state, metrics = super().record_leader(state, evaluation._replace(returns=leader))
+        return state, metrics | {"eval/perturbed_return": others.mean()}
 
     def learn(
         self, state: PSVFState, iteration: Int[Array, ""], thetas: Population, evaluation: Segment
     ) -> tuple[PSVFState, Metrics]:
         """The update after `thetas [N, P]`, which `propose` gave at this state, have explored."""
-        segment = evaluation
+        # what the policies did is computed again here, and must come out as it did there
+        with jax.default_matmul_precision("highest"):
+            return self._learn(state, iteration, thetas, evaluation)
+
+    def _learn(
+        self, state: PSVFState, iteration: Int[Array, ""], thetas: Population, segment: Segment
+    ) -> tuple[PSVFState, Metrics]:
         finite = jnp.isfinite(segment.rewards).all(axis=1)
         state = keep_nonfinite(state, thetas, finite)
-        state = self._rescale(state, segment)
+        state = self._rescale(state, segment, finite)
         met, deviation, metrics = self._met(state, thetas, segment, finite)
         fitted, losses = self._fit(state, met, self.keys(state, iteration)[3], deviation)
         change = self._offsets(fitted.theta, met, deviation)
@@ -251,7 +254,7 @@ class PSVFLearner(PolicySearch):
         chosen = jax.tree.map(lambda new, old: jnp.where(healthy, new, old), learned, state)
         state = chosen._replace(
             envs=segment.envs,
-            iterations=state.iterations + 1,
+            iterations=state.iterations + finite.any(),
             # without a single finite rollout there is nothing to learn, but nothing broke either
             healthy=state.healthy & (healthy | ~finite.any()),
         )
@@ -273,15 +276,17 @@ class PSVFLearner(PolicySearch):
         scaled = state.theta[None] + state.noise * (thetas - state.theta[None])
         return clip_weights(scaled, self.perturbation.clip)
 
-    def _rescale(self, state: PSVFState, segment: Segment) -> PSVFState:
-        """Takes the new observations and rewards into the running statistics."""
-        pace = jnp.where(state.iterations == 0, 1.0, FORGETTING)
-        seen = segment.observations.reshape(-1, segment.observations.shape[-1])
-        now = Scaler(seen.mean(axis=0), jnp.maximum(seen.std(axis=0), 1e-3))
-        rewards = _finite_or_zero(segment.rewards)
+    def _rescale(self, state: PSVFState, segment: Segment, finite: Mask) -> PSVFState:
+        """Takes the observations and rewards of sound rollouts into the running statistics."""
+        pace = jnp.where(state.iterations == 0, 1.0, FORGETTING) * finite.any()
+        seen, weight = segment.observations.mean(axis=1), finite.astype(jnp.float32)
+        mean = _mean(seen, weight)
+        squares = ((segment.observations - mean[None, None]) ** 2).mean(axis=1)
+        now = Scaler(mean, jnp.maximum(jnp.sqrt(_mean(squares, weight)), 1e-3))
         # of as many steps as an advantage looks ahead
         steps = 1.0 / (1.0 - self.config.discount * self.config.gae_lambda)
-        size = jnp.sqrt((rewards**2).mean()) * steps
+        rewards = (_finite_or_zero(segment.rewards) ** 2).mean(axis=1)
+        size = jnp.sqrt(_mean(rewards, weight)) * steps
         mix = lambda old, new: (1.0 - pace) * old + pace * new  # noqa: E731
         return state._replace(
             scaler=jax.tree.map(mix, state.scaler, now),
@@ -289,7 +294,7 @@ class PSVFLearner(PolicySearch):
         )
 
     def _met(
-        self, state: PSVFState, thetas: Population, segment: Segment, finite: Array
+        self, state: PSVFState, thetas: Population, segment: Segment, finite: Mask
     ) -> tuple[Met, jax.Array, Metrics]:
         """All steps of a segment as V reads them, the outputs' deviation, and V's rank correlation.
 
