@@ -32,6 +32,8 @@ LAYERS = [
     {"variants", "baselines", "methods", "roofline"},
     {"train", "bench"},
     {"learner_bench"},
+    {"psvf_bench"},
+    {"iteration_bench"},
     {"policy_file", "checkpoints", "metrics", "startup", "provenance", "interrupt"},
     {"runs", "display", "evaluation", "doctor"},
     {"recorder", "plotting", "options", "usage"},

@@ -145,6 +145,8 @@ BAD = [
     (["bench", "cartpole", "--repeats", "0"], "repeats is 0"),
     (["bench", "ant", "--representation", "fourier"], "representation.name: 'fourier'; valid: raw"),
     (["bench", "ant", "--preset", "fast"], "unknown preset 'fast'"),
+    (["bench", "ant", "--method", "pgpe"], "V(θ) and V(s, θ), which method 'pgpe' does not have"),
+    (["bench", "ant", "--method", "psf"], "unknown method 'psf'"),
     (["train", "ant", "--variant", "no-clip"], "unknown variant 'no-clip' (did you mean"),
     (["train", "cartpole", "--variant", "clip-perturbations"], "weight_clip, but that is none"),
     (["experiment"], "missing: NAME"),

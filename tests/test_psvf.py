@@ -1,6 +1,7 @@
 """Search by V(s, θ): it solves what has a known answer, masks failures, adapts, goes on exactly."""
 
 import dataclasses
+import json
 from dataclasses import dataclass
 
 import jax
@@ -41,6 +42,8 @@ BASE = {
     "perturbation.scale": 0.1,
     "policy_update.learning_rate": 1e-2,
     "psvf.horizon": 5,
+    "psvf.stride": 1,
+    "psvf.epochs": 2,
     "psvf.noise": 0.2,
     "psvf.minibatches": 4,
     "psvf.hidden_sizes": [16],
@@ -130,6 +133,24 @@ def test_they_come_back_where_nothing_is_to_be_gained():
     _, start = _start(config, _task(indifferent))
     before, after = abs(float(start.theta[0])), abs(float(reports[-1].state.learner.theta[0, 0]))
     assert before > 2.0 and after < 0.75 * before
+
+
+def test_a_stride_is_learned_from_as_one_step_from_where_it_began():
+    task = _task()
+    config = _config(num_envs=8, psvf__horizon=6, psvf__gae_lambda=1.0)
+    learner, state = _start(config, task)
+    thetas, segment = _segment(learner, state, task)
+    finite = jnp.ones(8, bool)
+    step_by_step, *_ = learner.met(state, thetas, segment, finite)
+    learner, _ = _start(replace(config, {"psvf.stride": 3}), task)
+    strides, *_ = learner.met(state, thetas, segment, finite)
+    for name in ("observations", "centre", "targets"):
+        # with all the future in the targets, what is left out is not what they are made of
+        found, every = (
+            np.asarray(getattr(met, name)).reshape(8, -1, *getattr(met, name).shape[1:])
+            for met in (strides, step_by_step)
+        )
+        np.testing.assert_allclose(found, every[:, ::3], rtol=1e-5, err_msg=name)
 
 
 def test_a_policy_that_fails_teaches_nothing_and_breaks_nothing():
@@ -226,7 +247,9 @@ def test_the_tuned_ant_is_trained_by_it_and_the_paper_s_is_not():
     [
         (["--psvf.discount", "1"], "psvf.discount is 1"),
         (["--psvf.gae-lambda", "1.5"], "psvf.gae_lambda is 1.5; it must be at most 1"),
-        (["--psvf.minibatches", "99999999"], "psvf.minibatches 99999999 are more than the 32768"),
+        (["--psvf.minibatches", "99999999"], "psvf.minibatches 99999999 are more than the 8192"),
+        (["--psvf.stride", "5"], "psvf.horizon 32 is not a multiple of psvf.stride 5"),
+        (["--psvf.stride", "0"], "psvf.stride is 0"),
         (["--psvf.noise", "0.1"], "psvf.final_noise 0.25 is above psvf.noise 0.1"),
         (["--policy.num-centres", "2"], "needs policy.num_centres 1"),
         (["--policy-update.optimizer", "normalised"], "policy_update.optimizer adam or sgd"),
@@ -263,14 +286,20 @@ def test_a_file_may_ask_for_it_as_well(workplace):
     assert train_config(given)[0].method == "epvf"
 
 
-def test_v_theta_s_tools_refuse_its_runs(workplace, capsys):
+def test_diagnose_refuses_its_runs_and_bench_measures_them(workplace, capsys):
     debug = ["train", "ant", "--method", "psvf", "--preset", "debug", "--backend", "native"]
     assert main([*debug, "--iterations", "2", "--out", "run", "--json"]) == 0
     capsys.readouterr()
     assert main(["diagnose", "run"]) == 2
     assert "trained by method 'psvf', which has no V(θ)" in capsys.readouterr().err
-    assert main(["bench", "ant", "--config", "run/config.json"]) == 2
-    assert "bench measures V(θ), which method 'psvf' does not have" in capsys.readouterr().err
+    small = ["--backend", "native", "--num-envs", "16", "--repeats", "1", "--json"]
+    assert main(["bench", "ant", "--config", "run/config.json", *small]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["method"], result["num_envs"], result["horizon"]) == ("psvf", 16, 8)
+    parts = [result[f"{name}_ms"] for name in ("propose", "rollout", "value", "policy")]
+    assert min(parts[:3]) > 0
+    assert result["iteration_ms"] == pytest.approx(sum(parts))
+    assert result["learner_fraction"] == pytest.approx(sum(parts[2:]) / sum(parts))
 
 
 @pytest.mark.parametrize(("task", "backend"), [("ant", "native"), ("cartpole", "jax")])

@@ -139,33 +139,36 @@ def bench(argv: list[str]) -> int:
     from epvf import memory
     from epvf.bench import bench as measure
     from epvf.bench import render
-    from epvf.config import load, replace
-    from epvf.learner_bench import bench_learner, check_method, with_num_envs
-    from epvf.presets import preset
+    from epvf.iteration_bench import bench_iteration
+    from epvf.learner_bench import with_num_envs
     from epvf.training import fit
 
-    delta = {"task.backend": asked.backend, "representation.name": asked.representation}
-    config = preset(asked.task, asked.preset, "epvf")
-    if asked.config is not None:
-        config = load(asked.config, config)
-        if config.task.name != asked.task:
-            other = config.task.name
-            raise UserError(f"{asked.config} is for task {other!r}, not {asked.task!r}")
-    config, task = fit(with_num_envs(replace(config, delta), asked.num_envs))
-    check_method(config, task.spec)
+    config, task = fit(with_num_envs(_measured(asked), asked.num_envs))
     with memory.explained(f"num_envs {asked.num_envs}"):
         policy, thetas = _population(config, task)
         result = measure(task, policy, thetas, asked.repeats)
-        result |= bench_learner(config, task.spec, asked.repeats)
-    rollout = 1e3 * result["env_steps"] / result["steps_per_second"]
-    learning = result["value_ms"] + result["policy_ms"]
-    result |= {
-        "preset": asked.preset,
-        "iteration_ms": rollout + learning,
-        "learner_fraction": learning / (rollout + learning),
-    }
-    _print_result(result, render(result), asked.json)
+        result |= bench_iteration(config, task, result, asked.repeats)
+    _print_result(result | {"preset": asked.preset}, render(result), asked.json)
     return 0
+
+
+def _measured(asked: "_Bench") -> "Config":
+    """The configuration whose iterations are measured."""
+    from epvf.iteration_bench import check_method
+    from epvf.options import train_config
+
+    given: dict[str, Any] = {"task_name": asked.task, "preset": asked.preset}
+    if asked.backend != "auto":
+        given["backend"] = asked.backend
+    if asked.method is not None:
+        given["method"] = asked.method
+    if asked.config is not None:
+        given["config"] = str(asked.config)
+    if asked.representation is not None:
+        given["representation"] = {"name": asked.representation}
+    config, _ = train_config(given)
+    check_method(config)
+    return config
 
 
 def _sweep(asked: "_Bench") -> int:
@@ -175,10 +178,10 @@ def _sweep(asked: "_Bench") -> int:
     sizes = sweep.parse(asked.sweep or "")
     if asked.out is not None:
         sweep.check_folder(asked.out)
-    names = ("backend", "preset", "representation", "repeats")
-    given = [(name, str(getattr(asked, name))) for name in names]
-    if asked.config is not None:
-        given.append(("config", str(asked.config.absolute())))
+    given = [(name, str(getattr(asked, name))) for name in ("backend", "preset", "repeats")]
+    optional = {"method": asked.method, "representation": asked.representation}
+    optional["config"] = None if asked.config is None else str(asked.config.absolute())
+    given += [(name, value) for name, value in optional.items() if value is not None]
     options = (part for name, value in given for part in (f"--{name}", value))
     measure = sweep.measure_apart([asked.task, *options], sizes.field)
     rows = sweep.run(sizes, measure, lambda line: print(line, file=sys.stderr, flush=True))
@@ -352,7 +355,8 @@ class _Bench:
         backend: the engine.
         num_envs: policies evaluated at once.
         preset: whose policy, value function and updates are measured.
-        representation: of a policy, for the value function.
+        method: that learns; as for `epvf train` if not given.
+        representation: of a policy, for V(θ).
         config: JSON or YAML file of fields to change in the preset.
         repeats: turns, of which the median counts.
         sweep: sizes to measure one after the other, as in num_envs=512,1024,4096.
@@ -364,7 +368,8 @@ class _Bench:
     backend: str = "auto"
     num_envs: int = 1024
     preset: str = "tuned"
-    representation: str = "raw"
+    method: str | None = None
+    representation: str | None = None
     config: Path | None = None
     repeats: int = 5
     sweep: str | None = None

@@ -367,7 +367,7 @@ def _check_contradictions(config: Config) -> None:
 
 
 def _check_psvf(config: Config) -> None:
-    psvf, steps = config.psvf, config.num_envs * config.psvf.horizon
+    psvf = config.psvf
     for name in ("discount", "gae_lambda"):
         if getattr(psvf, name) > 1:
             raise UserError(f"psvf.{name} is {getattr(psvf, name)}; it must be at most 1")
@@ -376,10 +376,15 @@ def _check_psvf(config: Config) -> None:
     _check_decay("psvf", "noise", psvf)
     if config.method != "psvf":
         return
-    if psvf.minibatches > steps:
+    if psvf.horizon % psvf.stride:
         raise UserError(
-            f"psvf.minibatches {psvf.minibatches} are more than the {steps} env steps of an "
-            "iteration (num_envs times psvf.horizon)"
+            f"psvf.horizon {psvf.horizon} is not a multiple of psvf.stride {psvf.stride}"
+        )
+    strides = config.num_envs * psvf.horizon // psvf.stride
+    if psvf.minibatches > strides:
+        raise UserError(
+            f"psvf.minibatches {psvf.minibatches} are more than the {strides} strides of an "
+            "iteration (num_envs times psvf.horizon / psvf.stride)"
         )
     if config.policy.num_centres > 1 or config.policy_update.optimizer == "normalised":
         raise UserError(

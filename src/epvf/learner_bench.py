@@ -1,4 +1,4 @@
-"""What an iteration's learning costs: V, the policy, and the stages of a representation."""
+"""What learning V(θ) costs an iteration: V, the policy, and the stages of a representation."""
 
 import time
 from collections.abc import Callable
@@ -9,25 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from epvf.agents import AGENTS
 from epvf.config import Config, replace
-from epvf.errors import UserError
 from epvf.learner import Learner, LearnerState
 from epvf.representations import Stage
 from epvf.tasks.base import TaskSpec
 from epvf.train import make_learner
 
 Call: TypeAlias = Callable[[], Any]
-
-
-def check_method(config: Config, spec: TaskSpec) -> None:
-    """Checks that a method has what `bench_learner` times.
-
-    Raises:
-        UserError: if it learns no V(θ).
-    """
-    if config.method in AGENTS or not isinstance(make_learner(config, spec), Learner):
-        raise UserError(f"bench measures V(θ), which method {config.method!r} does not have")
 
 
 def bench_learner(config: Config, spec: TaskSpec, repeats: int = 5) -> dict[str, Any]:
@@ -45,17 +33,14 @@ def bench_learner(config: Config, spec: TaskSpec, repeats: int = 5) -> dict[str,
     compiled = time.perf_counter() - begin
     stages = stage_calls(learner, config.value_update.batch_size)
     calls = {"value": value, "policy": policy} | {f"stage {n}": c for n, c in stages.items()}
-    milliseconds = {
-        name: 1e3 * float(np.median(seconds))
-        for name, seconds in take_turns(calls, repeats).items()
-    }
+    times = milliseconds(take_turns(calls, repeats))
     return {
-        "value_ms": milliseconds["value"],
-        "policy_ms": milliseconds["policy"],
+        "value_ms": times["value"],
+        "policy_ms": times["policy"],
         "learner_compile_seconds": compiled,
         "learner_bytes": memory,
         "representation": config.representation.name,
-        "representation_ms": {name: milliseconds[f"stage {name}"] for name in stages},
+        "representation_ms": {name: times[f"stage {name}"] for name in stages},
     }
 
 
@@ -155,3 +140,8 @@ def take_turns(calls: dict[str, Call], repeats: int) -> dict[str, list[float]]:
             if turn:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def milliseconds(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """Medians of `take_turns`."""
+    return {name: 1e3 * float(np.median(turns)) for name, turns in seconds.items()}

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Bool, Float, Int
 
-from epvf.advantages import advantages
+from epvf.advantages import Steps, advantages, strides
 from epvf.learner import PolicyUpdateConfig
 from epvf.optimizers import decay, make_optimizer
 from epvf.perturbation import PerturbationConfig, clip_weights, perturb
@@ -68,7 +68,9 @@ class PSVFConfig:
             the variance of the prior on the outputs' change, in units of their noise.
         hidden_sizes: of v and of A's network.
         learning_rate: of both, with Adam.
-        epochs: passes over an iteration's steps.
+        stride: env steps that are learned from as if they were one. What the states between tell is
+            nearly the same, and learning from all of them costs almost as much as their physics.
+        epochs: passes over an iteration's strides.
         minibatches: parts of a pass, one gradient step of V and of θ each.
         noise: deviation of the policies' outputs that the population's noise is scaled to.
         final_noise: the same at the end of the run, reached exponentially; None: `noise`.
@@ -86,7 +88,8 @@ class PSVFConfig:
     trust: float = 0.2
     hidden_sizes: tuple[int, ...] = (64, 64)
     learning_rate: float = 1e-3
-    epochs: int = 2
+    stride: int = 4
+    epochs: int = 1
     minibatches: int = 8
     noise: float = 0.6
     final_noise: float | None = None
@@ -237,10 +240,10 @@ class PSVFLearner(PolicySearch):
         finite = jnp.isfinite(segment.rewards).all(axis=1)
         state = keep_nonfinite(state, thetas, finite)
         state = self._rescale(state, segment, finite)
-        met, deviation, metrics = self._met(state, thetas, segment, finite)
+        met, deviation, metrics = self.met(state, thetas, segment, finite)
         fitted, losses = self._fit(state, met, self.keys(state, iteration)[3], deviation)
         change = self._offsets(fitted.theta, met, deviation)
-        divergence = _mean(0.5 * (change**2).sum(axis=-1), met.weight)
+        divergence = _divergence(change, met)
         gain = _mean(self._gain(fitted.value, met, change), met.weight)
         gain -= _mean(self._gain(fitted.value, met, jnp.zeros_like(change)), met.weight)
         healthy = _finite((fitted.theta, fitted.value)) & finite.any()
@@ -293,32 +296,36 @@ class PSVFLearner(PolicySearch):
             reward_scale=mix(state.reward_scale, jnp.maximum(size, 1e-3)),
         )
 
-    def _met(
+    def met(
         self, state: PSVFState, thetas: Population, segment: Segment, finite: Mask
     ) -> tuple[Met, jax.Array, Metrics]:
-        """All steps of a segment as V reads them, the outputs' deviation, and V's rank correlation.
+        """Strides of a segment as V reads them, the outputs' deviation, and V's rank correlation.
 
         That compares what V said of the policies in their first states with what they earned from
         there, and v of where they ended.
         """
-        values = network(state.value["v"], state.scaler(segment.observations))[..., 0]
+        seen = segment.observations[:, :: self.config.stride]
+        values = network(state.value["v"], state.scaler(seen))[..., 0]
         rewards = _finite_or_zero(segment.rewards) / state.reward_scale
-        steps = (rewards, values, segment.terminated, segment.truncated)
-        raw = advantages(*steps, self.config.discount, self.config.gae_lambda)
-        earned = advantages(*steps, self.config.discount, decay=1.0)[:, 0] + values[:, 0]
-        seen = segment.observations[:, :-1]
+        steps = Steps(rewards, segment.terminated, segment.truncated)
+        steps = strides(steps, self.config.stride, self.config.discount)
+        discount = self.config.discount**self.config.stride
+        raw = advantages(steps, values, discount, self.config.gae_lambda**self.config.stride)
+        earned = advantages(steps, values, discount, decay=1.0) + values[:, :-1]
+        seen = seen[:, :-1]
         logits = jax.vmap(jax.vmap(self.policy.logits, in_axes=(None, 0)))
         theirs = logits(self.policy.unravel(thetas), seen)
-        centre = self._logits(state.theta, seen.reshape(-1, seen.shape[-1]))
-        weight = jnp.broadcast_to(finite[:, None], raw.shape).astype(jnp.float32).ravel()
+        visited = seen.reshape(-1, seen.shape[-1])
+        centre = self._logits(state.theta, visited)
+        weight = jnp.repeat(finite.astype(jnp.float32), raw.shape[1])
         offsets = jnp.where(weight[:, None] > 0, theirs.reshape(centre.shape) - centre, 0.0)
         deviation = jnp.sqrt(_mean(offsets**2, weight)) + 1e-6
         flat = raw.ravel()
         spread = jnp.sqrt(_mean((flat - _mean(flat, weight)) ** 2, weight))
         standardised = (flat - _mean(flat, weight)) / (spread + 1e-8)
         met = Met(
-            observations=seen.reshape(-1, seen.shape[-1]),
-            inputs=state.scaler(seen.reshape(-1, seen.shape[-1])),
+            observations=visited,
+            inputs=state.scaler(visited),
             centre=centre,
             offsets=offsets / deviation[None],
             advantages=jnp.clip(standardised, -ADVANTAGE_LIMIT, ADVANTAGE_LIMIT),
@@ -329,48 +336,57 @@ class PSVFLearner(PolicySearch):
         model, parameters = self._advantage, state.value["advantage"]
         predicted = model.predict(parameters, met.inputs[first], met.offsets[first])
         predicted = values[:, 0] + predicted * spread
-        metrics = {"value/spearman": spearman(predicted, earned, finite)}
+        metrics = {"value/spearman": spearman(predicted, earned[:, 0], finite)}
         return met, deviation, metrics
 
     def _fit(
         self, state: PSVFState, met: Met, key: PRNGKey, deviation: Array
     ) -> tuple[_Fit, jax.Array]:
         """Gradient steps of V and θ on minibatches of the steps; losses of v `[steps]`."""
-        value_optimizer, policy_optimizer = self._value_optimizer(), self._policy_optimizer()
-        wanted = self.config.divergence
-        furthest = jnp.inf if wanted is None else MAX_DIVERGENCE * wanted
-
-        def value_loss(value: Any, batch: Met) -> tuple[jax.Array, jax.Array]:
-            errors = (network(value["v"], batch.inputs)[:, 0] - batch.targets) ** 2
-            loss = _mean(errors, batch.weight)
-            predicted = self._advantage.predict(value["advantage"], batch.inputs, batch.offsets)
-            return loss + _mean((predicted - batch.advantages) ** 2, batch.weight), loss
-
-        def objective(theta: Array, value: Any, batch: Met) -> tuple[jax.Array, jax.Array]:
-            offsets = self._offsets(theta, batch, deviation)
-            divergence = _mean(0.5 * (offsets**2).sum(axis=-1), batch.weight)
-            gain = self._gain(value, batch, offsets)
-            price = self._price(batch.centre + offsets * deviation[None])
-            return -_mean(gain - price, batch.weight), divergence
 
         def step(fit: _Fit, rows: Int[Array, "B"]) -> tuple[_Fit, jax.Array]:
             batch = jax.tree.map(lambda x: x[rows], met)
-            gradient, loss = jax.grad(value_loss, has_aux=True)(fit.value, batch)
-            updates, value_opt = value_optimizer.update(gradient, fit.value_opt, fit.value)
-            value = optax.apply_updates(fit.value, updates)
-            slope, divergence = jax.grad(objective, has_aux=True)(fit.theta, value, batch)
-            updates, policy_opt = policy_optimizer.update(slope, fit.policy_opt, fit.theta)
-            theta = clip_weights(fit.theta + state.rate * updates, self.policy_update.weight_clip)
-            near = divergence <= furthest
-            theta, policy_opt = jax.tree.map(
-                partial(jnp.where, near), (theta, policy_opt), (fit.theta, fit.policy_opt)
-            )
-            return _Fit(theta, value, value_opt, policy_opt), loss
+            value, value_opt, loss = self.value_step(fit.value, fit.value_opt, batch)
+            fit = fit._replace(value=value, value_opt=value_opt)
+            return self._policy_step(fit, batch, deviation, state.rate), loss
 
         start = _Fit(state.theta, state.value, state.value_opt, state.policy_opt)
-        return jax.lax.scan(step, start, self._rows(key, met.weight.shape[0]))
+        return jax.lax.scan(step, start, self.rows(key, met.weight.shape[0]))
 
-    def _rows(self, key: PRNGKey, num: int) -> Int[Array, "steps B"]:
+    def value_step(self, value: Any, optimizer: Any, batch: Met) -> tuple[Any, Any, jax.Array]:
+        """V and its optimizer's state after a gradient step, and the loss of v before."""
+
+        def loss(value: Any) -> tuple[jax.Array, jax.Array]:
+            errors = (network(value["v"], batch.inputs)[:, 0] - batch.targets) ** 2
+            of_v = _mean(errors, batch.weight)
+            predicted = self._advantage.predict(value["advantage"], batch.inputs, batch.offsets)
+            return of_v + _mean((predicted - batch.advantages) ** 2, batch.weight), of_v
+
+        gradient, of_v = jax.grad(loss, has_aux=True)(value)
+        updates, optimizer = self._value_optimizer().update(gradient, optimizer, value)
+        return optax.apply_updates(value, updates), optimizer, of_v
+
+    def _policy_step(self, fit: _Fit, batch: Met, deviation: Array, rate: Array) -> _Fit:
+        """The fit with θ a gradient step on, unless θ went too far already."""
+        wanted = self.config.divergence
+        furthest = jnp.inf if wanted is None else MAX_DIVERGENCE * wanted
+
+        def cost(theta: Array) -> tuple[jax.Array, jax.Array]:
+            offsets = self._offsets(theta, batch, deviation)
+            gain = self._gain(fit.value, batch, offsets)
+            price = self._price(batch.centre + offsets * deviation[None])
+            return -_mean(gain - price, batch.weight), _divergence(offsets, batch)
+
+        slope, divergence = jax.grad(cost, has_aux=True)(fit.theta)
+        updates, policy_opt = self._policy_optimizer().update(slope, fit.policy_opt, fit.theta)
+        theta = clip_weights(fit.theta + rate * updates, self.policy_update.weight_clip)
+        near = divergence <= furthest
+        theta, policy_opt = jax.tree.map(
+            partial(jnp.where, near), (theta, policy_opt), (fit.theta, fit.policy_opt)
+        )
+        return fit._replace(theta=theta, policy_opt=policy_opt)
+
+    def rows(self, key: PRNGKey, num: int) -> Int[Array, "steps B"]:
         """Rows of each minibatch: every pass goes once through all steps, in a new order."""
         epochs, parts = self.config.epochs, self.config.minibatches
         orders = jax.vmap(partial(jax.random.permutation, x=num))(jax.random.split(key, epochs))
@@ -447,6 +463,11 @@ def _episode_metrics(segment: Segment) -> Metrics:
 def _mean(rows: Float[Array, "B *X"], weight: Float[Array, "B"]) -> jax.Array:
     expanded = weight.reshape(-1, *[1] * (rows.ndim - 1))
     return (expanded * rows).sum(axis=0) / jnp.maximum(weight.sum(), 1.0)
+
+
+def _divergence(offsets: Float[Array, "B A"], met: Met) -> jax.Array:
+    """Mean |z|²/2: the KL divergence of unit normal noise so far apart."""
+    return _mean(0.5 * (offsets**2).sum(axis=-1), met.weight)
 
 
 def _finite_or_zero(rewards: Float[Array, "N H"]) -> jax.Array:

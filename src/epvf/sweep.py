@@ -35,6 +35,7 @@ COLUMNS = {
     "bare/s": ("bare_steps_per_second", 1.0),
     "ratio": ("ratio", 1.0),
     "bound/s": ("roofline.bound_steps_per_second", 1.0),
+    "Θ ms": ("propose_ms", 1.0),
     "V ms": ("value_ms", 1.0),
     "π ms": ("policy_ms", 1.0),
     "iteration ms": ("iteration_ms", 1.0),
@@ -212,9 +213,9 @@ def _speeds(rows: list[Row]) -> _Lines:
 
 
 def _costs(rows: list[Row]) -> _Lines:
-    rollouts: list[float | None] = [row["env_steps"] / row["steps_per_second"] for row in rows]
     return {
-        "rollouts": rollouts,
+        "population": _column(rows, "propose_ms", 1e-3),
+        "rollouts": _column(rows, "rollout_ms", 1e-3),
         "value updates": _column(rows, "value_ms", 1e-3),
         "policy updates": _column(rows, "policy_ms", 1e-3),
     }
