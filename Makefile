@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: demo test test-fast lint format format-check types check clean help
+.PHONY: demo test test-slow lint format format-check types check clean help
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -13,11 +13,11 @@ help: ## this list
 demo: $(VENV)/.core ## install, train on CartPole, print the evaluated return and where the run lies
 	$(BIN)/epvf train cartpole
 
-test: $(VENV)/.dev ## the whole test suite
-	$(BIN)/python -m pytest -n 2
-
-test-fast: $(VENV)/.dev ## the tests that take no more than a few seconds each
+test: $(VENV)/.dev ## the tests that take no more than a few seconds each
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(VENV)/.dev ## all others
+	$(BIN)/python -m pytest -n 2 -m slow
 
 lint: $(VENV)/.dev ## complaints about the code
 	$(BIN)/ruff check .
@@ -32,7 +32,7 @@ format-check: $(VENV)/.dev ## whether the code is formatted
 types: $(VENV)/.dev ## check the types
 	$(BIN)/mypy
 
-check: test lint format-check types ## all that has to pass
+check: test test-slow lint format-check types ## all that has to pass
 
 clean: ## remove the virtual environment and what tools left
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

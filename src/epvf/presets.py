@@ -191,6 +191,7 @@ _CARTPOLE_PSVF: dict[str, Any] = {
     "policy.output": "argmax",
     "psvf.stride": 1,
     "psvf.epochs": 2,
+    "psvf.minibatches": 8,
     "iterations": 60,
 }
 

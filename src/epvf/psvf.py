@@ -90,7 +90,7 @@ class PSVFConfig:
     learning_rate: float = 1e-3
     stride: int = 4
     epochs: int = 1
-    minibatches: int = 8
+    minibatches: int = 16
     noise: float = 0.6
     final_noise: float | None = None
     divergence: float | None = 0.02
