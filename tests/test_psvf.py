@@ -42,8 +42,6 @@ BASE = {
     "perturbation.scale": 0.1,
     "policy_update.learning_rate": 1e-2,
     "psvf.horizon": 5,
-    "psvf.stride": 1,
-    "psvf.epochs": 2,
     "psvf.noise": 0.2,
     "psvf.minibatches": 4,
     "psvf.hidden_sizes": [16],
@@ -247,7 +245,7 @@ def test_the_tuned_ant_is_trained_by_it_and_the_paper_s_is_not():
     [
         (["--psvf.discount", "1"], "psvf.discount is 1"),
         (["--psvf.gae-lambda", "1.5"], "psvf.gae_lambda is 1.5; it must be at most 1"),
-        (["--psvf.minibatches", "99999999"], "psvf.minibatches 99999999 are more than the 8192"),
+        (["--psvf.minibatches", "99999999"], "psvf.minibatches 99999999 are more than the 32768"),
         (["--psvf.stride", "5"], "psvf.horizon 32 is not a multiple of psvf.stride 5"),
         (["--psvf.stride", "0"], "psvf.stride is 0"),
         (["--psvf.noise", "0.1"], "psvf.final_noise 0.25 is above psvf.noise 0.1"),

@@ -186,14 +186,7 @@ _PSVF_DEBUG: dict[str, Any] = {
     "eval.episodes": 8,
 }
 _ANT_PSVF: dict[str, Any] = {**_PSVF, "policy.output": "clip"}
-_CARTPOLE_PSVF: dict[str, Any] = {
-    **_PSVF,
-    "policy.output": "argmax",
-    "psvf.stride": 1,
-    "psvf.epochs": 2,
-    "psvf.minibatches": 8,
-    "iterations": 60,
-}
+_CARTPOLE_PSVF: dict[str, Any] = {**_PSVF, "policy.output": "argmax", "iterations": 60}
 
 _OWN_TABLE: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
     ("ant", "psvf"): {

@@ -68,8 +68,7 @@ class PSVFConfig:
             the variance of the prior on the outputs' change, in units of their noise.
         hidden_sizes: of v and of A's network.
         learning_rate: of both, with Adam.
-        stride: env steps that are learned from as if they were one. What the states between tell is
-            nearly the same, and learning from all of them costs almost as much as their physics.
+        stride: env steps that are learned from as if they were one: cheaper, but less is learned.
         epochs: passes over an iteration's strides.
         minibatches: parts of a pass, one gradient step of V and of θ each.
         noise: deviation of the policies' outputs that the population's noise is scaled to.
@@ -88,9 +87,9 @@ class PSVFConfig:
     trust: float = 0.2
     hidden_sizes: tuple[int, ...] = (64, 64)
     learning_rate: float = 1e-3
-    stride: int = 4
-    epochs: int = 1
-    minibatches: int = 16
+    stride: int = 1
+    epochs: int = 2
+    minibatches: int = 8
     noise: float = 0.6
     final_noise: float | None = None
     divergence: float | None = 0.02
