@@ -32,6 +32,7 @@ def _row(num_envs: int) -> Row:
         "peak_device_bytes": 3_000_000,
         "theta_bytes": 40 * num_envs,
         "roofline": {"bound_steps_per_second": 4e6 * num_envs, "bound_by": "bytes"},
+        "rollout_ms": 100.0,
         "value_ms": 2.0,
         "policy_ms": 0.5,
         "learner_bytes": 0,
