@@ -131,7 +131,10 @@ class Policy:
         self, layers: Sequence[Layer], observation: Float[Array, " observation"]
     ) -> jax.Array:
         """One policy's action for one observation: `[action]`, or an index for `argmax`."""
-        outputs = self.logits(layers, observation)
+        return self.act(self.logits(layers, observation))
+
+    def act(self, outputs: Float[Array, " action"]) -> jax.Array:
+        """The action that the last layer's outputs `[action]` become, see `apply`."""
         if self.output == "argmax":
             return jnp.argmax(outputs, axis=-1)
         return jnp.tanh(outputs) if self.output == "tanh" else jnp.clip(outputs, -1.0, 1.0)

@@ -9,7 +9,10 @@ from epvf.errors import UserError, unknown
 Preset: TypeAlias = Literal["paper", "tuned", "debug"]
 PRESETS: tuple[Preset, ...] = ("paper", "tuned", "debug")
 
-_DEFAULT_METHODS: dict[tuple[str, str], Method] = {("ant", "tuned"): "psvf"}
+_WALKERS = ("ant", "hopper", "halfcheetah")
+"""Tasks that have the Ant's presets, unchanged."""
+
+_DEFAULT_METHODS: dict[tuple[str, str], Method] = {(task, "tuned"): "psvf" for task in _WALKERS}
 """What a preset of a task trains unless told otherwise; `epvf` where nothing stands here."""
 
 _CARTPOLE_PAPER: dict[str, Any] = {
@@ -61,6 +64,35 @@ _LINEAR_VALUE: dict[str, Any] = {
     "policy_update.steps": 1,
 }
 
+_WALKER: dict[str, dict[str, Any]] = {
+    "paper": _ANT_PAPER,
+    "tuned": {
+        **_ANT_PAPER,
+        **_LINEAR_VALUE,
+        "perturbation.scale": 0.2,
+        "perturbation.floor": 0.03,
+        # With more weights than policies V's noise would pile up: forget faster.
+        "value_update.weight_decay": 3.0,
+        "policy_update.learning_rate": 1e-2,
+        "policy_update.final_learning_rate": 2e-3,
+        "buffer.size": 1024,
+        "value_update.batch_size": 1024,
+        "num_envs": 1024,
+        "iterations": 40,
+    },
+    "debug": {
+        **_ANT_PAPER,
+        "task.episode_length": 50,
+        "policy.hidden_sizes": [8],
+        "buffer.size": 32,
+        "value.hidden_sizes": [16],
+        "value_update.batch_size": 32,
+        "num_envs": 32,
+        "iterations": 3,
+        "eval.episodes": 8,
+    },
+}
+
 _TABLE: dict[str, dict[str, dict[str, Any]]] = {
     "cartpole": {
         "paper": _CARTPOLE_PAPER,
@@ -90,34 +122,7 @@ _TABLE: dict[str, dict[str, dict[str, Any]]] = {
             "eval.episodes": 8,
         },
     },
-    "ant": {
-        "paper": _ANT_PAPER,
-        "tuned": {
-            **_ANT_PAPER,
-            **_LINEAR_VALUE,
-            "perturbation.scale": 0.2,
-            "perturbation.floor": 0.03,
-            # With more weights than policies V's noise would pile up: forget faster.
-            "value_update.weight_decay": 3.0,
-            "policy_update.learning_rate": 1e-2,
-            "policy_update.final_learning_rate": 2e-3,
-            "buffer.size": 1024,
-            "value_update.batch_size": 1024,
-            "num_envs": 1024,
-            "iterations": 40,
-        },
-        "debug": {
-            **_ANT_PAPER,
-            "task.episode_length": 50,
-            "policy.hidden_sizes": [8],
-            "buffer.size": 32,
-            "value.hidden_sizes": [16],
-            "value_update.batch_size": 32,
-            "num_envs": 32,
-            "iterations": 3,
-            "eval.episodes": 8,
-        },
-    },
+    **dict.fromkeys(_WALKERS, _WALKER),
 }
 
 # PPO of RL-X, the paper's authors' code, in November 2024 (2e9 env steps); its SAC's network sizes
@@ -185,16 +190,17 @@ _PSVF_DEBUG: dict[str, Any] = {
     "eval.interval": 2,
     "eval.episodes": 8,
 }
-_ANT_PSVF: dict[str, Any] = {**_PSVF, "policy.output": "clip"}
+_CLIP_PSVF: dict[str, Any] = {**_PSVF, "policy.output": "clip"}
+_WALKER_PSVF: dict[str, dict[str, Any]] = {
+    # the paper has no such method; its number of environments and, by guess, of env steps
+    "paper": {**_CLIP_PSVF, "num_envs": 4096, "iterations": 15_259},
+    "tuned": _CLIP_PSVF,
+    "debug": {**_PSVF_DEBUG, "policy.output": "clip", "task.episode_length": 50},
+}
 _CARTPOLE_PSVF: dict[str, Any] = {**_PSVF, "policy.output": "argmax", "iterations": 60}
 
 _OWN_TABLE: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
-    ("ant", "psvf"): {
-        # the paper has no such method; its number of environments and, by guess, of env steps
-        "paper": {**_ANT_PSVF, "num_envs": 4096, "iterations": 15_259},
-        "tuned": _ANT_PSVF,
-        "debug": {**_PSVF_DEBUG, "policy.output": "clip", "task.episode_length": 50},
-    },
+    **{(task, "psvf"): _WALKER_PSVF for task in _WALKERS},
     ("cartpole", "psvf"): {
         "paper": {**_CARTPOLE_PSVF, "num_envs": 16},
         "tuned": _CARTPOLE_PSVF,
@@ -272,11 +278,19 @@ _CARTPOLE_EVOLUTION: dict[str, Any] = {"evolution.std": 0.5, "evolution.learning
 _CARTPOLE_CONTROL: dict[str, Any] = {"policy_update.learning_rate": 0.15}
 
 # What the authors of OpenES (Salimans et al. 2017) and ARS (Mania et al. 2018) used on MuJoCo.
-_ANT_OPENES: dict[str, Any] = {"evolution.std": 0.02, "evolution.learning_rate": 1e-2}
-_ANT_ARS: dict[str, Any] = {
+_MUJOCO_OPENES: dict[str, Any] = {"evolution.std": 0.02, "evolution.learning_rate": 1e-2}
+_MUJOCO_ARS: dict[str, Any] = {
     "evolution.std": 0.025,
     "evolution.optimizer": "sgd",
     "evolution.learning_rate": 0.02,
+}
+
+_WALKER_EVOLUTION: dict[str, dict[str, Any]] = {
+    "openes": _MUJOCO_OPENES,
+    "pgpe": _MUJOCO_OPENES,
+    "ars": _MUJOCO_ARS,
+    "cmaes": _MUJOCO_OPENES,
+    "sepcmaes": _MUJOCO_OPENES,
 }
 
 _METHOD_TABLE: dict[str, dict[str, dict[str, Any]]] = {
@@ -290,13 +304,7 @@ _METHOD_TABLE: dict[str, dict[str, dict[str, Any]]] = {
         "cmaes": _CARTPOLE_EVOLUTION,
         "sepcmaes": _CARTPOLE_EVOLUTION,
     },
-    "ant": {
-        "openes": _ANT_OPENES,
-        "pgpe": _ANT_OPENES,
-        "ars": _ANT_ARS,
-        "cmaes": _ANT_OPENES,
-        "sepcmaes": _ANT_OPENES,
-    },
+    **dict.fromkeys(_WALKERS, _WALKER_EVOLUTION),
 }
 """What a method changes in every preset of a task."""
 
@@ -322,6 +330,10 @@ def preset(task: str, name: str = "tuned", method: str | None = None) -> Config:
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     if not fits(task, method):
+        if task in _WALKERS:
+            raise UserError(
+                f"method {method!r} needs an engine in JAX, which task {task!r} has not"
+            )
         raise UserError(f"method {method!r} has no discrete actions, which task {task!r} needs")
     return replace(Config(), {"task.name": task, **_delta(task, name, method), "method": method})
 

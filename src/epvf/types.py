@@ -70,6 +70,7 @@ class Segment(NamedTuple):
 
     Attributes:
         observations: `[N, H + 1, observation]` before each step, and after the last.
+        outputs: `[N, H, A]` of the policy there, before they became an action.
         rewards: `[N, H]`; NaN where the physics or an action was not finite.
         terminated: `[N, H]` whether the step ended its episode in a terminal state.
         truncated: `[N, H]` whether it ended only because the time was over.
@@ -77,6 +78,7 @@ class Segment(NamedTuple):
     """
 
     observations: Float[Array, "N H1 observation"]
+    outputs: Float[Array, "N H A"]
     rewards: Float[Array, "N H"]
     terminated: Bool[Array, "N H"]
     truncated: Bool[Array, "N H"]

@@ -125,7 +125,8 @@ def test_what_is_compiled_and_kept_knows_the_formulas_it_was_made_from(tmp_path,
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     policy = Policy((34, 8))
     runner = Episode(policy)
-    arguments = (runner._simulation, runner._network, idle(policy), 3, NEVER, NO_SAMPLES)
+    start = episode.NOWHERE
+    arguments = (runner._simulation, runner._network, idle(policy), 3, start, NEVER, NO_SAMPLES)
 
     def loaded(formulas: bytes) -> bool:
         run, _ = episode._compile(formulas)

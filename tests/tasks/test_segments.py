@@ -99,10 +99,24 @@ def _play(explore, thetas, calls=CALLS):
     for _ in range(calls):
         segments.append(explore(jax.random.key(0), thetas, envs))
         envs = segments[-1].envs
-    rows = [
-        np.concatenate(parts, axis=1) for parts in zip(*(s[1:4] for s in segments), strict=True)
-    ]
+    names = ("rewards", "terminated", "truncated")
+    rows = [np.concatenate([getattr(s, name) for s in segments], axis=1) for name in names]
     return segments, *rows
+
+
+@pytest.mark.parametrize("backend", ["native", pytest.param("mjx", marks=pytest.mark.slow)])
+def test_outputs_are_what_the_policy_makes_of_its_observations(
+    thetas: np.ndarray, backend: str
+) -> None:
+    if backend == "mjx":
+        pytest.importorskip("mujoco.mjx")
+    explore = _ant_explorer(HORIZON, backend)
+    (segment,), *_ = _play(explore, thetas, 1)
+    outputs = jax.vmap(jax.vmap(ANT.logits, in_axes=(None, 0)))(
+        ANT.unravel(jnp.asarray(thetas)), jnp.asarray(segment.observations[:, :-1])
+    )
+    assert (np.abs(outputs) > 1.0).any()  # before they are clipped
+    np.testing.assert_allclose(segment.outputs, outputs, rtol=1e-4, atol=1e-5)
 
 
 def test_native_segments_are_whole_episodes_cut(thetas: np.ndarray) -> None:

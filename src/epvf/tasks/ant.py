@@ -5,15 +5,13 @@ Source: Bohlinger & Peters 2025, section 3; constants from RL-X, the authors' co
 """
 
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import mujoco
 from jaxtyping import Bool, Float
 
-from epvf.errors import UserError
 from epvf.tasks.base import TaskSpec
+from epvf.tasks.gym_models import model_file
 from epvf.types import Array
 
 OBSERVATION_SIZE = 34
@@ -128,7 +126,7 @@ def model() -> mujoco.MjModel:
     Raises:
         UserError: if Gymnasium's model file is not installed.
     """
-    ant = mujoco.MjSpec.from_file(str(_model_file()))
+    ant = mujoco.MjSpec.from_file(str(model_file("ant.xml", "ant")))
     ant.option.timestep = 0.01
     ant.option.integrator = mujoco.mjtIntegrator.mjINT_EULER
     ant.option.solver = mujoco.mjtSolver.mjSOL_NEWTON
@@ -140,13 +138,3 @@ def model() -> mujoco.MjModel:
         if geom.name.endswith("ankle_geom"):
             ant.add_pair(geomname1=geom.name, geomname2="floor")
     return ant.compile()
-
-
-def _model_file() -> Path:
-    package = find_spec("gymnasium")
-    file = Path(package.origin or "").parent / "envs/mujoco/assets/ant.xml" if package else None
-    if file is None or not file.is_file():
-        raise UserError(
-            "task 'ant' needs the model that comes with gymnasium: pip install gymnasium"
-        )
-    return file

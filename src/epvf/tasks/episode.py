@@ -1,8 +1,8 @@
 """One policy's episode on MuJoCo's C engine as one compiled loop: act, step, observe.
 
 The loop stays with one policy from reset to end, so that its weights and its simulation stay in
-the processor's cache, and it holds neither Python nor its lock on the way. The task's formulas are
-those of `ant`, compiled by numba.
+the processor's cache, and it holds neither Python nor its lock on the way. The formulas are those
+of the bodies' own modules, compiled by numba.
 """
 
 import hashlib
@@ -19,15 +19,24 @@ from numba.core.types import ExternalFunction, int32, uintp, void
 from numba.core.typing import signature
 
 from epvf.policy import Policy
-from epvf.tasks import ant
+from epvf.tasks import ant, half_cheetah, hopper
+from epvf.tasks.bodies import ANT, HOPPER, Body
 
 STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 """What of a simulation decides its future."""
 
+NOWHERE = np.zeros(0)
+"""Offsets of the start of an episode that begins where the model does."""
+
 
 class _Simulation(NamedTuple):
-    """Addresses of MuJoCo's structs, live views of what is in them, and room for a state."""
+    """Addresses of MuJoCo's structs, live views of what is in them, and room for a state.
 
+    `before` is for the first coordinate of the position before a step.
+    """
+
+    body: int
+    frame_skip: int
     model: int
     data: int
     qpos: np.ndarray
@@ -35,17 +44,20 @@ class _Simulation(NamedTuple):
     ctrl: np.ndarray
     alarms: np.ndarray
     state: np.ndarray
+    before: np.ndarray
 
 
 class _Network(NamedTuple):
     """A row `kernel, bias, inputs, outputs, activation` for each layer, and work space.
 
-    `kernel` and `bias` are where these start in θ.
+    `kernel` and `bias` are where these start in θ; `logits` are the last layer's outputs before
+    they become an action.
     """
 
     layers: np.ndarray
     observation: np.ndarray
     outputs: np.ndarray
+    logits: np.ndarray
 
 
 class SegmentRows(NamedTuple):
@@ -56,6 +68,7 @@ class SegmentRows(NamedTuple):
         steps, finished_steps: `[1]` int32.
         total, finished: `[1]` float32.
         observations: `[H + 1, observation]`.
+        outputs: `[H, A]`.
         rewards: `[H]`.
         terminated, truncated: `[H]`.
     """
@@ -66,6 +79,7 @@ class SegmentRows(NamedTuple):
     finished: np.ndarray
     finished_steps: np.ndarray
     observations: np.ndarray
+    outputs: np.ndarray
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
@@ -74,18 +88,21 @@ class SegmentRows(NamedTuple):
 class Episode:
     """One simulation, in which policies of an architecture run one after the other."""
 
-    def __init__(self, policy: Policy) -> None:
-        model, data = ant.model(), mujoco.MjData(ant.model())
+    def __init__(self, policy: Policy, body: Body = ANT) -> None:
+        model, data = body.model(), mujoco.MjData(body.model())
         self._owners = (model, data)
         alarms = data.warning.number[ant.ALARMS]
         self._simulation = _Simulation(
+            body.code,
+            body.frame_skip,
             model._address,
             data._address,
             data.qpos,
             data.qvel,
             data.ctrl,
             alarms,
-            np.zeros(state_size()),
+            np.zeros(state_size(body)),
+            np.zeros(1),
         )
         self._network = _network(policy)
 
@@ -95,6 +112,7 @@ class Episode:
         episode_length: int,
         stop: Bool[np.ndarray, "1"],
         samples: Float[np.ndarray, "K state"],
+        start: Float[np.ndarray, "offsets"] = NOWHERE,
     ) -> tuple[float, int, int]:
         """Runs a policy until it falls, fails or has no time left.
 
@@ -103,15 +121,21 @@ class Episode:
             episode_length: longest episode in steps.
             stop: ends the episode where it is, once another thread makes it true.
             samples: filled with integration states along the way, `K` of a longest episode.
+            start: offsets of the first positions and velocities, or none.
 
         Returns:
             The return, NaN where an action, the physics or an observation was not finite; the
             number of steps; and how many samples were taken.
         """
-        return _run(self._simulation, self._network, theta, episode_length, stop, samples)
+        simulation, network = self._simulation, self._network
+        return _run(simulation, network, theta, episode_length, start, stop, samples)
 
     def explore(
-        self, theta: Float[np.ndarray, "P"], episode_length: int, rows: "SegmentRows"
+        self,
+        theta: Float[np.ndarray, "P"],
+        episode_length: int,
+        rows: "SegmentRows",
+        start: Float[np.ndarray, "offsets"] = NOWHERE,
     ) -> None:
         """Runs a policy for a segment in an environment, and writes down what it met.
 
@@ -119,13 +143,14 @@ class Episode:
             theta: `[P]` float32.
             episode_length: longest episode in steps.
             rows: of the environment, filled in place.
+            start: as for `run`, of all episodes that start in the segment.
         """
-        _explore(self._simulation, self._network, theta, episode_length, rows)
+        _explore(self._simulation, self._network, theta, episode_length, start, rows)
 
 
-def state_size() -> int:
+def state_size(body: Body = ANT) -> int:
     """Numbers in an integration state."""
-    return int(mujoco.mj_stateSize(ant.model(), STATE))
+    return int(mujoco.mj_stateSize(body.model(), STATE))
 
 
 def _network(policy: Policy) -> _Network:
@@ -139,6 +164,7 @@ def _network(policy: Policy) -> _Network:
         np.array(layers, np.int64),
         np.zeros(policy.layer_sizes[0], np.float32),
         np.zeros((len(layers), max(policy.layer_sizes)), np.float32),
+        np.zeros(policy.layer_sizes[-1], np.float32),
     )
 
 
@@ -157,6 +183,12 @@ _torso_frame = njit(ant.torso_frame)
 _observed = njit(ant.observed)
 _log_reward = njit(ant.log_reward)
 _fallen = njit(ant.fallen)
+_hopper_observed = njit(hopper.observed)
+_hopper_down = njit(hopper.down)
+_hopper_reward = njit(hopper.reward)
+_cheetah_observed = njit(half_cheetah.observed)
+_cheetah_reward = njit(half_cheetah.reward)
+_ANT, _HOPPER = ANT.code, HOPPER.code
 
 # products and sums may be fused, but keep their order: the same bits in every run
 _jit: Any = partial(njit, nogil=True, fastmath={"contract"}, error_model="numpy")
@@ -167,19 +199,25 @@ def _compile(formulas: bytes) -> tuple[Any, Any]:
     """The loops over an episode and over a segment; compiled at their first call, kept on disk.
 
     numba looks only at this file to see whether what it kept is out of date, and at what a function
-    encloses: hence the task's `formulas`.
+    encloses: hence the tasks' `formulas`.
     """
     version = hashlib.sha256(formulas).hexdigest()
 
     @_jit(cache=True)
     def run(
-        simulation: Any, network: Any, theta: Any, episode_length: Any, stop: Any, samples: Any
+        simulation: Any,
+        network: Any,
+        theta: Any,
+        episode_length: Any,
+        start: Any,
+        stop: Any,
+        samples: Any,
     ) -> Any:
         _ = version
         interval = max(1, episode_length // max(1, len(samples)))
         total = np.float32(0.0)
         taken = 0
-        _reset(simulation.model, simulation.data)
+        _begin(simulation, start)
         _observe(simulation, network.observation)
         for step in range(episode_length):
             reward, terminated = _advance(simulation, network, theta)
@@ -195,14 +233,20 @@ def _compile(formulas: bytes) -> tuple[Any, Any]:
 
     @_jit(cache=True)
     def explore(
-        simulation: Any, network: Any, theta: Any, episode_length: Any, rows: SegmentRows
+        simulation: Any,
+        network: Any,
+        theta: Any,
+        episode_length: Any,
+        start: Any,
+        rows: SegmentRows,
     ) -> None:
         _ = version
-        _resume(simulation, rows.state)
+        _resume(simulation, rows.state, start)
         _observe(simulation, network.observation)
         for step in range(len(rows.rewards)):
             rows.observations[step] = network.observation
             reward, terminated = _advance(simulation, network, theta)
+            rows.outputs[step] = network.logits
             rows.rewards[step] = reward
             rows.steps[0] += 1
             if np.isfinite(reward):
@@ -212,7 +256,7 @@ def _compile(formulas: bytes) -> tuple[Any, Any]:
             if rows.terminated[step] or rows.truncated[step]:
                 rows.finished[0], rows.finished_steps[0] = rows.total[0], rows.steps[0]
                 rows.total[0], rows.steps[0] = 0.0, 0
-                _reset(simulation.model, simulation.data)
+                _begin(simulation, start)
                 _observe(simulation, network.observation)
         rows.observations[-1] = network.observation
         _pause(simulation, rows.state)
@@ -227,7 +271,9 @@ def _advance(simulation: Any, network: Any, theta: Any) -> Any:
     if not _finite(action):
         return np.nan, True
     simulation.ctrl[:] = action
-    _step(simulation.model, simulation.data)
+    simulation.before[0] = simulation.qpos[0]
+    for _ in range(simulation.frame_skip):
+        _step(simulation.model, simulation.data)
     reward, terminated = _observe(simulation, network.observation)
     if simulation.alarms.sum():
         return np.nan, True
@@ -235,9 +281,18 @@ def _advance(simulation: Any, network: Any, theta: Any) -> Any:
 
 
 @_compiled
-def _resume(simulation: Any, state: Any) -> None:
-    """Puts a simulation into a state that `_pause` kept, or into the first one of an episode."""
+def _begin(simulation: Any, start: Any) -> None:
+    """Puts a simulation into the first state of an episode, so far from the model's own."""
     _reset(simulation.model, simulation.data)
+    if len(start):
+        simulation.qpos[:] += start[: len(simulation.qpos)]
+        simulation.qvel[:] += start[len(simulation.qpos) :]
+
+
+@_compiled
+def _resume(simulation: Any, state: Any, start: Any) -> None:
+    """Puts a simulation into a state that `_pause` kept, or into the first one of an episode."""
+    _begin(simulation, start)
     if state.any():
         simulation.state[:] = state
         _set_state(simulation.model, simulation.data, simulation.state.ctypes.data, STATE)
@@ -253,23 +308,58 @@ def _pause(simulation: Any, state: Any) -> None:
 def _observe(simulation: Any, observation: Any) -> Any:
     """Writes the observation of a state; returns its reward, and whether it is terminal.
 
-    As `ant.transition`: where anything is not finite, the reward is NaN and the state terminal.
+    Where anything is not finite, the reward is NaN and the state terminal.
     """
+    if simulation.body == _ANT:
+        return _observe_ant(simulation, observation)
+    if simulation.body == _HOPPER:
+        return _observe_hopper(simulation, observation)
+    return _observe_half_cheetah(simulation, observation)
+
+
+@_compiled
+def _observe_ant(simulation: Any, observation: Any) -> Any:
+    """As `ant.transition`."""
     qpos, qvel = simulation.qpos, simulation.qvel
     frame = _torso_frame(qpos[3], qpos[4], qpos[5], qpos[6], qvel[0], qvel[1], qvel[2])
     columns = np.array(frame)
     healthy = True
     i = 0
     for part in literal_unroll(_observed(qpos, qvel, simulation.ctrl, columns[:3], columns[3:])):
-        for value in part:
-            finite = np.isfinite(value)
-            healthy &= finite
-            bounded = min(max(value, -ant.OBSERVATION_LIMIT), ant.OBSERVATION_LIMIT)
-            observation[i] = bounded if finite else 0.0
-            i += 1
+        healthy &= _write(part, ant.OBSERVATION_LIMIT, observation[i : i + len(part)])
+        i += len(part)
     if not healthy:
         return np.nan, True
     return np.exp(_log_reward(frame[0], frame[1])), _fallen(qpos[2])
+
+
+@_compiled
+def _observe_hopper(simulation: Any, observation: Any) -> Any:
+    qpos, qvel = simulation.qpos, simulation.qvel
+    if not _write(_hopper_observed(qpos, qvel), np.inf, observation):
+        return np.nan, True
+    down = _hopper_down(qpos, qvel)
+    return _hopper_reward(qpos[0] - simulation.before[0], simulation.ctrl, down), down
+
+
+@_compiled
+def _observe_half_cheetah(simulation: Any, observation: Any) -> Any:
+    qpos, qvel = simulation.qpos, simulation.qvel
+    if not _write(_cheetah_observed(qpos, qvel), np.inf, observation):
+        return np.nan, True
+    return _cheetah_reward(qpos[0] - simulation.before[0], simulation.ctrl), False
+
+
+@_compiled
+def _write(values: Any, limit: float, observation: Any) -> bool:
+    """Writes values within the limit, 0 where they are not finite; whether all are."""
+    healthy = True
+    for i in range(len(values)):
+        value = values[i]
+        finite = np.isfinite(value)
+        healthy &= finite
+        observation[i] = min(max(value, -limit), limit) if finite else 0.0
+    return healthy
 
 
 @_compiled
@@ -280,6 +370,8 @@ def _act(network: Any, theta: Any) -> Any:
         y = network.outputs[i, :outputs]
         y[:] = theta[bias : bias + outputs]
         _add_product(x, theta[kernel : kernel + inputs * outputs].reshape(inputs, outputs), y)
+        if i == len(network.layers) - 1:
+            network.logits[:] = y
         _activate(activation, y)
         x = y
     return x
@@ -343,4 +435,5 @@ def tanh(x: Any) -> Any:
     return x * p / q
 
 
-_run, _explore = _compile(Path(ant.__file__).read_bytes())
+_FILES = (ant.__file__, hopper.__file__, half_cheetah.__file__)
+_run, _explore = _compile(b"".join(Path(file).read_bytes() for file in _FILES))

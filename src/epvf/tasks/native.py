@@ -1,4 +1,4 @@
-"""The Ant on MuJoCo's C engine, on the host's threads."""
+"""Tasks on MuJoCo's C engine, on the host's threads."""
 
 import os
 import time
@@ -6,8 +6,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+import jax
+import mujoco
 import numpy as np
 from jaxtyping import Bool, Float
 from mujoco import batch
@@ -23,7 +25,8 @@ from epvf.tasks.base import (
     check_policy,
     check_population,
 )
-from epvf.tasks.episode import Episode, SegmentRows, state_size
+from epvf.tasks.bodies import ANT, Body
+from epvf.tasks.episode import NOWHERE, Episode, SegmentRows, state_size
 from epvf.types import Array, Envs, Evaluate, Evaluation, Population, PRNGKey, Segment
 
 SAMPLES = 20
@@ -33,21 +36,23 @@ _COUNTER = 1  # of the two numbers that MuJoCo keeps per warning
 
 
 @dataclass(frozen=True)
-class NativeAnt:
-    """The Ant on `num_threads` threads of the host."""
+class NativeTask:
+    """A body on `num_threads` threads of the host."""
 
+    body: Body
     spec: TaskSpec
     num_threads: int
 
     def evaluator(self, policy: Policy) -> Evaluate:
         """`Evaluate` for policies of this architecture; see `Task.evaluator`."""
         check_policy(self.spec, policy)
-        return NativeEvaluator(policy, self.spec.episode_length, self.num_threads)
+        return NativeEvaluator(self.body, policy, self.spec.episode_length, self.num_threads)
 
     def explorer(self, policy: Policy, horizon: int) -> "NativeExplorer":
         """`Explore` for policies of this architecture; see `ExplorableTask.explorer`."""
         check_policy(self.spec, policy)
-        return NativeExplorer(policy, self.spec.episode_length, self.num_threads, horizon)
+        length = self.spec.episode_length
+        return NativeExplorer(self.body, policy, length, self.num_threads, horizon)
 
     def replay(self, actions: Float[Array, "T N action"]) -> Replay:
         """Open-loop rollouts from the reset state; see `ReplayableTask.replay`."""
@@ -62,17 +67,20 @@ class NativeAnt:
         The states are those which these policies visit, since contacts and joint limits decide
         what a step costs.
         """
-        evaluator = NativeEvaluator(policy, self.spec.episode_length, self.num_threads)
-        return _bare_stepper(evaluator.visited_states(thetas), len(thetas), self.num_threads)
+        evaluator = NativeEvaluator(self.body, policy, self.spec.episode_length, self.num_threads)
+        states = evaluator.visited_states(thetas)
+        return _bare_stepper(self.body, states, len(thetas), self.num_threads)
 
 
-def make(episode_length: int | None = None, num_threads: int | None = None) -> NativeAnt:
+def make(
+    episode_length: int | None = None, num_threads: int | None = None, body: Body = ANT
+) -> NativeTask:
     """The task, on all processors that this process may use unless told otherwise."""
     if num_threads is None:
         num_threads = _num_processors()
     if num_threads < 1:
         raise UserError(f"num_threads is {num_threads}, but must be at least 1")
-    return NativeAnt(ant.spec("native", episode_length, traceable=False), num_threads)
+    return NativeTask(body, body.spec(episode_length), num_threads)
 
 
 def _num_processors() -> int:
@@ -90,24 +98,27 @@ class NativeEvaluator:
     threads.
     """
 
+    body: Body
     policy: Policy
     episode_length: int
     num_threads: int
 
     def __call__(self, key: PRNGKey | None, thetas: Population) -> Evaluation:
-        """Evaluates the population; `key` is not used, since the Ant resets deterministically."""
-        job = self._run(thetas)
+        """Evaluates the population; `key` decides where episodes start, if that is random."""
+        job = self._run(thetas, _starts(self.body, key, len(thetas)))
         return Evaluation(job.returns, job.lengths)
 
     def visited_states(self, thetas: Population) -> Float[np.ndarray, "M state"]:
         """MuJoCo's integration states along the way, up to `SAMPLES` a policy."""
-        return np.concatenate(self._run(thetas, num_samples=SAMPLES).visited)
+        starts = _starts(self.body, jax.random.key(0), len(thetas))
+        return np.concatenate(self._run(thetas, starts, num_samples=SAMPLES).visited)
 
-    def _run(self, thetas: Population, num_samples: int = 0) -> "_Job":
+    def _run(self, thetas: Population, starts: "_Starts", num_samples: int = 0) -> "_Job":
         thetas = np.ascontiguousarray(thetas, np.float32)
         check_population(self.policy, thetas)
-        job = _Job(thetas, self.episode_length, num_samples)
-        _work(job, self.policy, min(self.num_threads, len(thetas)))
+        samples = (num_samples, state_size(self.body))
+        job = _Job(thetas, self.episode_length, starts, samples)
+        _work(job, self.policy, self.body, min(self.num_threads, len(thetas)))
         return job
 
 
@@ -119,24 +130,38 @@ class NativeExplorer:
     part of a learner's state.
     """
 
+    body: Body
     policy: Policy
     episode_length: int
     num_threads: int
     horizon: int
 
     def reset(self, key: PRNGKey | None, num: int) -> Envs:
-        """See `Explore.reset`; `key` is not used, since the Ant resets deterministically."""
+        """See `Explore.reset`; where episodes start is decided when they are run."""
         zero, count = np.zeros(num, np.float32), np.zeros(num, np.int32)
-        state = np.zeros((num, state_size()), np.float32)
+        state = np.zeros((num, state_size(self.body)), np.float32)
         return Envs(state, count, zero, np.full(num, np.nan, np.float32), count)
 
     def __call__(self, key: PRNGKey | None, thetas: Population, envs: Envs) -> Segment:
-        """See `Explore`; `key` is not used."""
+        """See `Explore`; `key` decides where episodes start, if that is random."""
         thetas = np.ascontiguousarray(thetas, np.float32)
         check_population(self.policy, thetas)
-        tour = _Tour(thetas, self.episode_length, envs, self.horizon)
-        _work(tour, self.policy, min(self.num_threads, len(thetas)))
+        starts = _starts(self.body, key, len(thetas))
+        sizes = self.policy.layer_sizes[0], self.policy.layer_sizes[-1]
+        tour = _Tour(thetas, self.episode_length, starts, envs, self.horizon, sizes)
+        _work(tour, self.policy, self.body, min(self.num_threads, len(thetas)))
         return tour.segment
+
+
+_Starts: TypeAlias = np.ndarray
+"""`[N, offsets]` of where the episodes of each policy start."""
+
+
+def _starts(body: Body, key: PRNGKey | None, num: int) -> _Starts:
+    if body.starts is None or key is None:
+        return np.broadcast_to(NOWHERE, (num, 0))
+    words = np.asarray(jax.random.key_data(key)).ravel().tolist()
+    return body.starts(np.random.default_rng(words), num)
 
 
 class _Shared(Protocol):
@@ -147,9 +172,9 @@ class _Shared(Protocol):
     def work(self, episode: Episode) -> None: ...
 
 
-def _work(shared: _Shared, policy: Policy, num_workers: int) -> None:
+def _work(shared: _Shared, policy: Policy, body: Body, num_workers: int) -> None:
     with ThreadPoolExecutor(num_workers) as pool:
-        workers = [pool.submit(shared.work, Episode(policy)) for _ in range(num_workers)]
+        workers = [pool.submit(shared.work, Episode(policy, body)) for _ in range(num_workers)]
         try:
             _wait(workers)
         finally:  # on an interrupt too, so that the workers end
@@ -175,7 +200,11 @@ class _Job:
     """
 
     def __init__(
-        self, thetas: Float[np.ndarray, "N P"], episode_length: int, num_samples: int
+        self,
+        thetas: Float[np.ndarray, "N P"],
+        episode_length: int,
+        starts: _Starts,
+        samples: tuple[int, int],
     ) -> None:
         self.returns = np.full(len(thetas), np.nan, np.float32)
         self.lengths = np.zeros(len(thetas), np.int32)
@@ -183,19 +212,20 @@ class _Job:
         self.stop = np.zeros(1, bool)
         self._thetas = thetas
         self._episode_length = episode_length
-        self._num_samples = num_samples
+        self._starts = starts
+        self._samples = samples
         self._queue = deque(np.flatnonzero(_finite_rows(thetas)).tolist())
 
     def work(self, episode: Episode) -> None:
         """Runs policies from the queue until none is left, or the job is stopped."""
-        samples = np.empty((self._num_samples, state_size()))
+        samples = np.empty(self._samples)
         while not self.stop[0]:
             try:
                 i = self._queue.popleft()
             except IndexError:
                 return
             self.returns[i], self.lengths[i], taken = episode.run(
-                self._thetas[i], self._episode_length, self.stop, samples
+                self._thetas[i], self._episode_length, self.stop, samples, self._starts[i]
             )
             self.visited.append(samples[:taken].copy())
 
@@ -207,12 +237,19 @@ class _Tour:
     """
 
     def __init__(
-        self, thetas: Float[np.ndarray, "N P"], episode_length: int, envs: Envs, horizon: int
+        self,
+        thetas: Float[np.ndarray, "N P"],
+        episode_length: int,
+        starts: _Starts,
+        envs: Envs,
+        horizon: int,
+        sizes: tuple[int, int],
     ) -> None:
-        num = len(thetas)
+        num, (observation, action) = len(thetas), sizes
         self.stop = np.zeros(1, bool)
         self.segment = Segment(
-            observations=np.zeros((num, horizon + 1, ant.OBSERVATION_SIZE), np.float32),
+            observations=np.zeros((num, horizon + 1, observation), np.float32),
+            outputs=np.zeros((num, horizon, action), np.float32),
             rewards=np.zeros((num, horizon), np.float32),
             terminated=np.zeros((num, horizon), bool),
             truncated=np.zeros((num, horizon), bool),
@@ -220,6 +257,7 @@ class _Tour:
         )
         self._thetas = thetas
         self._episode_length = episode_length
+        self._starts = starts
         self._queue = deque(range(num))
 
     def work(self, episode: Episode) -> None:
@@ -229,7 +267,8 @@ class _Tour:
                 i = self._queue.popleft()
             except IndexError:
                 return
-            episode.explore(self._thetas[i], self._episode_length, self._rows(i))
+            rows, start = self._rows(i), self._starts[i]
+            episode.explore(self._thetas[i], self._episode_length, rows, start)
 
     def _rows(self, i: int) -> SegmentRows:
         segment, envs = self.segment, self.segment.envs
@@ -241,6 +280,7 @@ class _Tour:
             envs.finished[one],
             envs.finished_steps[one],
             segment.observations[i],
+            segment.outputs[i],
             segment.rewards[i],
             segment.terminated[i],
             segment.truncated[i],
@@ -254,10 +294,11 @@ def _finite_rows(thetas: Float[np.ndarray, "N P"]) -> Bool[np.ndarray, "N"]:
 
 
 class Simulations:
-    """A `mujoco.batch.Batch` of the Ant."""
+    """A `mujoco.batch.Batch` of a model."""
 
-    def __init__(self, num: int, num_threads: int) -> None:
-        self._batch = batch.Batch(ant.model(), num, nthread=num_threads)
+    def __init__(self, num: int, num_threads: int, model: mujoco.MjModel | None = None) -> None:
+        model = ant.model() if model is None else model
+        self._batch = batch.Batch(model, num, nthread=num_threads)
         self._warnings = self._batch.warning
         self._qpos = self._batch.bind("qpos")
         self._qvel = self._batch.bind("qvel")
@@ -269,7 +310,7 @@ class Simulations:
         return self._batch.state
 
     def step(self, actions: Float[np.ndarray, "num action"]) -> ant.Transition:
-        """Steps all simulations with float32 actions.
+        """Steps all simulations, of the Ant, with float32 actions.
 
         MuJoCo ignores controls that are not finite, and resets a simulation that has become
         unstable. Here both terminate, with reward NaN.
@@ -288,10 +329,11 @@ class Simulations:
             result.terminated[failed] = True
         return result
 
-    def step_bare(self, controls: Float[np.ndarray, "num action"]) -> None:
-        """Steps all simulations and looks at nothing."""
+    def step_bare(self, controls: Float[np.ndarray, "num action"], times: int = 1) -> None:
+        """Steps all simulations so many times and looks at nothing."""
         self._ctrl[:] = controls
-        self._batch.step()
+        for _ in range(times):
+            self._batch.step()
 
 
 def _replay(actions: Float[np.ndarray, "T N action"], num_threads: int) -> Replay:
@@ -315,24 +357,24 @@ def _replay(actions: Float[np.ndarray, "T N action"], num_threads: int) -> Repla
 
 
 def _bare_stepper(
-    states: Float[np.ndarray, "M state"], num_envs: int, num_threads: int
+    body: Body, states: Float[np.ndarray, "M state"], num_envs: int, num_threads: int
 ) -> Callable[[], Stepped]:
-    """One step from each of the states, in groups of `num_envs`.
+    """One env step from each of the states, in groups of `num_envs`.
 
     Only one: random controls soon take the joints off their limits, which makes steps cheaper.
     """
     rng = np.random.default_rng(0)
     num_groups = max(1, len(states) // num_envs)
     groups = rng.choice(len(states), (num_groups, num_envs), replace=len(states) < num_envs)
-    controls = rng.uniform(-1.0, 1.0, (num_groups, num_envs, ant.ACTION_SIZE))
-    simulations = Simulations(num_envs, num_threads)
+    controls = rng.uniform(-1.0, 1.0, (num_groups, num_envs, body.action_size))
+    simulations = Simulations(num_envs, num_threads, body.model())
 
     def run() -> Stepped:
         seconds = 0.0
         for group, control in zip(groups, controls, strict=True):
             simulations.state[:] = states[group]
             start = time.perf_counter()
-            simulations.step_bare(control)
+            simulations.step_bare(control, body.frame_skip)
             seconds += time.perf_counter() - start
         return Stepped(groups.size, seconds)
 

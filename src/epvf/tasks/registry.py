@@ -20,7 +20,7 @@ def make(
     """Makes a task.
 
     Args:
-        name: `cartpole` or `ant`.
+        name: `cartpole`, `ant`, `hopper` or `halfcheetah`.
         backend: the engine; `auto` is MJX for the Ant on an accelerator and MuJoCo's C engine
             (`native`) otherwise.
         episode_length: longest episode in steps; the task's own if not given.
@@ -91,6 +91,20 @@ def _native_ant(episode_length: int | None, num_threads: int | None = None) -> R
     return native.make(episode_length, num_threads)
 
 
+def _native_hopper(episode_length: int | None, num_threads: int | None = None) -> ReplayableTask:
+    from epvf.tasks import bodies, native
+
+    return native.make(episode_length, num_threads, bodies.HOPPER)
+
+
+def _native_half_cheetah(
+    episode_length: int | None, num_threads: int | None = None
+) -> ReplayableTask:
+    from epvf.tasks import bodies, native
+
+    return native.make(episode_length, num_threads, bodies.HALF_CHEETAH)
+
+
 def _mjx_ant(episode_length: int | None, num_slots: int | None = None) -> ReplayableTask:
     _require("mujoco.mjx", "mjx")
     from epvf.tasks import mjx
@@ -111,6 +125,8 @@ def _warp_ant(episode_length: int | None) -> ReplayableTask:
 _FACTORIES: dict[str, dict[str, Callable[..., ReplayableTask]]] = {
     "cartpole": {"jax": _cartpole},
     "ant": {"native": _native_ant, "mjx": _mjx_ant, "warp": _warp_ant},
+    "hopper": {"native": _native_hopper},
+    "halfcheetah": {"native": _native_half_cheetah},
 }
 
 _OWN = {"num_threads": ("native",), "num_slots": ("jax", "mjx")}

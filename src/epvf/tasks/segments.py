@@ -41,7 +41,8 @@ class JaxExplorer:
 
         def advance(now: Envs, fresh_keys: Array) -> tuple[Envs, Any]:
             observations = observe(now.state)
-            actions = jax.vmap(self.policy.apply)(layers, observations)
+            outputs = jax.vmap(self.policy.logits)(layers, observations)
+            actions = jax.vmap(self.policy.act)(outputs)
             state, rewards, terminated = jax.vmap(self.environment.step)(now.state, actions)
             # physics that failed cannot go on either
             terminated |= ~jnp.isfinite(rewards)
@@ -53,12 +54,12 @@ class JaxExplorer:
             gone_on = Envs(state, steps, total, now.finished, now.finished_steps)
             begun = fresh._replace(finished=total, finished_steps=steps)
             now = jax.tree.map(partial(_choose, over), begun, gone_on)
-            return now, (observations, rewards, terminated, truncated)
+            return now, (observations, outputs, rewards, terminated, truncated)
 
         envs, rows = jax.lax.scan(advance, envs, keys)
-        seen, rewards, terminated, truncated = (jnp.swapaxes(x, 0, 1) for x in rows)
+        seen, outputs, rewards, terminated, truncated = (jnp.swapaxes(x, 0, 1) for x in rows)
         observations = jnp.concatenate([seen, observe(envs.state)[:, None]], axis=1)
-        return Segment(observations, rewards, terminated, truncated, envs)
+        return Segment(observations, outputs, rewards, terminated, truncated, envs)
 
 
 def started(state: Any, num: int) -> Envs:

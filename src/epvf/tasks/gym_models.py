@@ -1,0 +1,21 @@
+"""Where the MuJoCo models lie that come with Gymnasium."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from epvf.errors import UserError
+
+
+def model_file(name: str, task: str) -> Path:
+    """The file of a model.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    package = find_spec("gymnasium")
+    folder = Path(package.origin or "").parent / "envs/mujoco/assets" if package else None
+    if folder is None or not (folder / name).is_file():
+        raise UserError(
+            f"task {task!r} needs the model that comes with gymnasium: pip install gymnasium"
+        )
+    return folder / name
