@@ -137,11 +137,11 @@ def test_a_stride_is_learned_from_as_one_step_from_where_it_began():
     task = _task()
     config = _config(num_envs=8, psvf__horizon=6, psvf__gae_lambda=1.0)
     learner, state = _start(config, task)
-    thetas, segment = _segment(learner, state, task)
+    _, segment = _segment(learner, state, task)
     finite = jnp.ones(8, bool)
-    step_by_step, *_ = learner.met(state, thetas, segment, finite)
+    step_by_step, *_ = learner.met(state, segment, finite)
     learner, _ = _start(replace(config, {"psvf.stride": 3}), task)
-    strides, *_ = learner.met(state, thetas, segment, finite)
+    strides, *_ = learner.met(state, segment, finite)
     for name in ("observations", "centre", "targets"):
         # with all the future in the targets, what is left out is not what they are made of
         found, every = (
@@ -149,6 +149,20 @@ def test_a_stride_is_learned_from_as_one_step_from_where_it_began():
             for met in (strides, step_by_step)
         )
         np.testing.assert_allclose(found, every[:, ::3], rtol=1e-5, err_msg=name)
+
+
+def test_a_pass_takes_every_step_once_and_a_minibatch_as_many_of_each_policy():
+    task = _task()
+    learner, _ = _start(_config(psvf__horizon=8, psvf__minibatches=4, psvf__epochs=3), task)
+    rows = np.asarray(learner.rows(jax.random.key(0)))
+    assert rows.shape == (12, 64 * 8 // 4)
+    passes = rows.reshape(3, -1)
+    np.testing.assert_array_equal(np.sort(passes, axis=1), np.tile(np.arange(64 * 8), (3, 1)))
+    assert (passes[0] != passes[1]).any() and (passes[1] != passes[2]).any()
+    for minibatch in rows:
+        policies, steps = np.divmod(minibatch, 8)
+        assert (np.bincount(policies, minlength=64) == 2).all()
+        assert set(steps) == set(range(8))
 
 
 def test_a_policy_that_fails_teaches_nothing_and_breaks_nothing():
@@ -160,6 +174,7 @@ def test_a_policy_that_fails_teaches_nothing_and_breaks_nothing():
     otherwise = spoilt._replace(
         rewards=spoilt.rewards.at[2, :3].set(50.0),
         observations=spoilt.observations.at[2].set(99.0),
+        outputs=spoilt.outputs.at[2].set(jnp.nan),
     )
     after, metrics = learner.learn(state, 0, thetas, spoilt)
     again, _ = learner.learn(state, 0, thetas.at[2].set(7.0), otherwise)

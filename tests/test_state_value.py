@@ -11,13 +11,13 @@ from epvf.state_value import ADVANTAGES, Met, Scaler, init_network, network
 def _met(seed=0, num=50, actions=3):
     keys = jax.random.split(jax.random.key(seed), 4)
     return Met(
-        observations=jnp.zeros((num, 2)),
-        inputs=jax.random.normal(keys[0], (num, 2)),
+        observations=jax.random.normal(keys[0], (num, 2)),
         centre=jnp.zeros((num, actions)),
         offsets=jax.random.normal(keys[1], (num, actions)),
         advantages=jax.random.normal(keys[2], (num,)),
         targets=jnp.zeros(num),
         weight=jnp.ones(num),
+        scaler=Scaler(jnp.zeros(2), jnp.ones(2)),
     )
 
 

@@ -368,7 +368,7 @@ def _check_contradictions(config: Config) -> None:
 
 def _check_psvf(config: Config) -> None:
     psvf = config.psvf
-    for name in ("discount", "gae_lambda"):
+    for name in ("discount", "gae_lambda", "fraction"):
         if getattr(psvf, name) > 1:
             raise UserError(f"psvf.{name} is {getattr(psvf, name)}; it must be at most 1")
     if psvf.discount == 1:
@@ -380,11 +380,11 @@ def _check_psvf(config: Config) -> None:
         raise UserError(
             f"psvf.horizon {psvf.horizon} is not a multiple of psvf.stride {psvf.stride}"
         )
-    strides = config.num_envs * psvf.horizon // psvf.stride
+    strides = int(config.num_envs * psvf.horizon // psvf.stride * psvf.fraction)
     if psvf.minibatches > strides:
         raise UserError(
-            f"psvf.minibatches {psvf.minibatches} are more than the {strides} strides of an "
-            "iteration (num_envs times psvf.horizon / psvf.stride)"
+            f"psvf.minibatches {psvf.minibatches} are more than the {strides} strides of a pass "
+            "(num_envs times psvf.horizon / psvf.stride times psvf.fraction)"
         )
     if config.policy.num_centres > 1 or config.policy_update.optimizer == "normalised":
         raise UserError(

@@ -70,6 +70,7 @@ class PSVFConfig:
         learning_rate: of both, with Adam.
         stride: env steps that are learned from as if they were one: cheaper, but less is learned.
         epochs: passes over an iteration's strides.
+        fraction: of the strides that a pass takes, others each time: cheaper, but less is learned.
         minibatches: parts of a pass, one gradient step of V and of θ each.
         noise: deviation of the policies' outputs that the population's noise is scaled to.
         final_noise: the same at the end of the run, reached exponentially; None: `noise`.
@@ -85,11 +86,12 @@ class PSVFConfig:
     gae_lambda: float = 0.9
     advantage: Advantage = "importance"
     trust: float = 0.2
-    hidden_sizes: tuple[int, ...] = (64, 64)
+    hidden_sizes: tuple[int, ...] = (32, 32)
     learning_rate: float = 1e-3
     stride: int = 1
-    epochs: int = 2
-    minibatches: int = 8
+    epochs: int = 1
+    fraction: float = 0.75
+    minibatches: int = 12
     noise: float = 0.6
     final_noise: float | None = None
     divergence: float | None = 0.02
@@ -229,7 +231,7 @@ class PSVFLearner(PolicySearch):
         self, state: PSVFState, iteration: Int[Array, ""], thetas: Population, evaluation: Segment
     ) -> tuple[PSVFState, Metrics]:
         """The update after `thetas [N, P]`, which `propose` gave at this state, have explored."""
-        # what the policies did is computed again here, and must come out as it did there
+        # what tells policies apart is a small difference of large outputs
         with jax.default_matmul_precision("highest"):
             return self._learn(state, iteration, thetas, evaluation)
 
@@ -239,12 +241,14 @@ class PSVFLearner(PolicySearch):
         finite = jnp.isfinite(segment.rewards).all(axis=1)
         state = keep_nonfinite(state, thetas, finite)
         state = self._rescale(state, segment, finite)
-        met, deviation, metrics = self.met(state, thetas, segment, finite)
+        met, deviation, metrics = self.met(state, segment, finite)
         fitted, losses = self._fit(state, met, self.keys(state, iteration)[3], deviation)
-        change = self._offsets(fitted.theta, met, deviation)
-        divergence = _divergence(change, met)
-        gain = _mean(self._gain(fitted.value, met, change), met.weight)
-        gain -= _mean(self._gain(fitted.value, met, jnp.zeros_like(change)), met.weight)
+        # a minibatch's worth of steps tells how far θ went
+        some = met.take(slice(None, None, self.config.minibatches))
+        change = self._offsets(fitted.theta, some, deviation)
+        divergence = _divergence(change, some)
+        gain = _mean(self._gain(fitted.value, some, change), some.weight)
+        gain -= _mean(self._gain(fitted.value, some, jnp.zeros_like(change)), some.weight)
         healthy = _finite((fitted.theta, fitted.value)) & finite.any()
         learned = state._replace(
             **fitted._asdict(),
@@ -281,9 +285,9 @@ class PSVFLearner(PolicySearch):
     def _rescale(self, state: PSVFState, segment: Segment, finite: Mask) -> PSVFState:
         """Takes the observations and rewards of sound rollouts into the running statistics."""
         pace = jnp.where(state.iterations == 0, 1.0, FORGETTING) * finite.any()
-        seen, weight = segment.observations.mean(axis=1), finite.astype(jnp.float32)
-        mean = _mean(seen, weight)
-        squares = ((segment.observations - mean[None, None]) ** 2).mean(axis=1)
+        some, weight = segment.observations[:, ::4], finite.astype(jnp.float32)
+        mean = _mean(some.mean(axis=1), weight)
+        squares = ((some - mean[None, None]) ** 2).mean(axis=1)
         now = Scaler(mean, jnp.maximum(jnp.sqrt(_mean(squares, weight)), 1e-3))
         # of as many steps as an advantage looks ahead
         steps = 1.0 / (1.0 - self.config.discount * self.config.gae_lambda)
@@ -296,7 +300,7 @@ class PSVFLearner(PolicySearch):
         )
 
     def met(
-        self, state: PSVFState, thetas: Population, segment: Segment, finite: Mask
+        self, state: PSVFState, segment: Segment, finite: Mask
     ) -> tuple[Met, jax.Array, Metrics]:
         """Strides of a segment as V reads them, the outputs' deviation, and V's rank correlation.
 
@@ -311,29 +315,27 @@ class PSVFLearner(PolicySearch):
         discount = self.config.discount**self.config.stride
         raw = advantages(steps, values, discount, self.config.gae_lambda**self.config.stride)
         earned = advantages(steps, values, discount, decay=1.0) + values[:, :-1]
-        seen = seen[:, :-1]
-        logits = jax.vmap(jax.vmap(self.policy.logits, in_axes=(None, 0)))
-        theirs = logits(self.policy.unravel(thetas), seen)
-        visited = seen.reshape(-1, seen.shape[-1])
+        visited = seen[:, :-1].reshape(-1, seen.shape[-1])
         centre = self._logits(state.theta, visited)
+        theirs = segment.outputs[:, :: self.config.stride].reshape(centre.shape)
         weight = jnp.repeat(finite.astype(jnp.float32), raw.shape[1])
-        offsets = jnp.where(weight[:, None] > 0, theirs.reshape(centre.shape) - centre, 0.0)
+        offsets = jnp.where(weight[:, None] > 0, theirs - centre, 0.0)
         deviation = jnp.sqrt(_mean(offsets**2, weight)) + 1e-6
         flat = raw.ravel()
         spread = jnp.sqrt(_mean((flat - _mean(flat, weight)) ** 2, weight))
         standardised = (flat - _mean(flat, weight)) / (spread + 1e-8)
         met = Met(
             observations=visited,
-            inputs=state.scaler(visited),
             centre=centre,
             offsets=offsets / deviation[None],
             advantages=jnp.clip(standardised, -ADVANTAGE_LIMIT, ADVANTAGE_LIMIT),
             targets=flat + values[:, :-1].ravel(),
             weight=weight,
+            scaler=state.scaler,
         )
-        first = slice(None, None, raw.shape[1])
+        first = met.take(slice(None, None, raw.shape[1]))
         model, parameters = self._advantage, state.value["advantage"]
-        predicted = model.predict(parameters, met.inputs[first], met.offsets[first])
+        predicted = model.predict(parameters, first.inputs, first.offsets)
         predicted = values[:, 0] + predicted * spread
         metrics = {"value/spearman": spearman(predicted, earned[:, 0], finite)}
         return met, deviation, metrics
@@ -344,13 +346,13 @@ class PSVFLearner(PolicySearch):
         """Gradient steps of V and θ on minibatches of the steps; losses of v `[steps]`."""
 
         def step(fit: _Fit, rows: Int[Array, "B"]) -> tuple[_Fit, jax.Array]:
-            batch = jax.tree.map(lambda x: x[rows], met)
+            batch = met.take(rows)
             value, value_opt, loss = self.value_step(fit.value, fit.value_opt, batch)
             fit = fit._replace(value=value, value_opt=value_opt)
             return self._policy_step(fit, batch, deviation, state.rate), loss
 
         start = _Fit(state.theta, state.value, state.value_opt, state.policy_opt)
-        return jax.lax.scan(step, start, self.rows(key, met.weight.shape[0]))
+        return jax.lax.scan(step, start, self.rows(key))
 
     def value_step(self, value: Any, optimizer: Any, batch: Met) -> tuple[Any, Any, jax.Array]:
         """V and its optimizer's state after a gradient step, and the loss of v before."""
@@ -385,11 +387,27 @@ class PSVFLearner(PolicySearch):
         )
         return fit._replace(theta=theta, policy_opt=policy_opt)
 
-    def rows(self, key: PRNGKey, num: int) -> Int[Array, "steps B"]:
-        """Rows of each minibatch: every pass goes once through all steps, in a new order."""
+    def rows(self, key: PRNGKey) -> Int[Array, "steps B"]:
+        """Rows of each minibatch: a pass takes its fraction of the steps, in a new order.
+
+        In turns each policy gives one of its steps, from a random one on. So a minibatch is spread
+        over policies and times, and no more than a row of policies needs to be shuffled: sorting
+        all steps would take a fifth of the learning.
+        """
+        num, steps = self.num_envs, self.config.horizon // self.config.stride
         epochs, parts = self.config.epochs, self.config.minibatches
-        orders = jax.vmap(partial(jax.random.permutation, x=num))(jax.random.split(key, epochs))
-        return orders[:, : num // parts * parts].reshape(epochs * parts, -1)
+
+        def order(key: PRNGKey) -> jax.Array:
+            of_policies, of_turns, of_starts = jax.random.split(key, 3)
+            policies = jax.random.permutation(of_policies, num)
+            turns = jax.random.permutation(of_turns, steps)
+            starts = jax.random.randint(of_starts, (num,), 0, steps)
+            taken = (turns[:, None] + starts[None]) % steps
+            return (policies[None] * steps + taken).ravel()
+
+        orders = jax.vmap(order)(jax.random.split(key, epochs))
+        size = int(num * steps * self.config.fraction) // parts
+        return orders[:, : size * parts].reshape(epochs * parts, size)
 
     def _logits(self, theta: Array, observations: Float[Array, "B O"]) -> jax.Array:
         return jax.vmap(self.policy.logits, in_axes=(None, 0))(

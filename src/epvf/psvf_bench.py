@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from epvf.compilation import learning_options
 from epvf.config import Config
 from epvf.learner_bench import Call, milliseconds, take_turns
 from epvf.psvf import PSVFLearner, PSVFState
@@ -68,22 +69,23 @@ def _learning(
     )
     key = jax.random.key(0)
     finite = jnp.ones(thetas.shape[0], jnp.bool_)
-    met, *_ = jax.jit(learner.met)(state, thetas, segment, finite)
+    met, *_ = jax.jit(learner.met)(state, segment, finite)
 
     def value_steps(value: Any, optimizer: Any) -> Any:
         def step(fit: tuple[Any, Any], rows: jax.Array) -> tuple[tuple[Any, Any], jax.Array]:
-            batch = jax.tree.map(lambda leaf: leaf[rows], met)
+            batch = met.take(rows)
             now, then, loss = learner.value_step(fit[0], fit[1], batch)
             return (now, then), loss
 
-        return jax.lax.scan(step, (value, optimizer), learner.rows(key, met.weight.shape[0]))
+        return jax.lax.scan(step, (value, optimizer), learner.rows(key))
 
     learn = jax.jit(jax.vmap(learner.learn, in_axes=(0, None, 0, 0)))
-    compiled = learn.lower(states, jnp.zeros((), jnp.int32), populations, segments).compile()
-    of_value = jax.jit(jax.vmap(value_steps))
+    arguments = (states, jnp.zeros((), jnp.int32), populations, segments)
+    compiled = learn.lower(*arguments).compile(compiler_options=learning_options())
+    of_value = jax.jit(jax.vmap(value_steps), compiler_options=learning_options())
     memory = getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0)
     return (
-        lambda: compiled(states, jnp.zeros((), jnp.int32), populations, segments),
+        lambda: compiled(*arguments),
         lambda: of_value(states.value, states.value_opt),
         memory,
     )

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from epvf.types import Array, PRNGKey
 
@@ -43,21 +43,31 @@ class Met(NamedTuple):
 
     Attributes:
         observations: `[B, observation]` as the policy read it.
-        inputs: `[B, observation]` standardised.
         centre: `[B, A]` outputs of the centre there.
         offsets: `[B, A]` z of the policy that took the step.
         advantages: `[B]` what came of it, standardised.
         targets: `[B]` for v.
         weight: `[B]` 1, or 0 for steps of policies whose rollout was not finite.
+        scaler: of what the networks read.
     """
 
     observations: Float[Array, "B observation"]
-    inputs: Float[Array, "B observation"]
     centre: Float[Array, "B A"]
     offsets: Float[Array, "B A"]
     advantages: Float[Array, "B"]
     targets: Float[Array, "B"]
     weight: Float[Array, "B"]
+    scaler: Scaler
+
+    @property
+    def inputs(self) -> jax.Array:
+        """`[B, observation]` standardised."""
+        return self.scaler(self.observations)
+
+    def take(self, rows: Int[Array, "R"] | slice) -> "Met":
+        """Some of the steps."""
+        columns = {name: x[rows] for name, x in self._asdict().items() if name != "scaler"}
+        return self._replace(**columns)
 
 
 def init_network(key: PRNGKey, sizes: Sequence[int], gain: float = 0.01) -> Params:
@@ -75,8 +85,13 @@ def network(params: Params, x: Float[Array, "*B I"]) -> jax.Array:
     """The outputs `[..., O]` of `init_network`'s parameters."""
     for i, layer in enumerate(params):
         x = x @ layer["kernel"] + layer["bias"][(None,) * (x.ndim - 1)]
-        x = jax.nn.elu(x) if i < len(params) - 1 else x
+        x = _elu(x) if i < len(params) - 1 else x
     return x
+
+
+def _elu(x: Array) -> jax.Array:
+    """ELU, to within float32's resolution at 1: `expm1` would take several times as long."""
+    return jnp.where(x > 0.0, x, jnp.exp(jnp.minimum(x, 0.0)) - 1.0)
 
 
 class AdvantageModel(NamedTuple):

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from epvf.compilation import learning_options
 from epvf.config import Config, replace
 from epvf.memory import check_run
 from epvf.methods import make_learner, settle
@@ -173,6 +174,7 @@ def _host_loop(
         jax.jit(jax.vmap(learner.learn, in_axes=(0, None, 0, 0)), donate_argnums=(0,)),
         (state.learner, *_learn_arguments(config, learner, state.learner)),
         announce,
+        learning_options(),
     )
     announce("first rollouts; an engine is compiled when it is first used ...")
     while not finished(config, state):
@@ -221,10 +223,11 @@ def _learn_arguments(config: Config, learner: PolicySearch, learners: State) -> 
     thetas = jax.eval_shape(propose, learners, iteration)
     if learner.horizon is not None:
         steps: Any = partial(jax.ShapeDtypeStruct, (seeds, num, learner.horizon))
-        shape = (seeds, num, learner.horizon + 1, learner.policy.layer_sizes[0])
+        observation, *_, action = learner.policy.layer_sizes
         envs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), learners.envs)
-        seen = jax.ShapeDtypeStruct(shape, jnp.float32)
-        segment = Segment(seen, steps(jnp.float32), steps(jnp.bool_), steps(jnp.bool_), envs)
+        shapes = ((learner.horizon + 1, observation), (learner.horizon, action))
+        read, acted = (jax.ShapeDtypeStruct((seeds, num, *shape), jnp.float32) for shape in shapes)
+        segment = Segment(read, acted, steps(jnp.float32), steps(jnp.bool_), steps(jnp.bool_), envs)
         return iteration, thetas, segment
     starts = jax.eval_shape(partial(learner.empty_starts, num))
     starts = jax.tree.map(lambda s: jax.ShapeDtypeStruct((seeds, *s.shape), s.dtype), starts)
@@ -441,10 +444,16 @@ def _check_health(config: Config, learner: PolicySearch, metrics: _Metrics) -> N
         )
 
 
-def _compile(what: str, function: Any, arguments: tuple[Any, ...], announce: Announce) -> Any:
+def _compile(
+    what: str,
+    function: Any,
+    arguments: tuple[Any, ...],
+    announce: Announce,
+    options: dict[str, Any] | None = None,
+) -> Any:
     announce(f"compiling {what} ...")
     begin = time.perf_counter()
-    compiled = function.lower(*arguments).compile()
+    compiled = function.lower(*arguments).compile(compiler_options=options)
     announce(f"compiled {what} in {time.perf_counter() - begin:.1f} s")
     return compiled
 
