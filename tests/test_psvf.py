@@ -43,6 +43,8 @@ BASE = {
     "policy_update.learning_rate": 1e-2,
     "psvf.horizon": 5,
     "psvf.noise": 0.2,
+    "psvf.epochs": 2,
+    "psvf.fraction": 1.0,
     "psvf.minibatches": 4,
     "psvf.hidden_sizes": [16],
     "num_envs": 64,

@@ -15,8 +15,8 @@ from epvf.tasks import make
 from epvf.tasks.base import check_policy
 from epvf.train import evaluate_theta
 
-GYMNASIUM = {"cartpole": "CartPole-v1"}
-"""Tasks that are somebody else's: the original is what counts."""
+GYMNASIUM = {"cartpole": "CartPole-v1", "hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5"}
+"""Tasks that are somebody else's, under the names of the originals."""
 
 _ACTIVATIONS: dict[str, Any] = {
     "tanh": np.tanh,
@@ -65,9 +65,9 @@ def evaluate(
 ) -> Result:
     """Rolls a policy out many times.
 
-    With `auto`, CartPole is Gymnasium's own environment; otherwise episodes are as long as in
-    training. Where a task resets deterministically,
-    every episode runs a copy of the policy with its weights jittered.
+    With `gymnasium`, and for CartPole with `auto`, these are Gymnasium's own environments;
+    otherwise episodes are as long as in training. Where a task resets deterministically, every
+    episode runs a copy of the policy with its weights jittered.
 
     Args:
         saved: the policy.
@@ -77,11 +77,13 @@ def evaluate(
         jitter: relative jitter of the weights, for deterministic resets.
 
     Raises:
-        UserError: if the policy does not fit its task, or there is no such task or backend.
+        UserError: if the policy does not fit its task, there is no such task or backend, or
+            Gymnasium lacks what it needs.
     """
     if episodes < 1:
         raise UserError(f"episodes is {episodes}, but must be at least 1")
-    if backend in ("auto", "gymnasium") and saved.task in GYMNASIUM:
+    original = backend == "gymnasium" and saved.task in GYMNASIUM
+    if original or (backend == "auto" and saved.task == "cartpole"):
         return _in_gymnasium(saved, episodes, seed)
     return _on_engine(saved, episodes, backend, seed, jitter)
 
@@ -104,7 +106,10 @@ def _episode_length(saved: SavedPolicy) -> int | None:
 def _in_gymnasium(saved: SavedPolicy, episodes: int, seed: int) -> Result:
     check_policy(make(saved.task).spec, saved.policy)
     name = GYMNASIUM[saved.task]
-    environment = gymnasium.make(name)
+    try:
+        environment = gymnasium.make(name)
+    except ImportError as error:
+        raise UserError(f"Gymnasium's {name} needs more: {error}; pip install imageio") from None
     layers = saved.policy.unravel(saved.theta)
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
     for episode in range(episodes):

@@ -1,12 +1,18 @@
 """Hopper and HalfCheetah on the C engine, against Gymnasium's own environments."""
 
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 
+from epvf.errors import UserError
+from epvf.evaluation import evaluate
 from epvf.policy import Policy
+from epvf.policy_file import SavedPolicy
 from epvf.tasks import episode, make, native
 from epvf.tasks.bodies import ANT, HALF_CHEETAH, HOPPER
 from epvf.tasks.episode import Episode, state_size
@@ -46,6 +52,22 @@ def _in_gymnasium(env, policy, theta, start, steps):
         if terminated:
             break
     return rewards
+
+
+def test_models_are_gymnasium_s_to_the_last_number(pair):
+    body, env = pair
+    for name in dir(env.model):
+        theirs = getattr(env.model, name)
+        if isinstance(theirs, np.ndarray):
+            np.testing.assert_array_equal(getattr(body.model(), name), theirs, err_msg=name)
+
+
+def test_making_a_body_says_nothing(tmp_path):
+    code = "from epvf.tasks.bodies import *; HOPPER.model(); HALF_CHEETAH.model()"
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert (said.stdout, said.stderr) == ("", "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_episodes_pay_what_gymnasium_pays(pair):
@@ -125,6 +147,25 @@ def test_segments_one_after_the_other_are_an_episode(pair):
         total += segment.rewards.sum(axis=1)
     whole = native.make(20, 1, body).evaluator(policy)(jax.random.key(0), thetas)
     np.testing.assert_allclose(total, whole.returns, rtol=1e-3, atol=1e-3)
+
+
+def test_a_saved_hopper_does_in_gymnasium_what_it_does_here():
+    policy = _policy(HOPPER)
+    saved = SavedPolicy(policy, np.zeros(policy.num_parameters, np.float32), "hopper", {})
+    here, there = (evaluate(saved, 20, backend) for backend in ("auto", "gymnasium"))
+    assert (here.engine, there.engine) == ("native", "Gymnasium Hopper-v5")
+    assert here.returns.std() > 0.0
+    np.testing.assert_allclose(here.returns.mean(), there.returns.mean(), rtol=0.05)
+    np.testing.assert_allclose(here.lengths.mean(), there.lengths.mean(), rtol=0.05)
+
+
+def test_what_gymnasium_lacks_is_told_in_a_line(monkeypatch):
+    policy = _policy(HOPPER)
+    saved = SavedPolicy(policy, np.zeros(policy.num_parameters, np.float32), "hopper", {})
+    monkeypatch.setitem(sys.modules, "gymnasium.envs.mujoco.hopper_v5", None)
+    with pytest.raises(UserError, match=r"Hopper-v5 needs more.*pip install imageio") as error:
+        evaluate(saved, 1, "gymnasium")
+    assert "\n" not in str(error.value)
 
 
 def test_a_hopper_that_falls_starts_anew():
