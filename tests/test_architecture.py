@@ -19,7 +19,7 @@ PACKAGE = SOURCE / "epvf"
 
 LAYERS = [
     {"_version", "errors"},
-    {"types", "files", "agents"},
+    {"types", "files", "agents", "compilation"},
     {"policy", "perturbation", "targets"},
     {"buffer", "memory", "advantages", "state_value"},
     {"weight_space", "optimizers"},
