@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import mujoco
 import numpy as np
 import pytest
 
+from c_engine import c_transitions
 from epvf.policy import Policy
 from epvf.tasks import ant, make, mjx
 from epvf.tasks.mjx import AntState
@@ -20,30 +20,6 @@ NUM_ENVS = 900
 Step = Callable[..., tuple[AntState, Any, Any]]
 
 
-def c_transitions() -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Steps of the C engine under held random controls.
-
-    Returns states and controls before and velocities after each step, and how flat the feet
-    lay on the floor: horizontal share of the axis of the steepest foot in contact, 1 if none is.
-    """
-    model, rng = ant.model(), np.random.default_rng(0)
-    before, after, flatness = [], [], []
-    for _ in range(NUM_ENVS // 150):
-        data = mujoco.MjData(model)
-        for t in range(150):
-            ctrl = rng.uniform(-1.0, 1.0, 8).astype(np.float32) if t % 5 == 0 else data.ctrl
-            state = (data.qpos, data.qvel, data.qacc_warmstart, ctrl)
-            before.append([np.array(x, np.float32) for x in state])
-            data.ctrl[:] = ctrl
-            mujoco.mj_step(model, data)
-            after.append(data.qvel.copy())
-            feet = [contact.geom.max() for contact in data.contact]
-            axes = [data.geom_xmat[foot].reshape(3, 3)[:, 2] for foot in feet]
-            flatness.append(min([1.0, *(np.hypot(*axis[:2]) for axis in axes)]))
-    columns = [np.stack(column) for column in zip(*before, strict=True)]
-    return columns, np.stack(after), np.array(flatness)
-
-
 @pytest.fixture(scope="module")
 def step() -> Step:
     """A step of `NUM_ENVS` environments; always as many, so that it compiles once."""
@@ -51,7 +27,7 @@ def step() -> Step:
 
 
 def test_single_steps_agree_with_the_c_engine(step: Step) -> None:
-    before, after, flatness = c_transitions()
+    before, after, flatness = c_transitions(NUM_ENVS)
     *moving, ctrl = map(jnp.asarray, before)
     unread = jnp.zeros((NUM_ENVS, 34))
     state, reward, terminated = step(AntState(moving[0], moving[1], moving[2], unread), ctrl)

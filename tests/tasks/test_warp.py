@@ -13,9 +13,11 @@ from epvf.errors import RunFailed
 
 pytest.importorskip("mujoco.mjx")
 
+from c_engine import c_steps, c_transitions
 from epvf.policy import Policy
 from epvf.tasks import ant, make, warp
 from epvf.tasks.base import Replay
+from epvf.tasks.mjx import AntState
 from epvf.tasks.rollout import JaxTask
 from epvf.types import Evaluation
 
@@ -30,6 +32,20 @@ def test_agrees_with_native_before_the_first_contact() -> None:
     replay, reference = warp.make().replay(actions), make("ant", "native").replay(actions)
     np.testing.assert_allclose(replay.observation, reference.observation, atol=1e-3)
     np.testing.assert_array_equal(replay.terminated, reference.terminated)
+
+
+@needs_warp
+@pytest.mark.slow
+def test_single_steps_agree_with_the_c_engine_with_feet_on_the_floor() -> None:
+    before, _, flatness = c_transitions()
+    chosen = np.flatnonzero((flatness > 0.5) & (flatness < 1.0))[:64]
+    states = [column[chosen] for column in before]
+    step = jax.jit(jax.vmap(warp.make().sized(len(chosen)).environment.step))
+    *moving, ctrl = (jnp.asarray(column) for column in states)
+    unread = jnp.zeros((len(chosen), 34))
+    state, *_ = step(AntState(moving[0], moving[1], moving[2], unread), ctrl)
+    error = np.abs(np.asarray(state.qvel) - c_steps(warp.physics(), states)).max(axis=1)
+    assert np.mean(error < 1e-3) > 0.9
 
 
 @needs_warp
