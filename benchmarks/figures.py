@@ -22,10 +22,8 @@ FIGURES = {
     "ant-tuned": (
         "epvf train ant, and other methods",
         {
-            "V(s, θ): psvf, the default, seed 0": "ant-psvf-s0.jsonl",
-            "V(s, θ): psvf, the default, seed 1": "ant-psvf-s1.jsonl",
-            "V(s, θ): psvf, the default, seed 2": "ant-psvf-s2.jsonl",
-            "matched OpenES": "ant-openes-s*.jsonl",
+            "V(s, θ): psvf, the default": "ant-psvf-s[0-9].jsonl",
+            "matched OpenES": "ant-matched-openes-s*.jsonl",
             "V(θ): epvf": "ant-epvf-s*.jsonl",
         },
     ),
