@@ -29,10 +29,14 @@ BASE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class FormulaTask:
-    """Every policy's return is `formula(thetas [N, P]) -> [N]`, in one env step."""
+    """Every policy's return is `formula(thetas [N, P]) -> [N]`, in one env step.
+
+    `longest` is how many env steps the task says an episode may take.
+    """
 
     formula: Callable[[Any], Any]
     traceable: bool = True
+    longest: int = 1
 
     @property
     def spec(self) -> TaskSpec:
@@ -42,7 +46,7 @@ class FormulaTask:
             observation_size=3,
             action_size=1,
             discrete=False,
-            episode_length=1,
+            episode_length=self.longest,
             deterministic_reset=True,
             traceable=self.traceable,
         )

@@ -163,9 +163,18 @@ def test_a_folder_of_another_experiment_or_version_is_refused(tmp_path):
         runner.open_folder(folder, _plan("one", "two"))
     with pytest.raises(UserError, match="another version: its iterations is 2, not 3"):
         runner.open_folder(folder, _plan("one", config=replace(TINY, {"iterations": 3})))
+    with pytest.raises(UserError, match=r"its target\.transform is"):
+        other = replace(TINY, {"target.transform": "scaled"})
+        runner.open_folder(folder, _plan("one", config=other))
     write_json(folder / "experiment.json", {"format": "epvf-experiment/0"})
     with pytest.raises(UserError, match="its format is 'epvf-experiment/0'"):
         runner.open_folder(folder, _plan("one"))
+
+
+def test_runs_may_differ_in_fields_that_their_method_does_not_read(tmp_path):
+    _complete(tmp_path / "x", _plan("one"))
+    other = {"psvf.epochs": 7, "evolution.std": 0.5, "ppo.epochs": 7, "sac.updates": 7}
+    runner.open_folder(tmp_path / "x", _plan("one", config=replace(TINY, other)))
 
 
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path):

@@ -1,5 +1,7 @@
 """The loop: one program or two halves, seeds side by side, budgets, and records."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -79,6 +81,14 @@ def test_the_run_ends_with_the_iteration_that_reaches_the_env_steps(task):
     records = _records(_config(env_steps=130, iterations=100), task)
     assert [r["steps/env"] for r in records] == [64, 128, 192]
     assert [r["steps/update"] for r in records] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("task", [SUM, HOST_SUM])
+def test_the_leader_is_measured_where_env_steps_may_end_the_run(task):
+    task = dataclasses.replace(task, longest=3)
+    config = _config(env_steps=64 * 6, iterations=100, **{"eval.interval": 100})
+    measured = [np.isfinite(r["eval/episode_return"]) for r in _records(config, task)]
+    assert measured == [True, False, False, True, True, True]
 
 
 def test_env_steps_are_counted_beyond_32_bits():

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
+from epvf.agents import AGENTS
 from epvf.config import Config, replace
 from epvf.errors import unknown
 from epvf.evolution import STRATEGIES, EvolutionLearner, make_strategy
@@ -41,6 +42,12 @@ def settle(config: Config) -> Config:
     """The configuration with what its method prescribes; settling twice changes nothing more."""
     prescribed = _PRESCRIBED.get(config.method)
     return config if prescribed is None else replace(config, prescribed(config))
+
+
+def reads(method: str, field: str) -> bool:
+    """Whether a method may read a dotted field; those of other methods' own groups it does not."""
+    readers = _OWN_GROUPS.get(field.partition(".")[0])
+    return readers is None or method in readers
 
 
 def _epvf(config: Config, spec: TaskSpec) -> PolicySearch:
@@ -135,6 +142,12 @@ _PRESCRIBED: dict[str, Callable[[Config], Delta]] = {
     "matched-openes": lambda config: _one_line(config, "es", config.num_envs),
     "ridge": lambda config: _one_line(config, "ridge", config.num_envs),
     "ridge-replay": lambda config: _one_line(config, "ridge", _replay_size(config)),
+}
+
+_OWN_GROUPS: dict[str, tuple[str, ...]] = {
+    "psvf": ("psvf",),
+    "evolution": tuple(STRATEGIES),
+    **{name: (name,) for name in AGENTS},
 }
 
 METHODS: dict[str, Callable[[Config, TaskSpec], PolicySearch]] = {

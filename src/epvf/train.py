@@ -108,9 +108,8 @@ def init_state(config: Config, learner: PolicySearch, task: Task) -> TrainState:
 
 def finished(config: Config, state: TrainState) -> bool:
     """Whether the run has all its iterations or env steps (of the seed that has fewest)."""
-    budget = config.env_steps
-    spent = budget is not None and int(state.env_steps.min()) >= budget
-    return state.iteration >= config.iterations or spent
+    left = _env_steps_left(config, state)
+    return state.iteration >= config.iterations or (left is not None and left <= 0)
 
 
 def train(
@@ -136,12 +135,12 @@ def train(
     state = init_state(config, learner, task) if state is None else state
     horizon = learner.horizon
     explore = None if horizon is None else explorer_of(task, learner.policy, horizon)
+    longest = horizon or task.spec.episode_length
     if task.spec.traceable:
-        longest = horizon or task.spec.episode_length
         whole = evaluate if task.spec.draws else lambda key, thetas: evaluate(key, drawn(thetas))
         steps = _traced_loop(config, learner, whole, explore, state, announce, longest)
     else:
-        steps = _host_loop(config, learner, evaluate, explore, state, announce)
+        steps = _host_loop(config, learner, evaluate, explore, state, announce, longest)
     for state, metrics, timing in steps:
         yield Report(state, _records(config, state, metrics, timing))
         _check_health(config, learner, metrics)
@@ -165,6 +164,7 @@ def _host_loop(
     explore: Explore | None,
     state: TrainState,
     announce: Announce,
+    longest: int,
 ) -> Iterator[_Step]:
     """One iteration a time, the task called from the host between compiled functions."""
     propose = jax.jit(partial(_propose_seeds, learner), static_argnums=(2,))
@@ -180,7 +180,7 @@ def _host_loop(
     while not finished(config, state):
         begin = time.perf_counter()
         iteration = jnp.asarray(state.iteration, jnp.int32)
-        due = _evaluation_due(config, state.iteration)
+        due = bool(_evaluation_due(config, state.iteration, _may_be_last(config, state, longest)))
         key, proposed, thetas, cloud = propose(state.learner, iteration, due)
         rolled: Any
         if explore is None:
@@ -305,15 +305,20 @@ def _traced_loop(
     """Many iterations a call, all inside one compiled program."""
     chunk = jax.jit(partial(_run_chunk, config, learner, evaluate, explore), donate_argnums=(0,))
     counter = jax.ShapeDtypeStruct((), jnp.int32)
+    flag = jax.ShapeDtypeStruct((), jnp.bool_)
     compiled = _compile(
-        "rollouts, value and policy updates", chunk, (state.learner, counter, counter), announce
+        "rollouts, value and policy updates",
+        chunk,
+        (state.learner, counter, counter, flag),
+        announce,
     )
     num = 1
     while not finished(config, state):
         num = _within_budget(config, state, num, longest)
         begin = time.perf_counter()
         counters = (jnp.asarray(x, jnp.int32) for x in (state.iteration, num))
-        learners, stacked = compiled(state.learner, *counters)
+        last = jnp.asarray(_may_be_last(config, state, longest))
+        learners, stacked = compiled(state.learner, *counters, last)
         metrics = {name: np.asarray(value)[:num] for name, value in stacked.items()}
         seconds = time.perf_counter() - begin
         wall = state.wall_time + seconds * np.arange(1, num + 1) / num
@@ -330,19 +335,22 @@ def _run_chunk(
     learners: State,
     start: jax.Array,
     num: jax.Array,
+    last: jax.Array,
 ) -> tuple[State, dict[str, jax.Array]]:
     """`num` iterations from `start`; metrics `[MAX_CHUNK, M]`, of which `num` rows are filled.
+
+    With `last` every leader is evaluated: after each of these iterations the run may be over.
 
     The number is an argument, not a constant, so that every chunk runs the same machine code and a
     resumed run repeats an uninterrupted one to the bit, however its chunks fall.
     """
     iterate = partial(_iterate_seeds, config, learner, evaluate, explore)
-    shapes = jax.eval_shape(iterate, learners, start)[1]
+    shapes = jax.eval_shape(iterate, learners, start, last)[1]
     empty = jax.tree.map(lambda s: jnp.zeros((MAX_CHUNK, *s.shape), s.dtype), shapes)
 
     def body(i: jax.Array, carry: Any) -> Any:
         states, metrics = carry
-        states, new = iterate(states, start + i)
+        states, new = iterate(states, start + i, last)
         return states, jax.tree.map(lambda rows, row: rows.at[i].set(row), metrics, new)
 
     return jax.lax.fori_loop(0, num, body, (learners, empty))
@@ -355,6 +363,7 @@ def _iterate_seeds(
     explore: Explore | None,
     learners: State,
     iteration: jax.Array,
+    last: jax.Array,
 ) -> tuple[State, dict[str, jax.Array]]:
     """One iteration of every seed, rollouts included."""
 
@@ -373,7 +382,7 @@ def _iterate_seeds(
     def skip(states: State) -> Any:
         return states, _no_leader_metrics(config, learner), jnp.zeros(config.num_seeds, jnp.int32)
 
-    due = _evaluation_due(config, iteration)
+    due = _evaluation_due(config, iteration, last)
     learners, leader, steps = jax.lax.cond(due, jax.vmap(measure), skip, learners)
     learners, metrics = jax.vmap(improve)(learners)
     metrics["rollout/all_steps"] = metrics["rollout/steps"] + steps
@@ -385,17 +394,32 @@ def _no_leader_metrics(config: Config, learner: PolicySearch) -> dict[str, jax.A
 
 
 def _within_budget(config: Config, state: TrainState, num: int, longest: int) -> int:
-    """At most `num` iterations, none of which starts after the run should have ended."""
+    """At most `num` iterations; of several none may be the one that uses up the env steps."""
     num = min(num, MAX_CHUNK, config.iterations - state.iteration)
-    if config.env_steps is None:
+    left = _env_steps_left(config, state)
+    if left is None:
         return num
-    left = config.env_steps - int(state.env_steps.min())
-    return max(1, min(num, left // (config.num_envs * longest)))
+    return max(1, min(num, (left - 1) // (config.num_envs * longest)))
 
 
-def _evaluation_due(config: Config, iteration: Any) -> Any:
+def _may_be_last(config: Config, state: TrainState, longest: int) -> bool:
+    """Whether the next iteration may use up the run's env steps.
+
+    How many it takes is not known before its episodes have ended, so that several iterations may
+    be told so in a row.
+    """
+    left = _env_steps_left(config, state)
+    return left is not None and left <= config.num_envs * longest
+
+
+def _env_steps_left(config: Config, state: TrainState) -> int | None:
+    """Of the seed that has taken fewest; None: without limit."""
+    return None if config.env_steps is None else config.env_steps - int(state.env_steps.min())
+
+
+def _evaluation_due(config: Config, iteration: Any, last: Any) -> Any:
     """Whether the leader is measured at this iteration (a number, or a traced one)."""
-    return (iteration % config.eval.interval == 0) | (iteration == config.iterations - 1)
+    return (iteration % config.eval.interval == 0) | (iteration == config.iterations - 1) | last
 
 
 def _advance(

@@ -13,6 +13,7 @@ from epvf.display import Display, Extra, clock
 from epvf.errors import UserError
 from epvf.experiments.figures import Arm
 from epvf.files import read_json, write_json
+from epvf.methods import reads
 from epvf.recorder import Outcome
 from epvf.runs import Run, check_free, read_config, read_info
 from epvf.training import fit, record
@@ -129,12 +130,13 @@ def _is_finished(path: Path) -> bool:
 
 
 def _check_same(path: Path, config: Config) -> None:
+    """Raises a `UserError` if the run at `path`, if any, differs in a field its method reads."""
     if not (path / "run.json").exists():
         return
     there = flatten(read_config(path))
     wanted = flatten(replace(config, {"task.backend": there["task.backend"]}))
     for field, value in wanted.items():
-        if there[field] != value:
+        if there[field] != value and reads(config.method, field):
             raise UserError(
                 f"{path} was made by another version: its {field} is {there[field]!r}, "
                 f"not {value!r}; choose another --out"
