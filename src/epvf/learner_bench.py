@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from epvf.compilation import learning_options
+from epvf.compilation import compiler_options
 from epvf.config import Config, replace
 from epvf.learner import Learner, LearnerState
 from epvf.representations import Stage
@@ -88,7 +88,7 @@ def update_calls(learner: Learner) -> tuple[Call, Call, int]:
         return after.centres, after.policy_opt
 
     compiled = [
-        jax.jit(jax.vmap(update)).lower(states, other).compile(compiler_options=learning_options())
+        jax.jit(jax.vmap(update)).lower(states, other).compile(compiler_options=compiler_options())
         for update, other in ((update_value, keys), (update_policy, thetas))
     ]
     needs = [program.memory_analysis() for program in compiled]

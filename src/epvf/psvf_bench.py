@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from epvf.compilation import learning_options
+from epvf.compilation import compiler_options
 from epvf.config import Config
 from epvf.learner_bench import Call, milliseconds, take_turns
 from epvf.psvf import PSVFLearner, PSVFState
@@ -81,8 +81,8 @@ def _learning(
 
     learn = jax.jit(jax.vmap(learner.learn, in_axes=(0, None, 0, 0)))
     arguments = (states, jnp.zeros((), jnp.int32), populations, segments)
-    compiled = learn.lower(*arguments).compile(compiler_options=learning_options())
-    of_value = jax.jit(jax.vmap(value_steps), compiler_options=learning_options())
+    compiled = learn.lower(*arguments).compile(compiler_options=compiler_options())
+    of_value = jax.jit(jax.vmap(value_steps), compiler_options=compiler_options())
     memory = getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0)
     return (
         lambda: compiled(*arguments),

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from epvf.compilation import learning_options
+from epvf.compilation import compiler_options
 from epvf.config import Config, replace
 from epvf.memory import check_run
 from epvf.methods import make_learner, settle
@@ -174,7 +174,7 @@ def _host_loop(
         jax.jit(jax.vmap(learner.learn, in_axes=(0, None, 0, 0)), donate_argnums=(0,)),
         (state.learner, *_learn_arguments(config, learner, state.learner)),
         announce,
-        learning_options(),
+        compiler_options(),
     )
     announce("first rollouts; an engine is compiled when it is first used ...")
     while not finished(config, state):
@@ -311,6 +311,7 @@ def _traced_loop(
         chunk,
         (state.learner, counter, counter, flag),
         announce,
+        compiler_options(),
     )
     num = 1
     while not finished(config, state):

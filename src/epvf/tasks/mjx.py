@@ -20,7 +20,7 @@ with redirect_stdout(None):  # where it says that Warp is not installed
 
 Judge: TypeAlias = Callable[[jax.Array, mjx.Data], jax.Array]
 
-CPU_SLOTS = 32
+CPU_SLOTS = 64
 """A CPU steps so few environments as fast as many, and wastes less on finished policies."""
 
 

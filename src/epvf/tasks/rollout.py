@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
+from epvf.compilation import compiled
 from epvf.policy import Policy
 from epvf.tasks.base import Replay, Stepped, TaskSpec, check_actions, check_policy, check_population
 from epvf.tasks.environment import Environment, State
@@ -21,6 +23,9 @@ from epvf.types import Array, Evaluate, Evaluation, Population, PRNGKey
 
 SEGMENT = 20
 """Steps between looks at which policies are done, where others wait for their slots."""
+
+NARROWING = 4
+"""How many times fewer slots serve the last policies, once none waits any more."""
 
 _BARE_STEPS = 100
 
@@ -107,7 +112,8 @@ def evaluator(
     its return is NaN and its length 0.
 
     With fewer slots than policies the others wait in a queue: every `SEGMENT` steps, slots whose
-    policy is done take the next one, so that finished policies cost next to nothing.
+    policy is done take the next one, so that finished policies cost next to nothing. When none
+    waits and few are left, these go on in `NARROWING` times fewer slots.
     """
 
     def evaluate(key: PRNGKey, thetas: Population) -> Evaluation:
@@ -120,7 +126,7 @@ def evaluator(
     return evaluate
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@compiled(static_argnums=(0, 1, 2, 3))
 def _run(
     environment: Environment,
     policy: Policy,
@@ -138,19 +144,27 @@ def _run(
     if width == num:
         slots = run(slots, episode_length)
         return Evaluation(slots.total, slots.steps, starts)
+    narrow = max(1, width // NARROWING)
 
-    def unfinished(carry: tuple[_Slots, Any, _Results]) -> Bool[jax.Array, ""]:
+    def crowded(carry: tuple[_Slots, Any, _Results]) -> Bool[jax.Array, ""]:
         slots, waiting, _ = carry
-        return slots.running.any() | (waiting < num)
+        return (waiting < num) | (slots.running.sum() > narrow)
 
     def advance(carry: tuple[_Slots, Any, _Results]) -> tuple[_Slots, Any, _Results]:
         slots, waiting, results = carry
-        slots = run(slots, SEGMENT)
-        results = _report(slots, results)
+        slots, results = go_on((slots, results))
         return *_refill(load, slots, waiting, num), results
 
+    def go_on(carry: tuple[_Slots, _Results]) -> tuple[_Slots, _Results]:
+        slots, results = carry
+        slots = run(slots, SEGMENT)
+        return slots, _report(slots, results)
+
     nothing = _Results(jnp.full(num, jnp.nan), jnp.zeros(num, jnp.int32))
-    results = jax.lax.while_loop(unfinished, advance, (slots, jnp.asarray(width), nothing))[2]
+    queue = (slots, jnp.asarray(width), nothing)
+    slots, _, results = jax.lax.while_loop(crowded, advance, queue)
+    left = jax.tree.map(itemgetter(jnp.argsort(~slots.running)[:narrow]), slots)
+    results = jax.lax.while_loop(lambda last: last[0].running.any(), go_on, (left, results))[1]
     return Evaluation(*results, starts)
 
 
@@ -223,7 +237,7 @@ def _refill(
     return jax.tree.map(choose, fresh, slots), jnp.minimum(waiting + idle.sum(), num)
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled(static_argnums=0)
 def _replay(environment: Environment, actions: Float[jax.Array, "T N action"]) -> Replay:
     num_envs = actions.shape[1]
     states = _reset_all(environment, num_envs)
@@ -241,7 +255,7 @@ def _replay(environment: Environment, actions: Float[jax.Array, "T N action"]) -
     return jax.lax.scan(advance, first, actions)[1]
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0)  # as without this library: the compiler's own options
 def _bare(environment: Environment, actions: Any) -> State:
     def advance(states: State, action: Any) -> tuple[State, None]:
         return jax.vmap(environment.step)(states, action)[0], None
