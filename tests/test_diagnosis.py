@@ -28,6 +28,7 @@ def _probe(task, method="ridge", population=256, **delta):
     return Probe(config, task, learner, state, settings, lambda message: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("traceable", [True, False])
 def test_of_a_linear_return_everything_is_known(traceable):
     probe = _probe(FormulaTask(lambda t: t @ SLOPE, traceable), **{"value_update.ridge": 1e-3})

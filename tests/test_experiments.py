@@ -122,6 +122,7 @@ def test_finished_runs_are_kept_and_missing_ones_made(tmp_path):
     assert read_info(leftover)["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_an_interrupted_experiment_goes_on_and_ends_as_an_uninterrupted_one(tmp_path):
     plan = _plan("one", config=replace(TINY, {"iterations": 40}))
     assert _complete(tmp_path / "whole", plan) == 0

@@ -25,6 +25,7 @@ STAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STAGES)
 def test_every_stage_of_a_representation_is_timed(name):
     config = replace(SMALL, {"representation.name": name})

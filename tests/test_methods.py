@@ -98,6 +98,7 @@ def test_all_methods_tell_the_same_things_and_start_from_one_policy(method):
     np.testing.assert_array_equal(*first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["openes", "cmaes", "ridge-replay"])
 def test_seeds_side_by_side_are_the_seeds_one_by_one(method):
     options = {"iterations": 5}

@@ -78,6 +78,7 @@ def _assert_equal(ours, theirs):
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("advantage", "trust"), [("importance", 0.2), ("linear", 0.3)])
 def test_it_finds_the_policy_that_pays_most(advantage, trust):
     config = _config(psvf__advantage=advantage, psvf__trust=trust)
@@ -101,6 +102,7 @@ def test_the_noise_is_brought_to_what_the_outputs_should_deviate_by():
     assert abs(ratio.mean() - 1.0) < 0.1 and (ratio > 0.6).all() and (ratio < 1.6).all()
 
 
+@pytest.mark.slow
 def test_the_rate_follows_the_divergence():
     config = _config(policy_update__learning_rate=1e-4, psvf__divergence=0.02, iterations=40)
     records = [r for report in train(config, _task()) for r in report.records]
@@ -121,6 +123,7 @@ def test_outputs_that_no_action_can_follow_have_their_price():
     np.testing.assert_array_equal(discrete._price(outputs), [0.0, 0.0])
 
 
+@pytest.mark.slow
 def test_they_come_back_where_nothing_is_to_be_gained():
     # all actions pay alike
     indifferent = dataclasses.replace(
@@ -135,6 +138,7 @@ def test_they_come_back_where_nothing_is_to_be_gained():
     assert before > 2.0 and after < 0.75 * before
 
 
+@pytest.mark.slow
 def test_a_stride_is_learned_from_as_one_step_from_where_it_began():
     task = _task()
     config = _config(num_envs=8, psvf__horizon=6, psvf__gae_lambda=1.0)
@@ -167,6 +171,7 @@ def test_a_pass_takes_every_step_once_and_a_minibatch_as_many_of_each_policy():
         assert set(steps) == set(range(8))
 
 
+@pytest.mark.slow
 def test_a_policy_that_fails_teaches_nothing_and_breaks_nothing():
     task = _task()
     learner, state = _start(_config(num_envs=8, psvf__minibatches=1), task)
@@ -240,6 +245,7 @@ class HostExplorer:
         return jax.tree.map(np.asarray, self.explore(key, thetas, envs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [lambda task: task, HostTask])
 def test_seeds_side_by_side_learn_each_for_itself(wrap):
     config = _config(num_seeds=2, iterations=60, eval__interval=59)
@@ -301,6 +307,7 @@ def test_a_file_may_ask_for_it_as_well(workplace):
     assert train_config(given)[0].method == "epvf"
 
 
+@pytest.mark.slow
 def test_diagnose_refuses_its_runs_and_bench_measures_them(workplace, capsys):
     debug = ["train", "ant", "--method", "psvf", "--preset", "debug", "--backend", "native"]
     assert main([*debug, "--iterations", "2", "--out", "run", "--json"]) == 0
@@ -317,6 +324,7 @@ def test_diagnose_refuses_its_runs_and_bench_measures_them(workplace, capsys):
     assert result["learner_fraction"] == pytest.approx(sum(parts[2:]) / sum(parts))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "backend"), [("ant", "native"), ("cartpole", "jax")])
 def test_a_run_is_a_run_like_any_other_and_resumes_to_the_bit(task, backend, workplace, capsys):
     common = ["train", task, "--method", "psvf", "--preset", "debug", "--backend", backend]

@@ -165,6 +165,7 @@ def test_a_damaged_checkpoint_is_told_in_one_line(cartpole, tmp_path, capsys):
     _assert_same(run, cartpole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

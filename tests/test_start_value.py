@@ -58,6 +58,7 @@ def _learn(config, formula):
     return learner, state, after, thetas, evaluation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("representation", ["raw", "probing+raw", "unf"])
 def test_j_and_its_gradient_are_means_over_starts_of_v_and_its_gradient(representation):
     value = _value(representation, activation="tanh")
@@ -156,6 +157,7 @@ def test_starts_are_stored_beside_their_policies_for_v_of_both_alone():
     assert after.buffer.starts is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("traceable", [True, False])
 def test_v_of_start_and_policy_tells_luck_from_skill(traceable):
     def spearman(condition):
@@ -207,6 +209,7 @@ def test_evaluations_of_seeds_side_by_side_keep_their_starts():
     assert (np.asarray(buffer.starts[0]) != np.asarray(buffer.starts[1])).all()
 
 
+@pytest.mark.slow
 def test_v_of_start_and_policy_learns_cartpole():
     config = replace(preset("cartpole"), {"value.condition": "policy+state", "num_seeds": 3})
     config = replace(config, {"iterations": 30})

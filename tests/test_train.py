@@ -35,6 +35,7 @@ def test_one_program_and_two_halves_learn_the_same():
             assert a[name] == pytest.approx(b[name], rel=2e-3, abs=2e-4, nan_ok=True), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [SUM, HOST_SUM])
 @pytest.mark.parametrize("gradient_at", ["theta", "population"])
 @pytest.mark.parametrize("batch_size", [32, 128])
