@@ -133,6 +133,16 @@ def test_the_key_decides_where_episodes_start_and_threads_nothing(pair):
     assert (rolled[0].returns != rolled[2].returns).all()
 
 
+def test_an_evaluation_tells_what_policies_saw_first(pair):
+    body, _ = pair
+    task, thetas, key = native.make(5, 1, body), _thetas(body, 3), jax.random.key(2)
+    explore = task.explorer(_policy(body), 1)
+    segment = explore(key, thetas, explore.reset(key, 3))
+    starts = task.evaluator(_policy(body))(key, thetas).starts
+    np.testing.assert_array_equal(starts, segment.observations[:, 0])
+    assert len(np.unique(starts, axis=0)) == 3
+
+
 def test_segments_one_after_the_other_are_an_episode(pair):
     body, _ = pair
     policy, thetas = _policy(body), _thetas(body, 4, scale=0.05)

@@ -23,6 +23,8 @@ class Body:
         frame_skip: physics' steps in an env step.
         starts: random generator and N to `[N, nq + nv]` offsets of where episodes start from the
             model's own positions and velocities; None: every episode starts there.
+        observed: positions `[nq]` and velocities `[nv]` to the observation, also of columns
+            `[nq, N]` and `[nv, N]`; there where `starts` is.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Body:
     episode_length: int
     frame_skip: int = 1
     starts: Callable[[np.random.Generator, int], np.ndarray] | None = None
+    observed: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 
     def spec(self, episode_length: int | None) -> TaskSpec:
         """The task's sizes on this engine."""
@@ -58,6 +61,7 @@ HOPPER = Body(
     hopper.EPISODE_LENGTH,
     hopper.FRAME_SKIP,
     hopper.starts,
+    hopper.observed,
 )
 HALF_CHEETAH = Body(
     "halfcheetah",
@@ -68,4 +72,5 @@ HALF_CHEETAH = Body(
     half_cheetah.EPISODE_LENGTH,
     half_cheetah.FRAME_SKIP,
     half_cheetah.starts,
+    half_cheetah.observed,
 )

@@ -105,8 +105,9 @@ class NativeEvaluator:
 
     def __call__(self, key: PRNGKey | None, thetas: Population) -> Evaluation:
         """Evaluates the population; `key` decides where episodes start, if that is random."""
-        job = self._run(thetas, _starts(self.body, key, len(thetas)))
-        return Evaluation(job.returns, job.lengths)
+        starts = _starts(self.body, key, len(thetas))
+        job = self._run(thetas, starts)
+        return Evaluation(job.returns, job.lengths, _seen(self.body, starts))
 
     def visited_states(self, thetas: Population) -> Float[np.ndarray, "M state"]:
         """MuJoCo's integration states along the way, up to `SAMPLES` a policy."""
@@ -162,6 +163,15 @@ def _starts(body: Body, key: PRNGKey | None, num: int) -> _Starts:
         return np.broadcast_to(NOWHERE, (num, 0))
     words = np.asarray(jax.random.key_data(key)).ravel().tolist()
     return body.starts(np.random.default_rng(words), num)
+
+
+def _seen(body: Body, starts: _Starts) -> Float[np.ndarray, "N observation"] | None:
+    """What policies observe where their episodes start; None where all start alike."""
+    if body.observed is None or not starts.size:
+        return None
+    model = body.model()
+    positions, velocities = starts[:, : model.nq] + model.qpos0, starts[:, model.nq :]
+    return body.observed(positions.T, velocities.T).T.astype(np.float32)
 
 
 class _Shared(Protocol):
