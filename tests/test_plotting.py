@@ -102,6 +102,22 @@ def test_env_steps_are_drawn_on_a_log_axis_where_groups_differ_much_in_length():
     assert draw(groups[:1]).axes[0].get_xscale() == "linear"
 
 
+def test_seconds_are_drawn_on_a_log_axis_where_groups_differ_much_in_them():
+    fast, slow = (_records(range(10), 0) for _ in range(2))
+    for records, factor in ((fast, 1.0), (slow, 100.0)):
+        for record in records:
+            record["time/wall"] = factor * record["steps/update"]
+    groups = [Group("fast", [fast]), Group("slow", [slow])]
+    assert [axes.get_xscale() for axes in draw(groups, ("seconds",)).axes] == ["log", "log"]
+    assert [axes.get_xscale() for axes in draw(groups).axes] == ["linear", "linear"]
+
+
+def test_more_groups_than_colours_are_told_apart():
+    groups = [Group(str(i), [_records(range(10), 0)]) for i in range(25)]
+    lines = draw(groups).axes[0].lines[:25]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 25
+
+
 def test_a_single_group_shows_both_quantities_in_one_panel():
     figure = draw([Group("only", [_records(range(10), 0)])])
     (axes,) = figure.axes

@@ -28,7 +28,10 @@ POINTS = 400
 """Points of a curve, where runs that differ in their steps are averaged."""
 
 LOG_FROM = 4.0
-"""How far the lengths of groups have to lie apart for a logarithmic axis of env steps."""
+"""How far the lengths of groups have to lie apart for a logarithmic axis."""
+
+STYLES = ("-", "--", ":")
+"""Of lines, one after the other where there are more groups than colours."""
 
 RESAMPLES = 2000
 _NO_GROUP = ("seed", "num_seeds", "task.num_threads")
@@ -192,6 +195,8 @@ def draw(
     Returns:
         The figure, not yet written.
     """
+    from cycler import cycler
+    from matplotlib import rcParams
     from matplotlib.figure import Figure  # slow to import; Figure alone needs no display
     from matplotlib.ticker import EngFormatter
 
@@ -199,11 +204,12 @@ def draw(
     rows = [tuple(CURVES)] if alone else [(key,) for key in CURVES]
     figure = Figure(figsize=(2.0 + 5.5 * len(x), 1.2 + 3.2 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), len(x), sharex="col", sharey="row", squeeze=False)
-    long = _spread(groups) > LOG_FROM
+    styles = cycler(linestyle=STYLES) * rcParams["axes.prop_cycle"]
     for keys, row in zip(rows, panels, strict=True):
         for axis, axes in zip(x, row, strict=True):
-            log = long and axis == "env-steps"
+            log = _spread(groups, AXES[axis][0]) > LOG_FROM
             axes.set_xscale("log" if log else "linear")
+            axes.set_prop_cycle(styles)
             for group in groups:
                 for key in keys:
                     label = CURVES[key] if alone else group.label
@@ -228,10 +234,10 @@ def draw(
     return figure
 
 
-def _spread(groups: Sequence[Group]) -> float:
-    """How many times as many env steps the longest group has as the shortest."""
-    steps = [max(records[-1]["steps/env"] for records in group.runs) for group in groups]
-    return max(steps) / max(min(steps), 1)
+def _spread(groups: Sequence[Group], x: str) -> float:
+    """How many times as long the longest group is as the shortest."""
+    ends = [max(records[-1].get(x, 0.0) for records in group.runs) for group in groups]
+    return max(ends) / min(ends) if min(ends) > 0 else 1.0
 
 
 def _band(group: Group, axis: str, key: str, width: int, log: bool) -> Band | None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from epvf.agents import AGENTS
 from epvf.experiments.report import FINAL, by_seed, end_of_run, groups_of, tidy_csv
 from epvf.experiments.runner import Plan
 from epvf.files import write_atomically, write_json
@@ -98,7 +99,9 @@ def page(summary: dict[str, Any]) -> str:
         parts += [
             f"## What a return costs\n\nEnv steps / seconds until the mean return first reaches a "
             f"part of the task's maximum, {summary['max_return']:g}: the median over the seeds "
-            "that reached it, and how many did. Seconds are of training, without compilation.",
+            "that reached it, and how many did. Seconds are of training, without compilation"
+            + (", but with it for PPO and SAC" if set(AGENTS) & set(methods) else "")
+            + ".",
             *(_reached_table(which, methods) for which in RETURNS),
         ]
     return "\n\n".join(parts) + "\n"
