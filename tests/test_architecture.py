@@ -47,7 +47,7 @@ LAYERS = [
 OPTIONAL = {"baselines": {"brax"}, "tasks": {"warp"}}
 """What only an extra installs, and the room that may import it, once somebody asks for it."""
 
-TASKS_MAY_IMPORT = {"errors", "types", "policy", "tasks"}
+TASKS_MAY_IMPORT = {"errors", "types", "compilation", "policy", "tasks"}
 
 
 def _modules():

@@ -110,6 +110,7 @@ def test_every_arm_starts_from_the_preset_and_changes_asked_for():
 # --- running it
 
 
+@pytest.mark.slow
 def test_finished_runs_are_kept_and_missing_ones_made(tmp_path):
     folder = tmp_path / "x"
     assert _complete(folder, _plan("one", "two")) == 0

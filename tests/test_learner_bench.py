@@ -35,6 +35,7 @@ def test_every_stage_of_a_representation_is_timed(name):
     assert min(times) > 0 and result["learner_compile_seconds"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signs", [False, True])
 def test_the_stages_one_after_the_other_are_the_representation(signs):
     delta = {"representation.name": "unf", "representation.unf_sign_symmetry": signs}

@@ -162,6 +162,7 @@ def test_noise_falls_to_its_final_deviation_at_the_last_iteration():
     assert deviations[-1] == pytest.approx(0.1, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", ["openes", *(pytest.param(m, marks=pytest.mark.slow) for m in ("pgpe", "cmaes"))]
 )

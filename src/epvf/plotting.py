@@ -195,9 +195,9 @@ def draw(
     Returns:
         The figure, not yet written.
     """
-    from cycler import cycler
     from matplotlib import rcParams
     from matplotlib.figure import Figure  # slow to import; Figure alone needs no display
+    from matplotlib.rcsetup import cycler
     from matplotlib.ticker import EngFormatter
 
     alone = len(groups) == 1

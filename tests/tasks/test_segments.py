@@ -156,6 +156,7 @@ def test_native_failures_are_marked(thetas: np.ndarray) -> None:
     np.testing.assert_array_equal(segment.rewards[others], sound.rewards[others])
 
 
+@pytest.mark.slow
 def test_mjx_and_native_agree_before_contact(thetas: np.ndarray) -> None:
     pytest.importorskip("mujoco.mjx")
     native = _ant_explorer(8, backend="native")
