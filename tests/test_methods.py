@@ -163,9 +163,7 @@ def test_noise_falls_to_its_final_deviation_at_the_last_iteration():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "method", ["openes", *(pytest.param(m, marks=pytest.mark.slow) for m in ("pgpe", "cmaes"))]
-)
+@pytest.mark.parametrize("method", ["openes", "pgpe", "cmaes"])
 def test_a_run_goes_on_to_the_bit_as_if_it_had_never_stopped(method, tmp_path):
     whole, run = tmp_path / "whole", tmp_path / "run"
     options = ("--method", method, "--num-seeds", "2", "--checkpoint.every-iterations", "1")

@@ -419,7 +419,10 @@ def _env_steps_left(config: Config, state: TrainState) -> int | None:
 
 
 def _evaluation_due(config: Config, iteration: Any, last: Any) -> Any:
-    """Whether the leader is measured at this iteration (a number, or a traced one)."""
+    """Whether the leader is measured at this iteration; `last`: it may be the run's last.
+
+    Both are numbers, or traced ones.
+    """
     return (iteration % config.eval.interval == 0) | (iteration == config.iterations - 1) | last
 
 
