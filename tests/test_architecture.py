@@ -22,7 +22,7 @@ LAYERS = [
     {"types", "files", "agents", "compilation"},
     {"policy", "perturbation", "targets"},
     {"buffer", "memory", "advantages", "state_value"},
-    {"weight_space", "optimizers"},
+    {"weight_space", "optimizers", "coordinates"},
     {"representations"},
     {"value", "fitting", "search"},
     {"learner", "evolution"},

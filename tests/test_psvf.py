@@ -93,6 +93,31 @@ def test_it_finds_the_policy_that_pays_most(advantage, trust):
     assert last["eval/perturbed_return"] < last["eval/episode_return"]
 
 
+@pytest.mark.slow
+def test_it_finds_it_whatever_the_units_of_observations():
+    far = dataclasses.replace(AIMING, observe=lambda state: 200.0 + 50.0 * state)
+    reached = {}
+    for coordinates in ("standardised", "raw"):
+        reports = list(train(_config(psvf__coordinates=coordinates), _task(far)))
+        reached[coordinates] = reports[-1].records[-1]["eval/episode_return"]
+    assert reached["standardised"] > 9.8 > 9.0 > reached["raw"]
+
+
+def test_the_first_population_only_measures_the_observations():
+    far = _task(dataclasses.replace(AIMING, observe=lambda state: 200.0 + 50.0 * state))
+    learner, state = _start(_config(num_envs=512, psvf__minibatches=4), far)
+    thetas, segment = _segment(learner, state, far)
+    learn = jax.jit(learner.learn)
+    after, _ = learn(state, 0, thetas, segment)
+    observations = np.asarray(segment.observations)
+    kernel, bias = np.asarray(after.theta)
+    deviation, mean = observations.std(), observations.mean()
+    assert kernel == pytest.approx(float(state.theta[0]) / deviation, rel=0.05)
+    assert bias == pytest.approx(-kernel * mean, rel=0.05)
+    again, _ = learn(after, 1, *_segment(learner, after, far))
+    assert np.abs(np.asarray(again.theta - after.theta)).max() > 0.0
+
+
 def test_the_noise_is_brought_to_what_the_outputs_should_deviate_by():
     config = _config(psvf__noise=0.4, psvf__final_noise=0.1, iterations=60)
     records = [r for report in train(config, _task()) for r in report.records]

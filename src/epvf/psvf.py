@@ -10,13 +10,14 @@ here it is wherever the population goes.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Bool, Float, Int
 
+from epvf import coordinates
 from epvf.advantages import Steps, advantages, strides
 from epvf.learner import PolicyUpdateConfig
 from epvf.optimizers import decay, make_optimizer
@@ -33,6 +34,8 @@ from epvf.state_value import (
 )
 from epvf.targets import spearman
 from epvf.types import Array, Envs, Evaluation, Mask, Population, PRNGKey, Segment
+
+Coordinates: TypeAlias = Literal["standardised", "raw"]
 
 FORGETTING = 0.05
 """How much of a running mean each iteration replaces."""
@@ -77,6 +80,9 @@ class PSVFConfig:
         divergence: mean |z|²/2 of an iteration's change of θ that its learning rate is adapted to,
             as in Rudin et al. 2022, and beyond four times of which it does not go. None: the
             learning rate stays as scheduled, and nothing stops θ but `trust`.
+        coordinates: in which θ's noise and steps are alike on all weights. `standardised`: those of
+            a policy that reads standardised observations, so that they are alike on all inputs,
+            whatever their units; the first population only measures these. `raw`: θ's own.
         bound_cost: of the squared distance of continuous actions' outputs from [-1, 1]. Far outside
             of it noise changes no action, and nothing is found out any more.
     """
@@ -95,6 +101,7 @@ class PSVFConfig:
     noise: float = 0.6
     final_noise: float | None = None
     divergence: float | None = 0.02
+    coordinates: Coordinates = "standardised"
     bound_cost: float = 0.02
 
 
@@ -249,6 +256,7 @@ class PSVFLearner(PolicySearch):
         divergence = _divergence(change, some)
         gain = _mean(self._gain(fitted.value, some, change), some.weight)
         gain -= _mean(self._gain(fitted.value, some, jnp.zeros_like(change)), some.weight)
+        fitted = self._begin(state, fitted)
         healthy = _finite((fitted.theta, fitted.value)) & finite.any()
         learned = state._replace(
             **fitted._asdict(),
@@ -278,9 +286,21 @@ class PSVFLearner(PolicySearch):
         }
 
     def _perturbed(self, state: PSVFState, key: PRNGKey, num: int) -> Population:
-        thetas = perturb(self.perturbation, key, state.theta[None], num)
-        scaled = state.theta[None] + state.noise * (thetas - state.theta[None])
-        return clip_weights(scaled, self.perturbation.clip)
+        centre = self._inward(state.scaler, state.theta)[None]
+        thetas = centre + state.noise * (perturb(self.perturbation, key, centre, num) - centre)
+        return clip_weights(self._outward(state.scaler, thetas), self.perturbation.clip)
+
+    def _inward(self, scaler: Scaler, thetas: Float[Array, "*N P"]) -> jax.Array:
+        """θ in the coordinates of noise and steps."""
+        if self.config.coordinates == "raw":
+            return jnp.asarray(thetas)
+        return coordinates.standardised(self.policy, scaler, thetas)
+
+    def _outward(self, scaler: Scaler, thetas: Float[Array, "*N P"]) -> jax.Array:
+        """θ as the policy has it."""
+        if self.config.coordinates == "raw":
+            return jnp.asarray(thetas)
+        return coordinates.raw(self.policy, scaler, thetas)
 
     def _rescale(self, state: PSVFState, segment: Segment, finite: Mask) -> PSVFState:
         """Takes the observations and rewards of sound rollouts into the running statistics."""
@@ -351,8 +371,20 @@ class PSVFLearner(PolicySearch):
             fit = fit._replace(value=value, value_opt=value_opt)
             return self._policy_step(fit, batch, deviation, state.rate), loss
 
-        start = _Fit(state.theta, state.value, state.value_opt, state.policy_opt)
-        return jax.lax.scan(step, start, self.rows(key))
+        start = _Fit(
+            self._inward(met.scaler, state.theta), state.value, state.value_opt, state.policy_opt
+        )
+        fitted, losses = jax.lax.scan(step, start, self.rows(key))
+        return fitted._replace(theta=self._outward(met.scaler, fitted.theta)), losses
+
+    def _begin(self, state: PSVFState, fitted: _Fit) -> _Fit:
+        """After the first population, which measured the observations, θ begins in their units."""
+        if self.config.coordinates == "raw":
+            return fitted
+        begun = fitted._replace(
+            theta=self._outward(state.scaler, state.theta), policy_opt=state.policy_opt
+        )
+        return jax.tree.map(partial(jnp.where, state.iterations == 0), begun, fitted)
 
     def value_step(self, value: Any, optimizer: Any, batch: Met) -> tuple[Any, Any, jax.Array]:
         """V and its optimizer's state after a gradient step, and the loss of v before."""
@@ -368,19 +400,20 @@ class PSVFLearner(PolicySearch):
         return optax.apply_updates(value, updates), optimizer, of_v
 
     def _policy_step(self, fit: _Fit, batch: Met, deviation: Array, rate: Array) -> _Fit:
-        """The fit with θ a gradient step on, unless θ went too far already."""
+        """The fit with θ, in its coordinates, a step on, unless θ went too far already."""
         wanted = self.config.divergence
         furthest = jnp.inf if wanted is None else MAX_DIVERGENCE * wanted
 
         def cost(theta: Array) -> tuple[jax.Array, jax.Array]:
-            offsets = self._offsets(theta, batch, deviation)
+            offsets = self._offsets(self._outward(batch.scaler, theta), batch, deviation)
             gain = self._gain(fit.value, batch, offsets)
             price = self._price(batch.centre + offsets * deviation[None])
             return -_mean(gain - price, batch.weight), _divergence(offsets, batch)
 
         slope, divergence = jax.grad(cost, has_aux=True)(fit.theta)
         updates, policy_opt = self._policy_optimizer().update(slope, fit.policy_opt, fit.theta)
-        theta = clip_weights(fit.theta + rate * updates, self.policy_update.weight_clip)
+        moved = self._outward(batch.scaler, fit.theta + rate * updates)
+        theta = self._inward(batch.scaler, clip_weights(moved, self.policy_update.weight_clip))
         near = divergence <= furthest
         theta, policy_opt = jax.tree.map(
             partial(jnp.where, near), (theta, policy_opt), (fit.theta, fit.policy_opt)
