@@ -10,7 +10,8 @@ import pytest
 from epvf.cli import main
 from epvf.config import Config, replace
 from epvf.diagnosis import Probe, Settings
-from epvf.methods import make_learner, settle
+from epvf.methods import settle
+from epvf.neighbourhood import neighbourhood
 from epvf.train import train
 from fakes import BASE, FormulaTask
 
@@ -23,9 +24,10 @@ def _probe(task, method="ridge", population=256, **delta):
     config = settle(replace(Config(), BASE | {"method": method, "num_envs": 512} | delta))
     *_, last = train(config, task)
     state = jax.tree.map(lambda x: x[0], last.state.learner)
-    learner = make_learner(config, task.spec)
+    around = neighbourhood(config, task)(state)
     settings = Settings(population, reference=4, steps=(0.5, 1.0))
-    return Probe(config, task, learner, state, settings, lambda message: None)
+    evaluate = task.evaluator(around.learner.policy)
+    return Probe(around, evaluate, settings, lambda message: None)
 
 
 @pytest.mark.slow
@@ -51,7 +53,7 @@ def test_weights_without_noise_are_left_out():
     delta = {"perturbation.noise": "scaled_uniform", "policy.init": "lecun_normal"}
     probe = _probe(FormulaTask(lambda t: t @ SLOPE, False), **delta)
     # the only bias starts at zero, and noise follows the weight
-    assert float(probe.theta[3]) == 0.0 and float(probe.moving.sum()) == 3.0
+    assert float(probe.around.theta[3]) == 0.0 and float(probe.moving.sum()) == 3.0
     for direction in probe.directions.values():
         assert float(direction[3]) == 0.0 and np.isfinite(direction).all()
 
@@ -71,7 +73,7 @@ def test_returns_that_are_not_finite_are_left_out():
 def test_the_reference_is_the_mean_over_all_its_populations():
     probe = _probe(FormulaTask(lambda t: t @ SLOPE, False), population=64)
     thetas = np.concatenate([np.asarray(x) for x in probe._antithetic()])
-    offsets = (thetas - np.asarray(probe.theta)) / 0.1
+    offsets = (thetas - np.asarray(probe.around.theta)) / 0.1
     np.testing.assert_allclose(offsets[:64].mean(axis=0), 0.0, atol=1e-5)
     ranks = np.argsort(np.argsort(thetas @ SLOPE)) / (len(thetas) - 1) - 0.5
     expected = ranks @ offsets / len(thetas)
@@ -119,7 +121,7 @@ def test_bad_input_is_one_line(run, tmp_path, capsys):
         ([str(run), "--reference", "1"], "reference is 1, but must be at least 2"),
         ([str(run), "--steps", "0"], "must be finite and greater than 0"),
         ([str(empty)], "has no checkpoint yet"),
-        ([str(other)], "method 'openes', which has no V"),
+        ([str(other)], "method 'openes' has no value function"),
     ]
     for arguments, message in cases:
         assert main(["diagnose", *arguments]) == 2

@@ -11,11 +11,14 @@ import pytest
 
 from epvf.cli import main
 from epvf.config import Config, replace
+from epvf.diagnosis import Probe, Settings
 from epvf.methods import make_learner
 from epvf.metrics import read_metrics
+from epvf.neighbourhood import neighbourhood
 from epvf.options import train_config
 from epvf.policy_file import load_policy
 from epvf.presets import default_method, preset
+from epvf.targets import spearman
 from epvf.tasks.base import TaskSpec
 from epvf.tasks.environment import Environment
 from epvf.tasks.rollout import JaxTask
@@ -333,12 +336,42 @@ def test_a_file_may_ask_for_it_as_well(workplace):
 
 
 @pytest.mark.slow
-def test_diagnose_refuses_its_runs_and_bench_measures_them(workplace, capsys):
+def test_its_gradient_is_that_of_the_returns_and_its_ranking_that_of_what_policies_are_paid():
+    config = _config(num_envs=256, iterations=12, psvf__epochs=1)
+    task = _task()
+    *_, last = train(config, task)
+    state = jax.tree.map(lambda x: x[0], last.state.learner)
+    around = neighbourhood(config, task)(state)
+    probe = Probe(
+        around, task.evaluator(around.learner.policy), Settings(256, 8), lambda message: None
+    )
+    move = jax.random.normal(jax.random.key(0), (2,))
+    np.testing.assert_allclose(around.moves(around.moved(move)[None])[0], move, rtol=1e-3)
+    cosines = probe.compare_directions()["cosines"]
+    assert cosines["value"] > 0.9 and cosines["value-long"] > 0.95
+    centre = around.theta[None]
+    near = centre + 0.3 * (probe._population(around.theta, "near") - centre)
+    predicted = around.predicted(jax.random.key(0), near, probe.roll_out("near", near))
+    states = jnp.linspace(-1.0, 1.0, 201)[None]
+    misses = (near[:, :1] - WANTED) * states + near[:, 1:]
+    paid = jnp.exp(-4.0 * misses**2).mean(axis=1)
+    assert float(spearman(predicted, paid, jnp.ones(256, bool))) > 0.7
+
+
+@pytest.mark.slow
+def test_its_runs_are_diagnosed_and_measured_like_others(workplace, capsys):
     debug = ["train", "ant", "--method", "psvf", "--preset", "debug", "--backend", "native"]
     assert main([*debug, "--iterations", "2", "--out", "run", "--json"]) == 0
     capsys.readouterr()
-    assert main(["diagnose", "run"]) == 2
-    assert "trained by method 'psvf', which has no V(θ)" in capsys.readouterr().err
+    few = ["--population", "8", "--reference", "2", "--steps", "0.1", "--distances", "1"]
+    assert main(["diagnose", "run", *few, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["method"] == "psvf" and found["targets"] == "centred_ranks"
+    assert set(found["cosines"]) == {"value", "value-long", "matched-es", "ridge", "random"}
+    steps = found["estimated_from_env_steps"]
+    # 32 policies for 8 steps; for as many populations as make an episode of 50 steps
+    assert (steps["value"], steps["value-long"]) == (32 * 8, 7 * 32 * 8)
+    assert 0 < steps["matched-es"] <= 8 * 50
     small = ["--backend", "native", "--num-envs", "16", "--repeats", "1", "--json"]
     assert main(["bench", "ant", "--config", "run/config.json", *small]) == 0
     result = json.loads(capsys.readouterr().out)

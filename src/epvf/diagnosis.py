@@ -1,11 +1,10 @@
 """What V knows at a run's newest checkpoint: its gradient, what steps along it gain, its ranking.
 
-Directions live in units of the noise: entry i is per deviation of weight i's perturbation, so that
-a direction of length sqrt(P) is as long as a typical perturbation.
+Directions are moves in units of the noise, see `neighbourhood`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,11 +18,12 @@ from epvf.config import Config
 from epvf.errors import UserError
 from epvf.files import write_json
 from epvf.fitting import es_line, ridge_line
-from epvf.learner import Learner, LearnerState
 from epvf.methods import make_learner
-from epvf.perturbation import clip_weights, jitter, noise_deviation, perturb
+from epvf.neighbourhood import Neighbourhood, neighbourhood
+from epvf.perturbation import jitter
 from epvf.plotting import save
 from epvf.runs import read_config
+from epvf.search import PolicySearch
 from epvf.targets import spearman, transform
 from epvf.tasks.base import Task
 from epvf.train import TrainState, fit, init_state
@@ -86,17 +86,17 @@ def diagnose(
         are.
 
     Raises:
-        UserError: if the folder is no run, has no checkpoint, or its method has no V(θ).
+        UserError: if the folder is no run, has no checkpoint, or its method has no V.
     """
     config, task = fit(read_config(run))
     size = settings.pop("population", None) or config.num_envs
     wanted = Settings(size, **settings)
     learner = make_learner(config, task.spec)
-    if not isinstance(learner, Learner):
-        raise UserError(f"{run} was trained by method {config.method!r}, which has no V(θ)")
+    look = neighbourhood(config, task)
     whole = _newest(run, config, learner, task)
     state = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), whole.learner)
-    probe = Probe(config, task, learner, state, wanted, announce)
+    around = look(state)
+    probe = Probe(around, task.evaluator(learner.policy), wanted, announce)
     return {
         "run": str(run),
         "method": config.method,
@@ -104,7 +104,7 @@ def diagnose(
         "env_steps": int(whole.env_steps[0]),
         "population": wanted.population,
         "reference": wanted.reference * wanted.population,
-        "targets": config.target.transform,
+        "targets": around.targets.transform,
         **probe.compare_directions(),
         "gains": probe.gains(),
         "ranking": probe.ranking(),
@@ -113,67 +113,68 @@ def diagnose(
 
 @dataclass(frozen=True)
 class Probe:
-    """One seed's θ and V, and rollouts around it."""
+    """Rollouts around one seed's θ."""
 
-    config: Config
-    task: Task
-    learner: Learner
-    state: LearnerState
+    around: Neighbourhood
+    evaluate: Evaluate
     settings: Settings
     announce: Announce
 
     @cached_property
-    def theta(self) -> jax.Array:
-        return self.learner.leader(self.state)
-
-    @cached_property
-    def deviation(self) -> jax.Array:
-        return noise_deviation(self.config.perturbation, self.theta)
-
-    @cached_property
-    def evaluate(self) -> Evaluate:
-        return self.task.evaluator(self.learner.policy)
-
-    @cached_property
     def directions(self) -> dict[str, jax.Array]:
-        """`[P]` each, in units of the noise."""
-        thetas = self.around(self.theta, "estimate")
+        """Moves `[P]`."""
+        return {name: move for name, (move, _) in self._estimates.items()}
+
+    @cached_property
+    def _estimates(self) -> dict[str, tuple[jax.Array, int]]:
+        """Moves `[P]`, and how many fresh env steps each was estimated from."""
+        thetas = self._population(self.around.theta, "estimate")
         evaluation = self.roll_out("estimate", thetas)
-        valid = jnp.isfinite(evaluation.returns)
-        targets = transform(self.config.target, jnp.nan_to_num(evaluation.returns), valid)
-        offsets = self.offsets(thetas)
+        valid, targets = self._ranked(evaluation.returns)
+        moves = self.around.moves(thetas)
+        steps = int(np.asarray(evaluation.lengths).sum())
         return {
-            "value": self.deviation * self.gradient_of_v(),
-            "matched-es": es_line(offsets, targets, valid)[0],
-            "ridge": ridge_line(offsets, targets, valid, self.settings.ridge)[0],
-            "reference": self.reference[0] + self.reference[1],
-            "random": jax.random.normal(self.key("random"), self.theta.shape) * self.moving,
+            **self.around.slopes(self.key("slopes")),
+            "matched-es": (es_line(moves, targets, valid)[0], steps),
+            "ridge": (ridge_line(moves, targets, valid, self.settings.ridge)[0], steps),
+            "reference": (self.reference[0] + self.reference[1], self._reference[2]),
+            "random": (jax.random.normal(self.key("random"), self.moving.shape) * self.moving, 0),
         }
+
+    def _ranked(self, returns: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Which returns are finite, and targets made of them."""
+        valid = jnp.isfinite(returns)
+        return valid, transform(self.around.targets, jnp.nan_to_num(returns), valid)
 
     @cached_property
     def moving(self) -> jax.Array:
         """1 for weights that have noise, `[P]`."""
-        return (self.deviation > 0.0).astype(jnp.float32)
+        return (self.around.deviation > 0.0).astype(jnp.float32)
 
-    @cached_property
+    @property
     def reference(self) -> tuple[jax.Array, jax.Array]:
         """The ES estimate of the gradient from each half of the antithetic populations, `[P]`."""
+        return self._reference[:2]
+
+    @cached_property
+    def _reference(self) -> tuple[jax.Array, jax.Array, int]:
+        """The same and the env steps of all of them."""
         count = self.settings.reference
-        returns = []
+        returns, steps = [], 0
         for number, thetas in enumerate(self._antithetic()):
             self.announce(f"reference gradient, population {number + 1}/{count}")
-            returns.append(self.roll_out(f"reference {number}", thetas).returns)
-        everything = jnp.concatenate(returns)
-        valid = jnp.isfinite(everything)
-        targets = transform(self.config.target, jnp.nan_to_num(everything), valid)
-        halves = [jnp.zeros_like(self.theta), jnp.zeros_like(self.theta)]
+            evaluation = self.roll_out(f"reference {number}", thetas)
+            returns.append(evaluation.returns)
+            steps += int(np.asarray(evaluation.lengths).sum())
+        valid, targets = self._ranked(jnp.concatenate(returns))
+        halves = [jnp.zeros_like(self.moving), jnp.zeros_like(self.moving)]
         rows = zip(jnp.split(targets, count), jnp.split(valid, count), strict=True)
         # drawn again rather than kept: 16 populations of the Ant are half a gigabyte
         for number, (thetas, (wanted, known)) in enumerate(
             zip(self._antithetic(), rows, strict=True)
         ):
-            halves[number % 2] += es_line(self.offsets(thetas), wanted, known)[0]
-        return halves[0], halves[1]
+            halves[number % 2] += es_line(self.around.moves(thetas), wanted, known)[0]
+        return halves[0], halves[1], steps
 
     def compare_directions(self) -> dict[str, Any]:
         """Cosines with the reference, and how far that can be trusted."""
@@ -186,6 +187,9 @@ class Probe:
                 for name in found
                 if name != "reference"
             },
+            "estimated_from_env_steps": {
+                name: steps for name, (_, steps) in self._estimates.items()
+            },
             # what two halves share bounds what the whole shares with the truth (Spearman-Brown)
             "reference_halves_cosine": between,
             "reference_reliability": float(np.sqrt(max(2.0 * between / (1.0 + between), 0.0))),
@@ -194,7 +198,7 @@ class Probe:
 
     def gains(self) -> dict[str, Any]:
         """Mean returns at θ, and what is gained by steps along each direction."""
-        start = self._returns_at(self.theta)
+        start = self._returns_at(self.around.theta)
         moved: dict[str, Any] = {"at_theta": {name: _mean(x) for name, x in start.items()}}
         for name, direction in self.directions.items():
             length = jnp.maximum(jnp.linalg.norm(direction), 1e-30)
@@ -202,11 +206,7 @@ class Probe:
             moved[name] = []
             for step in self.settings.steps:
                 self.announce(f"gain along {name}, step {step:g}")
-                theta = clip_weights(
-                    self.theta + step * self.deviation * unit,
-                    self.config.policy_update.weight_clip,
-                )
-                there = self._returns_at(theta)
+                there = self._returns_at(self.around.moved(step * unit))
                 moved[name].append(
                     {"step": step} | {kind: _gain(there[kind], start[kind]) for kind in there}
                 )
@@ -218,39 +218,20 @@ class Probe:
         for distance in self.settings.distances:
             self.announce(f"ranking at distance {distance:g}")
             name = f"ranking {distance}"
-            thetas = self.theta[None, :] + distance * (
-                self.around(self.theta, name) - self.theta[None, :]
-            )
+            thetas = self._population(self.around.theta, name)
+            centre = self.around.theta[None, :]
+            thetas = centre + distance * (thetas - centre)
             evaluation = self.roll_out(name, thetas)
-            frame = self.learner.frame(self.state)
-            starts = self.learner.read_starts(evaluation.starts)
-            predicted = self.learner.value(self.state.value, thetas, frame, starts)
+            predicted = self.around.predicted(self.key(f"{name} V"), thetas, evaluation)
             valid = jnp.isfinite(evaluation.returns)
             rank = spearman(predicted, evaluation.returns, valid)
             error = NORMAL / np.sqrt(max(int(valid.sum()) - 1, 1))
             found.append({"distance": distance, "spearman": float(rank), "error": float(error)})
         return found
 
-    def gradient_of_v(self) -> jax.Array:
-        """∇V at θ, `[P]`."""
-        frame = self.learner.frame(self.state)
-
-        def expected(theta: jax.Array) -> jax.Array:
-            return self.learner.value.expected(self.state.value, theta[None, :], frame)[0]
-
-        return jax.grad(expected)(self.theta)
-
-    def offsets(self, thetas: jax.Array) -> jax.Array:
-        """Policies `[N, P]` as offsets from θ in units of the noise."""
-        scale = jnp.where(self.deviation > 0.0, self.deviation, 1.0)
-        return (thetas - self.theta[None, :]) / scale[None, :]
-
-    def around(self, theta: jax.Array, name: str, antithetic: bool = False) -> jax.Array:
-        """A population `[N, P]` of the run's noise around a policy."""
-        noise = self.config.perturbation
-        if antithetic:
-            noise = replace(noise, antithetic=True)
-        return perturb(noise, self.key(name), theta[None, :], self.settings.population)
+    def _population(self, theta: jax.Array, name: str, antithetic: bool = False) -> jax.Array:
+        key, num = self.key(name), self.settings.population
+        return jnp.asarray(self.around.population(key, theta, num, antithetic))
 
     def roll_out(self, name: str, thetas: jax.Array) -> Evaluation:
         key = jax.random.fold_in(self.key(name), 1)
@@ -265,16 +246,17 @@ class Probe:
 
     def _antithetic(self) -> Iterator[jax.Array]:
         for number in range(self.settings.reference):
-            yield self.around(self.theta, f"reference {number}", antithetic=True)
+            yield self._population(self.around.theta, f"reference {number}", antithetic=True)
 
     def _returns_at(self, theta: jax.Array) -> dict[str, np.ndarray]:
         """Finite returns of the perturbed population around a policy, and of its own cloud.
 
         The same noise wherever the policy is.
         """
-        episodes, relative = self.learner.eval_episodes, self.learner.eval_jitter
+        learner = self.around.learner
+        episodes, relative = learner.eval_episodes, learner.eval_jitter
         clouds = {
-            "perturbed": self.around(theta, "gain"),
+            "perturbed": self._population(theta, "gain"),
             "unperturbed": jitter(self.key("cloud"), theta, episodes, relative),
         }
         returns = {name: np.asarray(self.roll_out(name, x).returns) for name, x in clouds.items()}
@@ -350,7 +332,7 @@ def draw(result: dict[str, Any]) -> "Figure":
     return figure
 
 
-def _newest(run: Path, config: Config, learner: Learner, task: Task) -> TrainState:
+def _newest(run: Path, config: Config, learner: PolicySearch, task: Task) -> TrainState:
     checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep, read_only=True)
     try:
         like = jax.eval_shape(lambda: init_state(config, learner, task).learner)

@@ -216,7 +216,7 @@ class PSVFLearner(PolicySearch):
 
     def propose(self, state: PSVFState, iteration: Int[Array, ""]) -> Population:
         """The iteration's perturbed policies `[N, P]`."""
-        return self._perturbed(state, self.keys(state, iteration)[0], self.num_envs)
+        return self.perturbed(state, self.keys(state, iteration)[0], self.num_envs)
 
     def leader(self, state: PSVFState) -> jax.Array:
         """The centre θ `[P]`."""
@@ -225,7 +225,7 @@ class PSVFLearner(PolicySearch):
     def leader_cloud(self, state: PSVFState, iteration: Int[Array, ""]) -> Population:
         """Copies of the unperturbed θ, then as many perturbed policies: `[2 E, P]`."""
         key = jax.random.fold_in(self.keys(state, iteration)[1], 1)
-        others = self._perturbed(state, key, self.eval_episodes)
+        others = self.perturbed(state, key, self.eval_episodes)
         return jnp.concatenate([super().leader_cloud(state, iteration), others])
 
     def record_leader(self, state: PSVFState, evaluation: Evaluation) -> tuple[PSVFState, Metrics]:
@@ -252,10 +252,9 @@ class PSVFLearner(PolicySearch):
         fitted, losses = self._fit(state, met, self.keys(state, iteration)[3], deviation)
         # a minibatch's worth of steps tells how far θ went
         some = met.take(slice(None, None, self.config.minibatches))
-        change = self._offsets(fitted.theta, some, deviation)
-        divergence = _divergence(change, some)
-        gain = _mean(self._gain(fitted.value, some, change), some.weight)
-        gain -= _mean(self._gain(fitted.value, some, jnp.zeros_like(change)), some.weight)
+        divergence = _divergence(self._offsets(fitted.theta, some, deviation), some)
+        gain = self.worth(fitted.value, some, deviation, fitted.theta)
+        gain -= self.worth(fitted.value, some, deviation, state.theta)
         fitted = self._begin(state, fitted)
         healthy = _finite((fitted.theta, fitted.value)) & finite.any()
         learned = state._replace(
@@ -285,18 +284,19 @@ class PSVFLearner(PolicySearch):
             "healthy": state.healthy,
         }
 
-    def _perturbed(self, state: PSVFState, key: PRNGKey, num: int) -> Population:
-        centre = self._inward(state.scaler, state.theta)[None]
+    def perturbed(self, state: PSVFState, key: PRNGKey, num: int) -> Population:
+        """Policies `[num, P]` with noise of its present size around θ."""
+        centre = self.inward(state.scaler, state.theta)[None]
         thetas = centre + state.noise * (perturb(self.perturbation, key, centre, num) - centre)
-        return clip_weights(self._outward(state.scaler, thetas), self.perturbation.clip)
+        return clip_weights(self.outward(state.scaler, thetas), self.perturbation.clip)
 
-    def _inward(self, scaler: Scaler, thetas: Float[Array, "*N P"]) -> jax.Array:
+    def inward(self, scaler: Scaler, thetas: Float[Array, "*N P"]) -> jax.Array:
         """θ in the coordinates of noise and steps."""
         if self.config.coordinates == "raw":
             return jnp.asarray(thetas)
         return coordinates.standardised(self.policy, scaler, thetas)
 
-    def _outward(self, scaler: Scaler, thetas: Float[Array, "*N P"]) -> jax.Array:
+    def outward(self, scaler: Scaler, thetas: Float[Array, "*N P"]) -> jax.Array:
         """θ as the policy has it."""
         if self.config.coordinates == "raw":
             return jnp.asarray(thetas)
@@ -372,17 +372,17 @@ class PSVFLearner(PolicySearch):
             return self._policy_step(fit, batch, deviation, state.rate), loss
 
         start = _Fit(
-            self._inward(met.scaler, state.theta), state.value, state.value_opt, state.policy_opt
+            self.inward(met.scaler, state.theta), state.value, state.value_opt, state.policy_opt
         )
         fitted, losses = jax.lax.scan(step, start, self.rows(key))
-        return fitted._replace(theta=self._outward(met.scaler, fitted.theta)), losses
+        return fitted._replace(theta=self.outward(met.scaler, fitted.theta)), losses
 
     def _begin(self, state: PSVFState, fitted: _Fit) -> _Fit:
         """After the first population, which measured the observations, θ begins in their units."""
         if self.config.coordinates == "raw":
             return fitted
         begun = fitted._replace(
-            theta=self._outward(state.scaler, state.theta), policy_opt=state.policy_opt
+            theta=self.outward(state.scaler, state.theta), policy_opt=state.policy_opt
         )
         return jax.tree.map(partial(jnp.where, state.iterations == 0), begun, fitted)
 
@@ -405,15 +405,15 @@ class PSVFLearner(PolicySearch):
         furthest = jnp.inf if wanted is None else MAX_DIVERGENCE * wanted
 
         def cost(theta: Array) -> tuple[jax.Array, jax.Array]:
-            offsets = self._offsets(self._outward(batch.scaler, theta), batch, deviation)
+            offsets = self._offsets(self.outward(batch.scaler, theta), batch, deviation)
             gain = self._gain(fit.value, batch, offsets)
             price = self._price(batch.centre + offsets * deviation[None])
             return -_mean(gain - price, batch.weight), _divergence(offsets, batch)
 
         slope, divergence = jax.grad(cost, has_aux=True)(fit.theta)
         updates, policy_opt = self._policy_optimizer().update(slope, fit.policy_opt, fit.theta)
-        moved = self._outward(batch.scaler, fit.theta + rate * updates)
-        theta = self._inward(batch.scaler, clip_weights(moved, self.policy_update.weight_clip))
+        moved = self.outward(batch.scaler, fit.theta + rate * updates)
+        theta = self.inward(batch.scaler, clip_weights(moved, self.policy_update.weight_clip))
         near = divergence <= furthest
         theta, policy_opt = jax.tree.map(
             partial(jnp.where, near), (theta, policy_opt), (fit.theta, fit.policy_opt)
@@ -449,6 +449,11 @@ class PSVFLearner(PolicySearch):
 
     def _offsets(self, theta: Array, met: Met, deviation: Array) -> jax.Array:
         return (self._logits(theta, met.observations) - met.centre) / deviation[None]
+
+    def worth(self, value: Any, met: Met, deviation: Array, theta: Array) -> jax.Array:
+        """What V(s, θ) says that following θ is worth on average, but for what all θ have alike."""
+        gain = self._gain(value, met, self._offsets(theta, met, deviation))
+        return _mean(gain, met.weight)
 
     def _gain(self, value: Any, met: Met, offsets: Array) -> jax.Array:
         return self._advantage.gain(value["advantage"], met, offsets, self.config.trust)
