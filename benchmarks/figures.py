@@ -23,6 +23,8 @@ FIGURES = {
         "epvf train ant, and other methods",
         {
             "V(s, θ): psvf, the default": "ant-psvf-s[0-9].jsonl",
+            "the same, raw coordinates": "ant-psvf-raw-s*.jsonl",
+            "PPO (Brax), one seed": "ant-ppo-s*.jsonl",
             "matched OpenES": "ant-matched-openes-s*.jsonl",
             "V(θ): epvf": "ant-epvf-s*.jsonl",
         },
