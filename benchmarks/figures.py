@@ -1,7 +1,8 @@
-"""Figures of the docs from committed metrics.
+"""Figures and tables of the docs from committed metrics.
 
 python benchmarks/figures.py collect RUN OUT.jsonl [EVERY]   every so many iterations of a run
 python benchmarks/figures.py draw                            docs/data to docs/figures
+python benchmarks/figures.py table NAME...                   of docs/data/NAME-s*.jsonl
 
 The paper's figures are not made here but by `epvf experiment`.
 """
@@ -9,6 +10,9 @@ The paper's figures are not made here but by `epvf experiment`.
 import json
 import sys
 from pathlib import Path
+
+import numpy as np
+from scipy import stats
 
 from epvf.metrics import Record, read_metrics
 from epvf.plotting import Group, draw, save
@@ -31,6 +35,8 @@ FIGURES = {
     ),
 }
 """Name to title, and to the files of each group."""
+BUDGETS = (5, 10, 15, 20, 25, 30, 40, 50)
+"""Millions of env steps."""
 
 
 def collect(run: Path, out: Path, every: int) -> None:
@@ -52,11 +58,53 @@ def draw_all() -> None:
         save(draw(groups, title=title), DOCS / "figures" / f"{name}.png")
 
 
+def table(names: list[str]) -> None:
+    """Prints perturbed / unperturbed returns of each seed, and their means with 95 % t-intervals.
+
+    Each is of the evaluation nearest to so many env steps.
+    """
+    print("| run |" + "".join(f" {budget:.0f}M |" for budget in BUDGETS))
+    print("|---" * (len(BUDGETS) + 1) + "|")
+    for name in names:
+        pattern = f"{name}-s[0-9].jsonl"
+        runs = _read(pattern)
+        returns = np.array([[_returns_at(run, budget) for budget in BUDGETS] for run in runs])
+        for path, row in zip(_paths(pattern), returns, strict=True):
+            cells = ["" if np.isnan(a) else f"{p:.0f} / {a:.0f}" for p, a in row]
+            print(f"| {name}, seed {path.stem[-1]} | " + " | ".join(cells) + " |")
+        if len(runs) == 1:
+            continue
+        for kind, columns in zip(("perturbed", "unperturbed"), returns.T, strict=True):
+            cells = [_interval(column) for column in columns]
+            print(f"| **{name}, {kind}, mean (95 % CI)** | " + " | ".join(cells) + " |")
+
+
+def _returns_at(run: list[Record], budget: float) -> tuple[float, float]:
+    """Of perturbed and of unperturbed policies; NaN beyond the run's end."""
+    evaluated = [record for record in run if record.get("eval/episode_return") is not None]
+    distance = [abs(record["steps/env"] - budget * 1e6) for record in evaluated]
+    record = evaluated[int(np.argmin(distance))]
+    if min(distance) > 1.7e6:  # evaluations are 1.6M apart
+        return np.nan, np.nan
+    perturbed = record.get("eval/perturbed_return") or record["rollout/episode_return"]
+    return perturbed, record["eval/episode_return"]
+
+
+def _interval(values: np.ndarray) -> str:
+    mean = values.mean()
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return f"{mean:.0f} ({mean - half:.0f} to {mean + half:.0f})"
+
+
 def _read(pattern: str) -> list[list[Record]]:
     return [
         [{"seed": number} | json.loads(line) for line in path.read_text().splitlines()]
-        for number, path in enumerate(sorted((DOCS / "data").glob(pattern)))
+        for number, path in enumerate(_paths(pattern))
     ]
+
+
+def _paths(pattern: str) -> list[Path]:
+    return sorted((DOCS / "data").glob(pattern))
 
 
 if __name__ == "__main__":
@@ -65,5 +113,7 @@ if __name__ == "__main__":
         collect(Path(sys.argv[2]), Path(sys.argv[3]), every)
     elif sys.argv[1:] == ["draw"]:
         draw_all()
+    elif sys.argv[1:2] == ["table"]:
+        table(sys.argv[2:])
     else:
         sys.exit(__doc__)

@@ -197,7 +197,8 @@ class AroundStates:
         (met, deviation), _ = self._meet(key, self.state.envs)
         some = met.take(slice(None, None, max(1, len(met.advantages) // RANKED)))
         worth = partial(self.learner.worth, self.state.value, some, deviation)
-        return jax.jit(partial(jax.lax.map, worth))(jnp.asarray(thetas))
+        with jax.default_matmul_precision("highest"):
+            return jax.jit(partial(jax.lax.map, worth))(jnp.asarray(thetas))
 
     def _meet(self, key: PRNGKey, envs: Envs | None) -> tuple[tuple[Met, jax.Array], Envs]:
         """Steps of a fresh population from there, the outputs' deviation, and where it ended."""

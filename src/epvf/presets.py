@@ -174,7 +174,7 @@ _PSVF: dict[str, Any] = {
     "perturbation.scale": 0.05,
     "policy_update.optimizer": "adam",
     "policy_update.learning_rate": 1e-3,
-    "psvf.final_noise": 0.25,
+    "psvf.final_noise": 0.1,
     "num_envs": 1024,
     "iterations": 1526,
     "eval.interval": 50,

@@ -76,7 +76,7 @@ class PSVFConfig:
         fraction: of the strides that a pass takes, others each time: cheaper, but less is learned.
         minibatches: parts of a pass, one gradient step of V and of θ each.
         noise: deviation of the policies' outputs that the population's noise is scaled to.
-        final_noise: the same at the end of the run, reached exponentially; None: `noise`.
+        final_noise: the same at the end of the run, reached linearly; None: `noise`.
         divergence: mean |z|²/2 of an iteration's change of θ that its learning rate is adapted to,
             as in Rudin et al. 2022, and beyond four times of which it does not go. None: the
             learning rate stays as scheduled, and nothing stops θ but `trust`.
@@ -470,9 +470,9 @@ class PSVFLearner(PolicySearch):
     ) -> jax.Array:
         """Brings the outputs' deviation nearer to what is wanted (Plappert et al. 2018)."""
         first, last = self.config.noise, self.config.final_noise
-        schedule = decay(first, last, self.iterations - 1)
-        wanted = schedule(iteration) if callable(schedule) else schedule
-        change = jnp.clip(wanted / deviation.mean(), 1.0 - NOISE_PACE, 1.0 + NOISE_PACE)
+        last = first if last is None else last
+        wanted = optax.linear_schedule(first, last, max(self.iterations - 1, 1))
+        change = jnp.clip(wanted(iteration) / deviation.mean(), 1.0 - NOISE_PACE, 1.0 + NOISE_PACE)
         return state.noise * change
 
     def _next_rate(self, state: PSVFState, divergence: jax.Array) -> jax.Array:
