@@ -121,6 +121,27 @@ def test_the_first_population_only_measures_the_observations():
     assert np.abs(np.asarray(again.theta - after.theta)).max() > 0.0
 
 
+def test_episodes_that_nothing_ends_early_end_at_different_times():
+    task = JaxTask(dataclasses.replace(_task(episode_length=45).spec, terminates=False), AIMING)
+    learner, state = _start(_config(num_envs=80), task)
+    explore = task.explorer(learner.policy, learner.horizon)
+    ended = []
+    for iteration in range(10):
+        thetas = learner.propose(state, iteration)
+        segment = explore(jax.random.key(1), thetas, state.envs)
+        state, _ = learner.learn(state, iteration, thetas, segment)
+        ended.append(int(segment.truncated.sum()))
+    # the first population has all at the same time of their episodes; then two end at each of 40
+    # steps, and in the 5 that the first took begins none
+    assert ended == [0] + 8 * [10] + [0]
+
+
+def test_episodes_that_can_end_early_are_left_alone():
+    learner, state = _start(_config(num_envs=8), _task())
+    after, _ = learner.learn(state, 0, *_segment(learner, state, _task()))
+    np.testing.assert_array_equal(after.envs.steps, np.full(8, 5))
+
+
 def test_the_noise_is_brought_to_what_the_outputs_should_deviate_by():
     config = _config(psvf__noise=0.4, psvf__final_noise=0.1, iterations=60)
     records = [r for report in train(config, _task()) for r in report.records]

@@ -77,6 +77,7 @@ def _psvf(config: Config, spec: TaskSpec) -> PolicySearch:
         config=config.psvf,
         perturbation=config.perturbation,
         policy_update=config.policy_update,
+        fixed_length=None if spec.terminates else spec.episode_length,
     )
 
 

@@ -158,11 +158,13 @@ class PSVFLearner(PolicySearch):
         config: of V(s, θ) and its use.
         perturbation: shape of the noise on θ; its size is adapted.
         policy_update: θ's optimizer.
+        fixed_length: env steps of every episode, where nothing ends one early; None elsewhere.
     """
 
     config: PSVFConfig
     perturbation: PerturbationConfig
     policy_update: PolicyUpdateConfig
+    fixed_length: int | None = None
 
     @property
     def remedy(self) -> str:
@@ -266,7 +268,7 @@ class PSVFLearner(PolicySearch):
         )
         chosen = jax.tree.map(lambda new, old: jnp.where(healthy, new, old), learned, state)
         state = chosen._replace(
-            envs=segment.envs,
+            envs=self._staggered(state, segment.envs),
             iterations=state.iterations + finite.any(),
             # without a single finite rollout there is nothing to learn, but nothing broke either
             healthy=state.healthy & (healthy | ~finite.any()),
@@ -385,6 +387,19 @@ class PSVFLearner(PolicySearch):
             theta=self.outward(state.scaler, state.theta), policy_opt=state.policy_opt
         )
         return jax.tree.map(partial(jnp.where, state.iterations == 0), begun, fitted)
+
+    def _staggered(self, state: PSVFState, envs: Envs) -> Envs:
+        """After the first population, episodes of one length go on as if begun at different times.
+
+        Otherwise all environments would be at the same time of their episodes for ever, and every
+        population would meet another part of them (Rudin et al. 2022). Their first episodes end
+        the earlier, with less return than their length, as it is counted, would have.
+        """
+        if self.fixed_length is None:
+            return envs
+        left = max(self.fixed_length - self.config.horizon, 1)
+        ages = jnp.arange(self.num_envs, dtype=envs.steps.dtype) * left // self.num_envs
+        return envs._replace(steps=envs.steps + jnp.where(state.iterations == 0, ages, 0))
 
     def value_step(self, value: Any, optimizer: Any, batch: Met) -> tuple[Any, Any, jax.Array]:
         """V and its optimizer's state after a gradient step, and the loss of v before."""

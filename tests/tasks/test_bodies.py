@@ -197,5 +197,6 @@ def test_sizes_are_the_models_own(body):
     task = make(body.name, "native")
     assert task.spec.name == body.name and task.spec.episode_length == 1000
     assert task.spec.deterministic_reset == (body is ANT)
+    assert task.spec.terminates == (body is not HALF_CHEETAH)
     seconds = model.opt.timestep * body.frame_skip
     assert seconds == pytest.approx({"ant": 0.01, "hopper": 0.008, "halfcheetah": 0.05}[body.name])

@@ -22,6 +22,7 @@ class TaskSpec:
         action_size: length of an action; the number of actions where `discrete`.
         discrete: whether an action is an index.
         episode_length: longest episode, in env steps.
+        terminates: whether an episode can end before that.
         deterministic_reset: whether every episode starts in the same state, so that the return
             of θ must be averaged over a cloud of jittered copies rather than over resets.
         traceable: whether `Evaluate` can be traced by JAX, so that whole iterations compile into
@@ -38,6 +39,7 @@ class TaskSpec:
     episode_length: int
     deterministic_reset: bool
     traceable: bool
+    terminates: bool = True
     draws: bool = False
 
 

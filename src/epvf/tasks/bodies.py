@@ -25,6 +25,7 @@ class Body:
             model's own positions and velocities; None: every episode starts there.
         observed: positions `[nq]` and velocities `[nv]` to the observation, also of columns
             `[nq, N]` and `[nv, N]`; there where `starts` is.
+        terminates: whether a step can end the episode, as a fall does.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Body:
     frame_skip: int = 1
     starts: Callable[[np.random.Generator, int], np.ndarray] | None = None
     observed: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    terminates: bool = True
 
     def spec(self, episode_length: int | None) -> TaskSpec:
         """The task's sizes on this engine."""
@@ -48,6 +50,7 @@ class Body:
             episode_length=self.episode_length if episode_length is None else episode_length,
             deterministic_reset=self.starts is None,
             traceable=False,
+            terminates=self.terminates,
         )
 
 
@@ -73,4 +76,5 @@ HALF_CHEETAH = Body(
     half_cheetah.FRAME_SKIP,
     half_cheetah.starts,
     half_cheetah.observed,
+    terminates=False,
 )
