@@ -392,7 +392,7 @@ class PSVFLearner(PolicySearch):
         """After the first population, episodes of one length go on as if begun at different times.
 
         Otherwise all environments would be at the same time of their episodes for ever, and every
-        population would meet another part of them (Rudin et al. 2022). Their first episodes end
+        population would meet another part of them. Their first episodes end
         the earlier, with less return than their length, as it is counted, would have.
         """
         if self.fixed_length is None:
