@@ -320,7 +320,7 @@ def test_the_tuned_ant_is_trained_by_it_and_the_paper_s_is_not():
         (["--psvf.minibatches", "99999999"], "psvf.minibatches 99999999 are more than the 24576"),
         (["--psvf.stride", "5"], "psvf.horizon 32 is not a multiple of psvf.stride 5"),
         (["--psvf.stride", "0"], "psvf.stride is 0"),
-        (["--psvf.noise", "0.1"], "psvf.final_noise 0.25 is above psvf.noise 0.1"),
+        (["--psvf.noise", "0.05"], "psvf.final_noise 0.1 is above psvf.noise 0.05"),
         (["--policy.num-centres", "2"], "needs policy.num_centres 1"),
         (["--policy-update.optimizer", "normalised"], "policy_update.optimizer adam or sgd"),
         (["--psvf.advantage", "exact"], "valid: importance, linear"),
