@@ -86,7 +86,7 @@ def _returns_at(run: list[Record], budget: float) -> tuple[float, float]:
     record = evaluated[int(np.argmin(distance))]
     if min(distance) > 1.7e6:  # evaluations are 1.6M apart
         return np.nan, np.nan
-    perturbed = record.get("eval/perturbed_return") or record["rollout/episode_return"]
+    perturbed = record.get("eval/perturbed_return", record["rollout/episode_return"])
     return perturbed, record["eval/episode_return"]
 
 
