@@ -174,6 +174,7 @@ _PSVF: dict[str, Any] = {
     "perturbation.scale": 0.05,
     "policy_update.optimizer": "adam",
     "policy_update.learning_rate": 1e-3,
+    "psvf.noise": 0.4,
     "psvf.final_noise": 0.1,
     "num_envs": 1024,
     "iterations": 1526,
