@@ -98,7 +98,7 @@ class PSVFConfig:
     epochs: int = 1
     fraction: float = 0.75
     minibatches: int = 12
-    noise: float = 0.6
+    noise: float = 0.4
     final_noise: float | None = None
     divergence: float | None = 0.02
     coordinates: Coordinates = "standardised"
