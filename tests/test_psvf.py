@@ -19,6 +19,7 @@ from epvf.options import train_config
 from epvf.policy_file import load_policy
 from epvf.presets import default_method, preset
 from epvf.targets import spearman
+from epvf.tasks import make
 from epvf.tasks.base import TaskSpec
 from epvf.tasks.environment import Environment
 from epvf.tasks.rollout import JaxTask
@@ -305,6 +306,14 @@ def test_seeds_side_by_side_learn_each_for_itself(wrap):
     thetas = np.asarray(reports[-1].state.learner.theta)
     assert (thetas[0] != thetas[1]).all()
     assert [r["steps/env"] for r in last] == [60 * 64 * 5] * 2
+
+
+def test_cartpole_is_learned_by_a_seed_whose_first_policies_take_one_action():
+    # With first outputs of the usual size this population keeps to one action: 10 for ever.
+    config = replace(
+        preset("cartpole", method="psvf"), {"seed": 9, "iterations": 12, "eval.interval": 12}
+    )
+    assert list(train(config, make("cartpole")))[-1].records[-1]["rollout/episode_return"] > 20.0
 
 
 def test_the_tuned_ant_is_trained_by_it_and_the_paper_s_is_not():
