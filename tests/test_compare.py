@@ -65,8 +65,13 @@ def test_a_comparison_runs_goes_on_and_leaves_one_page(workplace, capsys):
     assert (kept / "metrics.jsonl").stat().st_mtime_ns == before
     assert read_info(stopped)["status"] == "finished"
     assert json.loads(capsys.readouterr().out) == result
-    assert main([*command, "--seeds", "3"]) == 2
-    assert "its seeds is 2, not 3" in capsys.readouterr().err
+
+    # it grows by a seed, and does not shrink
+    assert main([*command, "--seeds", "3"]) == 0
+    assert json.loads(capsys.readouterr().out)["methods"]["openes"]["seeds"] == 3
+    assert (kept / "metrics.jsonl").stat().st_mtime_ns == before
+    assert main(command) == 2
+    assert "2 runs such as 'epvf-s2'; ask for them too" in capsys.readouterr().err
 
 
 def _write_run(path, seed, slope):

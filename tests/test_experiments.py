@@ -16,7 +16,7 @@ from epvf.display import PlainDisplay
 from epvf.errors import UserError
 from epvf.experiments import report, runner
 from epvf.experiments.figures import EXPERIMENTS, Arm, planned
-from epvf.files import write_json
+from epvf.files import read_json, write_json
 from epvf.presets import preset
 from epvf.runs import read_info
 from epvf.variants import VARIANTS, vary
@@ -161,8 +161,8 @@ def test_the_time_left_counts_the_runs_to_come(monkeypatch):
 def test_a_folder_of_another_experiment_or_version_is_refused(tmp_path):
     folder = tmp_path / "x"
     _complete(folder, _plan("one"))
-    with pytest.raises(UserError, match=r"another experiment: its arms is \['one'\]"):
-        runner.open_folder(folder, _plan("one", "two"))
+    with pytest.raises(UserError, match=r"1 runs such as 'one'; ask for them too"):
+        runner.open_folder(folder, _plan("two"))
     with pytest.raises(UserError, match="another version: its iterations is 2, not 3"):
         runner.open_folder(folder, _plan("one", config=replace(TINY, {"iterations": 3})))
     with pytest.raises(UserError, match=r"its target\.transform is"):
@@ -171,6 +171,16 @@ def test_a_folder_of_another_experiment_or_version_is_refused(tmp_path):
     write_json(folder / "experiment.json", {"format": "epvf-experiment/0"})
     with pytest.raises(UserError, match="its format is 'epvf-experiment/0'"):
         runner.open_folder(folder, _plan("one"))
+
+
+def test_a_folder_grows_and_keeps_the_runs_that_it_has(tmp_path):
+    folder = tmp_path / "x"
+    _complete(folder, _plan("one"))
+    kept = (folder / "runs" / "one" / "metrics.jsonl").read_bytes()
+    _complete(folder, _plan("two", "one"))
+    assert (folder / "runs" / "one" / "metrics.jsonl").read_bytes() == kept
+    assert read_json(folder / "experiment.json")["arms"] == ["two", "one"]
+    assert read_info(folder / "runs" / "two")["status"] == "finished"
 
 
 def test_runs_may_differ_in_fields_that_their_method_does_not_read(tmp_path):

@@ -42,8 +42,11 @@ class Plan(NamedTuple):
 def open_folder(folder: Path, plan: Plan) -> None:
     """Makes the experiment's folder, or checks that it is one of the same experiment.
 
+    A folder grows: more runs than it was made for may be asked for, in any order.
+
     Raises:
-        UserError: if something else is there, or it is of another experiment, size or version.
+        UserError: if something else is there, or it is of another experiment, size or version, or
+            holds runs that are not asked for.
     """
     wanted = {"format": FORMAT} | plan._asdict() | {"arms": [arm.name for arm in plan.arms]}
     manifest = folder / "experiment.json"
@@ -56,13 +59,21 @@ def open_folder(folder: Path, plan: Plan) -> None:
         return
     there = read_json(manifest)
     for field, value in wanted.items():
-        if there.get(field) != value:
+        # of how many seeds runs are, their own configurations tell
+        if field not in ("arms", "seeds") and there.get(field) != value:
             raise UserError(
                 f"{folder} holds another experiment: its {field} is {there.get(field)!r}, "
                 f"not {value!r}; choose another --out"
             )
+    if others := [name for name in there["arms"] if name not in wanted["arms"]]:
+        raise UserError(
+            f"{folder} holds more than is asked for, {len(others)} runs such as {others[0]!r}; "
+            "ask for them too or choose another --out"
+        )
     for arm in plan.arms:
         _check_same(run_folder(folder, arm), arm.config)
+    if there != wanted:
+        write_json(manifest, wanted)
 
 
 def run_folder(folder: Path, arm: Arm) -> Path:
