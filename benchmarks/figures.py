@@ -3,6 +3,7 @@
 python benchmarks/figures.py collect RUN OUT.jsonl [EVERY]   every so many iterations of a run
 python benchmarks/figures.py draw                            docs/data to docs/figures
 python benchmarks/figures.py table NAME...                   of docs/data/NAME-s*.jsonl
+python benchmarks/figures.py at MILLIONS NAME...             the same after so many env steps
 
 The paper's figures are not made here but by `epvf experiment`.
 """
@@ -79,6 +80,17 @@ def table(names: list[str]) -> None:
             print(f"| **{name}, {kind}, mean (95 % CI)** | " + " | ".join(cells) + " |")
 
 
+def at(budget: float, names: list[str]) -> None:
+    """Prints one row a setting: each seed's returns, and their means, after so many env steps."""
+    print(f"| setting | {budget:g}M, each seed | perturbed (95 % CI) | unperturbed (95 % CI) |")
+    print("|---|---|---|---|")
+    for name in names:
+        returns = [_returns_at(run, budget) for run in _read(f"{name}-s[0-9].jsonl")]
+        seeds = ", ".join(f"{perturbed:.0f} / {kept:.0f}" for perturbed, kept in returns)
+        means = " | ".join(_interval(column) for column in np.array(returns).T)
+        print(f"| {name} | {seeds} | {means} |")
+
+
 def _returns_at(run: list[Record], budget: float) -> tuple[float, float]:
     """Of perturbed and of unperturbed policies; NaN beyond the run's end."""
     evaluated = [record for record in run if record.get("eval/episode_return") is not None]
@@ -115,5 +127,7 @@ if __name__ == "__main__":
         draw_all()
     elif sys.argv[1:2] == ["table"]:
         table(sys.argv[2:])
+    elif sys.argv[1:2] == ["at"]:
+        at(float(sys.argv[2]), sys.argv[3:])
     else:
         sys.exit(__doc__)
