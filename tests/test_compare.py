@@ -71,7 +71,7 @@ def test_a_comparison_runs_goes_on_and_leaves_one_page(workplace, capsys):
     assert json.loads(capsys.readouterr().out)["methods"]["openes"]["seeds"] == 3
     assert (kept / "metrics.jsonl").stat().st_mtime_ns == before
     assert main(command) == 2
-    assert "2 runs such as 'epvf-s2'; ask for them too" in capsys.readouterr().err
+    assert "2 in all, such as 'epvf-s2'; ask for them too" in capsys.readouterr().err
 
 
 def _write_run(path, seed, slope):

@@ -161,7 +161,7 @@ def test_the_time_left_counts_the_runs_to_come(monkeypatch):
 def test_a_folder_of_another_experiment_or_version_is_refused(tmp_path):
     folder = tmp_path / "x"
     _complete(folder, _plan("one"))
-    with pytest.raises(UserError, match=r"1 runs such as 'one'; ask for them too"):
+    with pytest.raises(UserError, match=r"1 in all, such as 'one'; ask for them too"):
         runner.open_folder(folder, _plan("two"))
     with pytest.raises(UserError, match="another version: its iterations is 2, not 3"):
         runner.open_folder(folder, _plan("one", config=replace(TINY, {"iterations": 3})))

@@ -67,8 +67,8 @@ def open_folder(folder: Path, plan: Plan) -> None:
             )
     if others := [name for name in there["arms"] if name not in wanted["arms"]]:
         raise UserError(
-            f"{folder} holds more than is asked for, {len(others)} runs such as {others[0]!r}; "
-            "ask for them too or choose another --out"
+            f"{folder} holds runs that are not asked for, {len(others)} in all, such as "
+            f"{others[0]!r}; ask for them too or choose another --out"
         )
     for arm in plan.arms:
         _check_same(run_folder(folder, arm), arm.config)
