@@ -165,6 +165,10 @@ def test_a_folder_of_another_experiment_or_version_is_refused(tmp_path):
         runner.open_folder(folder, _plan("two"))
     with pytest.raises(UserError, match="another version: its iterations is 2, not 3"):
         runner.open_folder(folder, _plan("one", config=replace(TINY, {"iterations": 3})))
+    with pytest.raises(UserError, match=r"other settings .* its num_seeds is 1, not 3"):
+        more = _plan("one", config=replace(TINY, {"num_seeds": 3}))
+        runner.open_folder(folder, more._replace(seeds=3))
+    assert read_json(folder / "experiment.json")["seeds"] == 1
     with pytest.raises(UserError, match=r"its target\.transform is"):
         other = replace(TINY, {"target.transform": "scaled"})
         runner.open_folder(folder, _plan("one", config=other))

@@ -149,6 +149,6 @@ def _check_same(path: Path, config: Config) -> None:
     for field, value in wanted.items():
         if there[field] != value and reads(config.method, field):
             raise UserError(
-                f"{path} was made by another version: its {field} is {there[field]!r}, "
-                f"not {value!r}; choose another --out"
+                f"{path} was made with other settings or by another version: its {field} is "
+                f"{there[field]!r}, not {value!r}; choose another --out"
             )
