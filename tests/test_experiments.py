@@ -172,6 +172,10 @@ def test_a_folder_of_another_experiment_or_version_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"its target\.transform is"):
         other = replace(TINY, {"target.transform": "scaled"})
         runner.open_folder(folder, _plan("one", config=other))
+    edited = read_json(folder / "experiment.json") | {"arms": 1}
+    write_json(folder / "experiment.json", edited)
+    with pytest.raises(UserError, match="does not tell which runs are its own"):
+        runner.open_folder(folder, _plan("one"))
     write_json(folder / "experiment.json", {"format": "epvf-experiment/0"})
     with pytest.raises(UserError, match="its format is 'epvf-experiment/0'"):
         runner.open_folder(folder, _plan("one"))

@@ -65,6 +65,8 @@ def open_folder(folder: Path, plan: Plan) -> None:
                 f"{folder} holds another experiment: its {field} is {there.get(field)!r}, "
                 f"not {value!r}; choose another --out"
             )
+    if not isinstance(there.get("arms"), list):
+        raise UserError(f"{manifest} does not tell which runs are its own; choose another --out")
     if others := [name for name in there["arms"] if name not in wanted["arms"]]:
         raise UserError(
             f"{folder} holds runs that are not asked for, {len(others)} in all, such as "
