@@ -29,7 +29,7 @@ FIGURES = {
         {
             "V(s, θ): psvf, the default": "ant-psvf-s[0-9].jsonl",
             "the same, raw coordinates": "ant-psvf-raw-s*.jsonl",
-            "PPO (Brax), one seed": "ant-ppo-s*.jsonl",
+            "PPO (Brax)": "ant-ppo-s*.jsonl",
             "matched OpenES": "ant-matched-openes-s*.jsonl",
             "V(θ): epvf": "ant-epvf-s*.jsonl",
         },
@@ -103,6 +103,8 @@ def _returns_at(run: list[Record], budget: float) -> tuple[float, float]:
 
 
 def _interval(values: np.ndarray) -> str:
+    if np.isnan(values).any():
+        return ""
     mean = values.mean()
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     return f"{mean:.0f} ({mean - half:.0f} to {mean + half:.0f})"
