@@ -30,6 +30,7 @@ FIGURES = {
             "V(s, θ): psvf, the default": "ant-psvf-s[0-9].jsonl",
             "the same, raw coordinates": "ant-psvf-raw-s*.jsonl",
             "PPO (Brax)": "ant-ppo-s*.jsonl",
+            "SAC (Brax)": "ant-sac-s*.jsonl",
             "matched OpenES": "ant-matched-openes-s*.jsonl",
             "V(θ): epvf": "ant-epvf-s*.jsonl",
         },
