@@ -232,7 +232,7 @@ _OWN_TABLE: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
         "paper": _SAC_PAPER,
         "tuned": {
             **_SAC_PAPER,
-            # holds the whole run: Brax moves a full buffer's content at every step, 3 times the time
+            # holds the whole run: Brax shifts all of a full buffer at every step, which costs most
             "sac.replay_size": 5_000_000,
             "sac.updates": 8,
             "sac.normalize_observations": True,
