@@ -152,6 +152,7 @@ BAD = [
     (["experiment"], "missing: NAME"),
     (["experiment", "fig3"], "unknown experiment 'fig3' (did you mean 'fig1'?); valid: fig1, fig2"),
     (["experiment", "fig1", "--scale", "huge"], "unknown scale 'huge'; valid: full, small"),
+    (["experiment", "fig1", "--seeds", "x"], "option --seeds: not a whole number: 'x'; see epvf"),
     (["experiment", "fig1", "--seeds", "0"], "seeds is 0, but must be at least 1"),
     (["experiment", "fig1", "--backend", "native"], "valid: auto, jax"),
     (["experiment", "fig1", "--preset", "mine"], "unknown preset 'mine'"),
@@ -306,6 +307,13 @@ def test_eval_plays_gymnasiums_own_environment(finished, capsys):
     assert (result["engine"], result["episodes"]) == ("Gymnasium CartPole-v1", 7)
     low, mean, high = (result[f"episode_return{end}"] for end in ("_min", "", "_max"))
     assert 8 <= low <= mean <= high <= 500 and mean == result["episode_length"]
+
+
+def test_eval_refuses_a_seed_that_is_none(finished, capsys):
+    assert main(["eval", str(finished), "--seed", "-1"]) == 2
+    assert capsys.readouterr().err == (
+        "epvf: error: seed is -1; it must be at least 0 and at most 2147483647\n"
+    )
 
 
 def test_eval_on_an_engine_agrees_with_gymnasium(finished, capsys):

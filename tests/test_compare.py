@@ -135,9 +135,17 @@ BAD = [
     (["compare", "ant"], "how many env steps?"),
     (["compare", "ant", "--env-steps", "1e6"], "which methods?"),
     (["compare", "ant", "--env-steps", "0", "--methods", "epvf"], "env_steps is 0"),
+    (["compare", "ant", "--env-steps", "nan", "--methods", "epvf"], "env_steps is nan"),
+    (["compare", "ant", "--env-steps", "inf", "--methods", "epvf"], "env_steps is inf"),
+    (["compare", "ant", "--env-steps", "1.5", "--methods", "epvf"], "env_steps is 1.5"),
+    (["compare", "ant", "--env-steps", "x"], "option --env-steps: not a number: 'x'; see epvf"),
+    (
+        ["compare", "cartpole", "--env-steps", "9", "--methods", "sac"],
+        "which task 'cartpole' needs; valid: epvf, psvf",
+    ),
     ([*QUICK, "--methods", "epvf", "sac2"], "unknown method 'sac2'"),
     ([*QUICK, "--methods", "epvf", "epvf"], "method 'epvf' is named twice"),
-    ([*QUICK, "--methods", "epvf", "--seeds", "0"], "seeds is 0, but must be at least 1"),
+    ([*QUICK, "--methods", "epvf", "--seeds", "0"], "seeds is 0, but must be a whole number"),
     (
         ["compare", "ant", "--backend", "native", "--env-steps", "1e6", "--methods", "cmaes"],
         "use method 'sepcmaes'",

@@ -117,6 +117,8 @@ def test_bad_input_is_one_line(run, tmp_path, capsys):
     cases = [
         ([], "missing: RUN"),
         (["nowhere"], "nowhere is no run"),
+        ([str(run), "--population", "0"], "population is 0, but must be even and at least 4"),
+        ([str(run), "--seed", "-1"], "seed is -1; it must be at least 0"),
         ([str(run), "--population", "7"], "population is 7, but must be even"),
         ([str(run), "--reference", "1"], "reference is 1, but must be at least 2"),
         ([str(run), "--steps", "0"], "must be finite and greater than 0"),

@@ -66,7 +66,9 @@ def fit(config: Config) -> tuple[Config, SteppableTask]:
     if not isinstance(task, JaxTask):
         raise UserError(f"method {config.method!r} needs a JAX engine: --backend mjx")
     if config.method == "sac" and task.spec.discrete:
-        raise UserError(f"method 'sac' has no discrete actions, which task {asked.name!r} needs")
+        raise UserError(
+            f"method 'sac' has no discrete actions, which task {asked.name!r} needs; use 'ppo'"
+        )
     check_policy(task.spec, make_policy(config, task.spec))
     if not task.spec.discrete and config.policy.output != "tanh":
         raise UserError(

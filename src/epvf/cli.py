@@ -235,7 +235,7 @@ def compare(argv: list[str]) -> int:
         raise UserError("how many env steps? epvf compare TASK --env-steps 5e6")
     delta = {} if asked.backend == "auto" else {"task.backend": asked.backend}
     plan = comparison.planned(
-        asked.task, asked.methods, asked.seeds, int(asked.env_steps), asked.preset, delta
+        asked.task, asked.methods, asked.seeds, asked.env_steps, asked.preset, delta
     )
     folder = asked.out or Path("comparisons") / asked.task
     runner.open_folder(folder, plan)

@@ -175,7 +175,7 @@ class Config:
     num_seeds: int = 1
 
     def __post_init__(self) -> None:
-        _check_positive(self)
+        _check_numbers(self)
         _check_contradictions(self)
 
 
@@ -235,6 +235,12 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def check_seed(seed: int) -> None:
+    """Raises a `UserError` if a seed is not one that JAX and Gymnasium take."""
+    if not 0 <= seed <= _LARGEST:
+        raise UserError(f"seed is {seed}; it must be at least 0 and at most {_LARGEST}")
 
 
 def _build(kind: type, values: Any, base: Any, path: str) -> Any:
@@ -301,7 +307,11 @@ _AT_LEAST_ZERO = {
 }
 
 
-def _check_positive(config: Config) -> None:
+_LARGEST = 2**31 - 1
+"""Of whole numbers, which end up in JAX's 32 bits; env steps are counted in more."""
+
+
+def _check_numbers(config: Config) -> None:
     for name, value in flatten(config).items():
         numbers = value if isinstance(value, tuple) else (value,)
         for number in numbers:
@@ -311,15 +321,12 @@ def _check_positive(config: Config) -> None:
                 raise UserError(f"{name} is {number}; it must be finite and at least 0")
             if name not in _AT_LEAST_ZERO and not 0 < number < float("inf"):
                 raise UserError(f"{name} is {number}; it must be finite and greater than 0")
+            if name != "env_steps" and isinstance(number, int) and number > _LARGEST:
+                raise UserError(f"{name} is too large; the largest is {_LARGEST}")
 
 
 def _check_contradictions(config: Config) -> None:
     n, centres = config.num_envs, config.policy.num_centres
-    if max(n, config.buffer.size) >= 2**31:
-        raise UserError(
-            f"num_envs {n} or buffer.size {config.buffer.size} is too large; the largest is "
-            f"{2**31 - 1}"
-        )
     if config.value_update.batch_size > config.buffer.size:
         raise UserError(
             f"value_update.batch_size {config.value_update.batch_size} is larger than buffer.size "
@@ -362,8 +369,8 @@ def _check_contradictions(config: Config) -> None:
             f"method {config.method!r} trains one seed at a time, not num_seeds "
             f"{config.num_seeds}; start a run for each --seed"
         )
-    if config.seed + config.num_seeds > 2**31:
-        raise UserError(f"seed {config.seed} is too large; the largest is {2**31 - 1}")
+    if config.seed + config.num_seeds - 1 > _LARGEST:
+        raise UserError(f"seed {config.seed} is too large; the largest is {_LARGEST}")
 
 
 def _check_psvf(config: Config) -> None:
@@ -376,6 +383,8 @@ def _check_psvf(config: Config) -> None:
     _check_decay("psvf", "noise", psvf)
     if config.method != "psvf":
         return
+    if config.num_envs * psvf.horizon > _LARGEST:
+        raise UserError(f"num_envs times psvf.horizon is too large; the largest is {_LARGEST}")
     if psvf.horizon % psvf.stride:
         raise UserError(
             f"psvf.horizon {psvf.horizon} is not a multiple of psvf.stride {psvf.stride}"

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from epvf.checkpoints import Checkpoints
-from epvf.config import Config
+from epvf.config import Config, check_seed
 from epvf.errors import UserError
 from epvf.files import write_json
 from epvf.fitting import es_line, ridge_line
@@ -68,6 +68,7 @@ class Settings:
         lengths = [*self.steps, *self.distances, self.ridge]
         if not all(0.0 < number < float("inf") for number in lengths):
             raise UserError("steps, distances and ridge must be finite and greater than 0")
+        check_seed(self.seed)
 
 
 def diagnose(
@@ -89,8 +90,9 @@ def diagnose(
         UserError: if the folder is no run, has no checkpoint, or its method has no V.
     """
     config, task = fit(read_config(run))
-    size = settings.pop("population", None) or config.num_envs
-    wanted = Settings(size, **settings)
+    if settings.get("population") is None:
+        settings["population"] = config.num_envs
+    wanted = Settings(**settings)
     learner = make_learner(config, task.spec)
     look = neighbourhood(config, task)
     whole = _newest(run, config, learner, task)

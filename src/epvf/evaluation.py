@@ -7,7 +7,7 @@ import gymnasium
 import jax
 import numpy as np
 
-from epvf.config import EvalConfig
+from epvf.config import EvalConfig, check_seed
 from epvf.errors import UserError
 from epvf.policy import Policy
 from epvf.policy_file import SavedPolicy
@@ -77,11 +77,12 @@ def evaluate(
         jitter: relative jitter of the weights, for deterministic resets.
 
     Raises:
-        UserError: if the policy does not fit its task, there is no such task or backend, or
-            Gymnasium lacks what it needs.
+        UserError: if a number is out of range, the policy does not fit its task, there is no such
+            task or backend, or Gymnasium lacks what it needs.
     """
     if episodes < 1:
         raise UserError(f"episodes is {episodes}, but must be at least 1")
+    check_seed(seed)
     original = backend == "gymnasium" and saved.task in GYMNASIUM
     if original or (backend == "auto" and saved.task == "cartpole"):
         return _in_gymnasium(saved, episodes, seed)

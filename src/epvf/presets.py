@@ -338,11 +338,13 @@ def preset(task: str, name: str = "tuned", method: str | None = None) -> Config:
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     if not fits(task, method):
-        if task in _WALKERS:
-            raise UserError(
-                f"method {method!r} needs an engine in JAX, which task {task!r} has not"
-            )
-        raise UserError(f"method {method!r} has no discrete actions, which task {task!r} needs")
+        lack = (
+            f"needs an engine in JAX, which task {task!r} has not"
+            if task in _WALKERS
+            else f"has no discrete actions, which task {task!r} needs"
+        )
+        valid = ", ".join(name for name in METHODS if fits(task, name))
+        raise UserError(f"method {method!r} {lack}; valid: {valid}")
     return replace(Config(), {"task.name": task, **_delta(task, name, method), "method": method})
 
 

@@ -74,6 +74,8 @@ def _name(argument: Any) -> str:
 
 
 def _reword(message: str) -> str:
+    # of a union every type complains; the last is the one that takes more than a word
+    message = re.split(r"- <class '\w+'>: ", message)[-1]
     for python, plain in (
         ("invalid literal for int() with base 10:", "not a whole number:"),
         ("could not convert string to float:", "not a number:"),

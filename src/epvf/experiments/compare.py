@@ -16,7 +16,7 @@ def planned(
     task: str,
     methods: Sequence[str],
     seeds: int,
-    env_steps: int,
+    env_steps: float,
     start: str = "tuned",
     delta: dict[str, Any] | None = None,
 ) -> Plan:
@@ -26,7 +26,7 @@ def planned(
         task: what is trained.
         methods: that are compared, each with its own hyperparameters from the preset.
         seeds: of each method.
-        env_steps: at which every run ends.
+        env_steps: at which every run ends; a whole number.
         start: preset that every method starts from.
         delta: dotted fields that every method changes besides, e.g. the engine.
 
@@ -34,8 +34,8 @@ def planned(
         All methods with the first seed, then with the next: cut short, it can still be compared.
 
     Raises:
-        UserError: if anything is unknown, not positive, named twice or not installed, or a method
-            does not fit the task.
+        UserError: if anything is unknown, not positive, not whole, named twice or not installed,
+            or a method does not fit the task.
     """
     if not methods:
         raise UserError("which methods? epvf compare TASK --methods epvf openes ...")
@@ -43,8 +43,9 @@ def planned(
     if twice:
         raise UserError(f"method {twice[0]!r} is named twice")
     for name, number in (("seeds", seeds), ("env_steps", env_steps)):
-        if number < 1:
-            raise UserError(f"{name} is {number}, but must be at least 1")
+        if not 1 <= number < math.inf or number % 1:
+            raise UserError(f"{name} is {number:g}, but must be a whole number of at least 1")
+    env_steps = int(env_steps)
     configs = {
         name: _budgeted(replace(preset(task, start, name), delta or {}), env_steps)
         for name in methods
