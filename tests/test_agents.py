@@ -30,6 +30,12 @@ from test_cli import KEYS
 COMMON = {key for key in KEYS if key.split("/")[0] in ("steps", "time", "rollout", "eval")}
 
 
+def _new_tally():
+    with brax_compat.tolerated():
+        from epvf.baselines.tally import Tally
+    return Tally()
+
+
 def _wrapped(task, episode_length=None, period=None, tally=None):
     """A batch as Brax trains on it."""
     from brax.envs.wrappers import training
@@ -108,9 +114,7 @@ def test_long_episodes_are_cut_and_say_so():
 
 
 def test_a_step_that_is_not_finite_ends_the_episode_with_nothing():
-    from epvf.baselines.tally import Tally
-
-    tally = Tally()
+    tally = _new_tally()
     with brax_compat.tolerated():
         env = _wrapped(_failing_task(3), period=6, tally=tally)
         state = env.reset(_keys(2))
@@ -128,9 +132,7 @@ def test_a_step_that_is_not_finite_ends_the_episode_with_nothing():
 
 
 def test_returns_of_training_episodes_are_exact():
-    from epvf.baselines.tally import Tally
-
-    tally = Tally()
+    tally = _new_tally()
     with brax_compat.tolerated():
         env = _wrapped(make("cartpole"), episode_length=30, period=25, tally=tally)
         state = jax.jit(env.reset)(_keys(4))
@@ -153,9 +155,7 @@ def test_returns_of_training_episodes_are_exact():
 
 
 def test_before_an_episode_ends_its_return_is_unknown():
-    from epvf.baselines.tally import Tally
-
-    assert np.isnan(Tally().read()["rollout/episode_return"])
+    assert np.isnan(_new_tally().read()["rollout/episode_return"])
 
 
 # --- policies
