@@ -423,6 +423,17 @@ def test_several_seeds_are_shown_by_their_mean():
     assert "perturbed return 10.50" in stream.getvalue()
 
 
+@pytest.mark.parametrize("env_steps", [1500, 2500])
+def test_the_total_is_told_of_what_ends_the_run_first(env_steps):
+    stream = io.StringIO()
+    display = PlainDisplay(stream)
+    with display.showing(replace(HUNDRED, {"env_steps": env_steps}), None):
+        display.update(_report(2))
+    # 2 of 100 iterations, and 2000 of 1500 or of 2500 env steps
+    total = {1500: "1.5k", 2500: "2.5k"}[env_steps]
+    assert stream.getvalue().startswith(f"iteration 2  env steps 2k/{total}  steps/s")
+
+
 def test_a_terminal_gets_the_live_display_and_anything_else_plain_lines():
     class Terminal(io.StringIO):
         def isatty(self):

@@ -133,7 +133,13 @@ class _Facts:
             for label, (name, render) in _columns(config).items()
             if name in self._newest
         }
-        iteration = f"{report.state.iteration}/{config.iterations}"
+        state, total = report.state, config.env_steps
+        iteration = str(state.iteration)
+        # The total is told of what ends the run first, as far as can be seen.
+        if total is not None and _by_env_steps(config, state) > _by_iterations(config, state):
+            shown["env steps"] += f"/{_count(total)}"
+        else:
+            iteration += f"/{config.iterations}"
         own = {"iteration": iteration} | shown | {"left": self._left()}
         return own | self._extra(self.progress)
 
@@ -157,10 +163,15 @@ def clock(seconds: float) -> str:
 
 def _progress(config: Config, state: TrainState) -> float:
     """Fraction of the iterations or env steps done, whichever ends the run first."""
-    done = state.iteration / config.iterations
-    if config.env_steps is not None:
-        done = max(done, float(state.env_steps.min()) / config.env_steps)
-    return min(done, 1.0)
+    return min(max(_by_iterations(config, state), _by_env_steps(config, state)), 1.0)
+
+
+def _by_iterations(config: Config, state: TrainState) -> float:
+    return state.iteration / config.iterations
+
+
+def _by_env_steps(config: Config, state: TrainState) -> float:
+    return 0.0 if config.env_steps is None else float(state.env_steps.min()) / config.env_steps
 
 
 def _mean_over_seeds(records: list[Record]) -> dict[str, float]:
