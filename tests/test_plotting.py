@@ -55,6 +55,20 @@ def test_curves_of_different_length_are_averaged_as_far_as_the_shortest_goes():
     np.testing.assert_allclose(band.mean, 1.5 * band.x)
 
 
+def test_over_seconds_a_seed_that_has_ended_keeps_its_last_value():
+    fast, slow = (_records(range(1, 11), seed) for seed in (0, 1))
+    for records, factor in ((fast, 1.0), (slow, 2.0)):
+        for record in records:
+            record["time/wall"] = factor * record["steps/update"]
+    groups = [Group(name, [fast, slow]) for name in ("one", "other")]
+    for ended, end, value in ((True, 20.0, 10.0), (False, 10.0, 7.5)):
+        over_steps, over_seconds, *_ = draw(groups, ("env-steps", "seconds"), ended=ended).axes
+        line = over_seconds.lines[0]
+        assert np.max(line.get_xdata()) == pytest.approx(end)
+        assert np.asarray(line.get_ydata())[-1] == pytest.approx(value)
+        assert np.max(over_steps.lines[0].get_xdata()) == 1000.0
+
+
 def test_points_on_a_log_axis_are_spaced_by_a_factor():
     band = average([Curve(np.array([1.0, 100.0]), np.array([1.0, 100.0]))], log=True)
     np.testing.assert_allclose(np.diff(np.log(band.x)), np.log(100.0) / 399)

@@ -151,13 +151,16 @@ def smooth(curve: Curve, width: int) -> Curve:
     return Curve(*(np.convolve(part, kernel, mode="valid") for part in curve))
 
 
-def average(found: list[Curve], log: bool = False) -> Band:
+def average(found: list[Curve], log: bool = False, hold: bool = False) -> Band:
     """The curves on one axis, as far as the shortest of them goes.
 
-    Its points are evenly spaced, on a logarithmic axis where `log` says so.
+    Args:
+        found: one or more curves.
+        log: whether the points are evenly spaced on a logarithmic axis.
+        hold: whether a curve keeps its last value until the longest of them ends.
     """
     start = max(curve.x[0] for curve in found)
-    stop = min(curve.x[-1] for curve in found)
+    stop = (max if hold else min)(curve.x[-1] for curve in found)
     x = (np.geomspace if log else np.linspace)(start, stop, POINTS)
     values = np.stack([np.interp(x, curve.x, curve.y) for curve in found])
     low, high = interval(values)
@@ -179,6 +182,7 @@ def draw(
     best: float | None = None,
     notes: Sequence[str] = (),
     width: int = 1,
+    ended: bool = False,
 ) -> "Figure":
     """A row for each quantity of `CURVES`, a column for each axis, a colour for each group.
 
@@ -191,6 +195,8 @@ def draw(
         best: highest return there is; marked with a dashed line where curves come near it.
         notes: lines of text below the panels.
         width: iterations of a running mean.
+        ended: whether all runs have reached their ends. Seeds need different times for that: over
+            seconds each then keeps its last value until the slowest of its group has ended.
 
     Returns:
         The figure, not yet written.
@@ -213,7 +219,8 @@ def draw(
             for group in groups:
                 for key in keys:
                     label = CURVES[key] if alone else group.label
-                    band = _band(group, axis, key, width, log)
+                    hold = ended and axis == "seconds"
+                    band = _band(group, axis, key, width, log, hold)
                     _draw_band(axes, band, label)
             if best is not None and axes.get_ylim()[1] > best / 4:
                 # further off it would flatten the curves
@@ -240,7 +247,7 @@ def _spread(groups: Sequence[Group], x: str) -> float:
     return max(ends) / min(ends) if min(ends) > 0 else 1.0
 
 
-def _band(group: Group, axis: str, key: str, width: int, log: bool) -> Band | None:
+def _band(group: Group, axis: str, key: str, width: int, log: bool, hold: bool) -> Band | None:
     """A group's mean and interval; None where nothing was measured."""
     found = [
         # what is not measured at every iteration has fewer points to average
@@ -248,7 +255,7 @@ def _band(group: Group, axis: str, key: str, width: int, log: bool) -> Band | No
         for records in group.runs
         for curve in curves(records, AXES[axis][0], key)
     ]
-    return average(found, log) if found else None
+    return average(found, log, hold) if found else None
 
 
 def _draw_band(axes: "Axes", band: Band | None, label: str) -> None:

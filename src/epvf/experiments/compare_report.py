@@ -48,7 +48,7 @@ def write(folder: Path, plan: Plan, command: str) -> dict[str, Any]:
     write_json(folder / "summary.json", summary)
     write_atomically(folder / "results.csv", tidy_csv(groups).encode())
     title = f"{plan.name}: {plan.scale}, preset {plan.preset}"
-    figure = draw(groups, ("env-steps", "seconds"), title, best)
+    figure = draw(groups, ("env-steps", "seconds"), title, best, ended=True)
     save(figure, folder / "figure.png", folder / "figure.pdf")
     write_atomically(folder / "report.md", page(summary).encode())
     return summary
