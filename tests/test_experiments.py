@@ -17,6 +17,7 @@ from epvf.errors import UserError
 from epvf.experiments import report, runner
 from epvf.experiments.figures import EXPERIMENTS, Arm, planned
 from epvf.files import read_json, write_json
+from epvf.plotting import Group
 from epvf.presets import preset
 from epvf.runs import read_info
 from epvf.variants import VARIANTS, vary
@@ -247,3 +248,21 @@ def test_the_table_and_summary_hold_what_the_runs_hold(tmp_path):
     for name in ("figure.png", "figure.pdf"):
         assert (tmp_path / name).stat().st_size > 10_000
     assert "198.00" in report.table(summary)
+
+
+def test_a_thinned_table_keeps_what_was_seldom_measured():
+    every, last = 50, 1221
+    records = [
+        {
+            "seed": 0,
+            "steps/update": update,
+            "eval/episode_return": 2.0 * update if update % every == 1 or update == last else None,
+        }
+        for update in range(1, last + 1)
+    ]
+    rows = list(csv.DictReader(report.tidy_csv([Group("a", [records])]).splitlines()))
+    measured = [int(row["update"]) for row in rows if row["unperturbed_return"]]
+    assert measured == [*range(1, last, every), last]
+    assert report.MAX_ROWS - 30 <= len(rows) <= report.MAX_ROWS + len(measured)
+    updates = [int(row["update"]) for row in rows]
+    assert updates == sorted(set(updates)) and updates[0] == 1

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ COLUMNS = {
     "value_spearman": "value/spearman",
 }
 MAX_ROWS = 200
-"""Iterations of a seed that the table keeps, evenly spaced."""
+"""Iterations of a seed that the table keeps, evenly spaced; as many at most are added of those that
+measured the unperturbed policy."""
 
 FINAL = 0.05
 """The last part of a run, over which its final return is averaged."""
@@ -83,21 +85,26 @@ def groups_of(folder: Path, plan: Plan) -> list[Group]:
 
 
 def tidy_csv(groups: list[Group]) -> str:
-    """One row an iteration and seed, thinned to `MAX_ROWS` of each seed."""
+    """One row an iteration and seed, thinned; see `MAX_ROWS`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["setting", *COLUMNS])
     for group in groups:
-        for records in group.runs:
-            last = records[-1]["steps/update"]
-            every = -(-last // MAX_ROWS)
-            for record in records:
-                update = record["steps/update"]
-                if (update - 1) % every == 0 or update == last:
-                    writer.writerow(
-                        [group.label, *(_cell(record, key) for key in COLUMNS.values())]
-                    )
+        for run in group.runs:
+            for record in itertools.chain.from_iterable(map(_thinned, by_seed(run))):
+                writer.writerow([group.label, *(_cell(record, key) for key in COLUMNS.values())])
     return text.getvalue()
+
+
+def _thinned(records: list[Record]) -> list[Record]:
+    """Of one seed's records those that the table keeps, the last among them."""
+    measured = [record for record in records if record.get(UNPERTURBED) is not None]
+    kept = {
+        record["steps/update"]
+        for some in (records, measured)
+        for record in [*some[:: max(1, -(-len(some) // MAX_ROWS))], *some[-1:]]
+    }
+    return [record for record in records if record["steps/update"] in kept]
 
 
 def _cell(record: Record, key: str) -> Any:
