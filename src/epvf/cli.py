@@ -24,6 +24,8 @@ from epvf.files import strict_json
 
 if TYPE_CHECKING:
     from epvf.config import Config
+    from epvf.experiments.processes import Cores
+    from epvf.experiments.runner import Plan
     from epvf.policy import Policy
     from epvf.runs import Run
     from epvf.tasks.base import SteppableTask, Task
@@ -199,10 +201,10 @@ def experiment(argv: list[str]) -> int:
     """Run and draw one of the paper's figures."""
     asked = usage.parse(_Experiment, "epvf experiment", argv)
     startup.quieten()
-    from epvf.display import make_display
-    from epvf.experiments import figures, report, runner
+    from epvf.experiments import figures, processes, report, runner
     from epvf.training import fit
 
+    parts = processes.shares(asked.jobs)
     delta = {} if asked.backend == "auto" else {"task.backend": asked.backend}
     arms, seeds = figures.planned(asked.name, asked.scale, asked.seeds, asked.preset, delta)
     for arm in arms:
@@ -210,10 +212,7 @@ def experiment(argv: list[str]) -> int:
     plan = runner.Plan(asked.name, asked.scale, asked.preset, seeds, arms)
     folder = asked.out or Path("experiments") / f"{asked.name}-{asked.scale}"
     runner.open_folder(folder, plan)
-    startup.use_compilation_cache()
-    command = ["epvf", "experiment", *argv]
-    code = runner.complete(folder, plan, lambda extra: make_display(extra=extra), command)
-    if code:
+    if code := _complete(folder, plan, parts, ["epvf", "experiment", *argv]):
         text = f"interrupted; the same command goes on with {folder}"
         _print_result({"experiment": str(folder), "status": "interrupted"}, text, asked.json)
         return code
@@ -227,22 +226,20 @@ def compare(argv: list[str]) -> int:
     """Train several methods on a task and compare them on one page."""
     asked = usage.parse(_Compare, "epvf compare", argv)
     startup.quieten()
-    from epvf.display import make_display
     from epvf.experiments import compare as comparison
-    from epvf.experiments import compare_report, runner
+    from epvf.experiments import compare_report, processes, runner
 
     if asked.env_steps is None:
         raise UserError("how many env steps? epvf compare TASK --env-steps 5e6")
+    parts = processes.shares(asked.jobs)
     delta = {} if asked.backend == "auto" else {"task.backend": asked.backend}
     plan = comparison.planned(
         asked.task, asked.methods, asked.seeds, asked.env_steps, asked.preset, delta
     )
     folder = asked.out or Path("comparisons") / asked.task
     runner.open_folder(folder, plan)
-    startup.use_compilation_cache()
     command = ["epvf", "compare", *argv]
-    code = runner.complete(folder, plan, lambda extra: make_display(extra=extra), command)
-    if code:
+    if code := _complete(folder, plan, parts, command):
         text = f"interrupted; the same command goes on with {folder}"
         _print_result({"comparison": str(folder), "status": "interrupted"}, text, asked.json)
         return code
@@ -250,6 +247,18 @@ def compare(argv: list[str]) -> int:
     text = f"{compare_report.table(result)}\ncomparison: {folder / 'report.md'}"
     _print_result(result | {"comparison": str(folder), "status": "finished"}, text, asked.json)
     return 0
+
+
+def _complete(folder: Path, plan: "Plan", parts: "list[Cores]", command: list[str]) -> int:
+    """Brings all runs to their ends: one at a time, or one on each part of the cores."""
+    startup.use_compilation_cache()
+    from epvf.display import make_display
+    from epvf.experiments import runner
+
+    if len(parts) > 1:
+        tell = make_display().announce
+        return runner.complete_abreast(folder, plan, parts, tell, command)
+    return runner.complete(folder, plan, lambda extra: make_display(extra=extra), command)
 
 
 def diagnose(argv: list[str]) -> int:
@@ -388,6 +397,7 @@ class _Experiment:
         out: folder to make. Default: experiments/NAME-SCALE.
         preset: what every setting starts from.
         backend: the engine.
+        jobs: runs at a time, each in a process of its own on its part of the cores.
         json: print the result as JSON.
     """
 
@@ -397,6 +407,7 @@ class _Experiment:
     out: Path | None = None
     preset: str = "paper"
     backend: str = "auto"
+    jobs: int = 1
     json: bool = False
 
 
@@ -414,6 +425,7 @@ class _Compare:
         out: folder to make. Default: comparisons/TASK.
         preset: what every method starts from.
         backend: the engine.
+        jobs: runs at a time, each in a process of its own on its part of the cores.
         json: print the result as JSON.
     """
 
@@ -424,6 +436,7 @@ class _Compare:
     out: Path | None = None
     preset: str = "tuned"
     backend: str = "auto"
+    jobs: int = 1
     json: bool = False
 
 

@@ -51,16 +51,26 @@ def make_display(stream: TextIO | None = None, extra: Extra = _nothing) -> Displ
 
 
 class PlainDisplay:
-    """One line every few seconds."""
+    """One line every few seconds, with a prefix where several runs share a stream."""
 
-    def __init__(self, stream: TextIO, extra: Extra = _nothing) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        extra: Extra = _nothing,
+        prefix: str = "",
+        every: float = LINE_SECONDS,
+    ) -> None:
         self._stream = stream
         self._extra = extra
+        self._prefix = prefix
+        self._every = every
         self._printed = -math.inf
         self._pending: str | None = None
 
     def announce(self, message: str) -> None:
-        print(message, file=self._stream, flush=True)
+        # in one piece, or the lines of several processes would mix
+        self._stream.write(f"{self._prefix}{message}\n")
+        self._stream.flush()
 
     @contextmanager
     def showing(self, config: Config, state: TrainState | None) -> Iterator[None]:
@@ -73,7 +83,7 @@ class PlainDisplay:
     def update(self, report: Report) -> None:
         facts = self._facts.update(report)
         self._pending = "  ".join(f"{name} {value}" for name, value in facts.items())
-        if time.monotonic() - self._printed >= LINE_SECONDS:
+        if time.monotonic() - self._printed >= self._every:
             self._flush()
 
     def _flush(self) -> None:

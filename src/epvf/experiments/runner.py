@@ -11,10 +11,11 @@ from epvf.agents import AGENTS
 from epvf.config import Config, flatten, replace
 from epvf.display import Display, Extra, clock
 from epvf.errors import UserError
+from epvf.experiments import processes
 from epvf.experiments.figures import Arm
+from epvf.experiments.processes import Cores, Job
 from epvf.files import read_json, write_json
 from epvf.methods import reads
-from epvf.recorder import Outcome
 from epvf.runs import Run, check_free, read_config, read_info
 from epvf.training import fit, record
 
@@ -84,7 +85,7 @@ def run_folder(folder: Path, arm: Arm) -> Path:
 
 
 def complete(folder: Path, plan: Plan, show: ShowWith, argv: Sequence[str]) -> int:
-    """Brings every run of the experiment to its end.
+    """Brings every run of the experiment to its end, one after the other.
 
     Args:
         folder: of the experiment.
@@ -99,16 +100,33 @@ def complete(folder: Path, plan: Plan, show: ShowWith, argv: Sequence[str]) -> i
         UserError: if a run cannot be made or resumed.
         RunFailed: if one failed.
     """
-    left = [arm for arm in plan.arms if not _is_finished(run_folder(folder, arm))]
+    left = _unfinished(folder, plan)
     begin = time.monotonic()
     for number, arm in enumerate(left):
         name = f"{len(plan.arms) - len(left) + number + 1}/{len(plan.arms)} {arm.name}"
         display = show(partial(_whole, name, number, len(left), begin))
         display.announce(f"run {name}")
-        outcome = _complete_run(run_folder(folder, arm), arm.config, display, argv)
-        if outcome.status != "finished":
-            return outcome.exit_code
+        if code := _complete_run(run_folder(folder, arm), arm.config, argv, display):
+            return code
     return 0
+
+
+def complete_abreast(
+    folder: Path,
+    plan: Plan,
+    parts: Sequence[Cores],
+    tell: Callable[[str], None],
+    argv: Sequence[str],
+) -> int:
+    """Brings every run to its end, as many at a time as there are parts of the cores.
+
+    Each prints its lines on stderr; `tell` is told of those that end. Otherwise as `complete`.
+    """
+    jobs = [
+        Job(arm.name, partial(_complete_run, run_folder(folder, arm), arm.config, argv))
+        for arm in _unfinished(folder, plan)
+    ]
+    return processes.run(jobs, parts, tell)
 
 
 def _whole(name: str, done: int, runs: int, begin: float, progress: float) -> dict[str, str]:
@@ -118,11 +136,16 @@ def _whole(name: str, done: int, runs: int, begin: float, progress: float) -> di
     return {"run": name, "all left": clock(seconds)}
 
 
-def _complete_run(path: Path, config: Config, display: Display, argv: Sequence[str]) -> Outcome:
+def _unfinished(folder: Path, plan: Plan) -> list[Arm]:
+    return [arm for arm in plan.arms if not _is_finished(run_folder(folder, arm))]
+
+
+def _complete_run(path: Path, config: Config, argv: Sequence[str], display: Display) -> int:
+    """The exit code of a run that is begun or gone on with."""
     config, task = fit(config)
     run = _open(path, config, argv)
     try:
-        return record(run, task, display)
+        return record(run, task, display).exit_code
     finally:
         run.close()
 
