@@ -106,13 +106,14 @@ def test_a_run_is_diagnosed_in_a_table_a_plot_and_json(run, tmp_path, capsys):
 
 
 def test_bad_input_is_one_line(run, tmp_path, capsys):
-    empty, other = tmp_path / "empty", tmp_path / "other"
-    for copy in (empty, other):
+    empty, other, agent = (tmp_path / name for name in ("empty", "other", "agent"))
+    for copy in (empty, other, agent):
         shutil.copytree(run, copy)
     shutil.rmtree(empty / "checkpoints")
     (empty / "checkpoints").mkdir()
-    config = json.loads((other / "config.json").read_text()) | {"method": "openes"}
-    (other / "config.json").write_text(json.dumps(config))
+    for copy, method in ((other, "openes"), (agent, "ppo")):
+        config = json.loads((copy / "config.json").read_text()) | {"method": method, "num_seeds": 1}
+        (copy / "config.json").write_text(json.dumps(config))
     capsys.readouterr()
     cases = [
         ([], "missing: RUN"),
@@ -124,6 +125,7 @@ def test_bad_input_is_one_line(run, tmp_path, capsys):
         ([str(run), "--steps", "0"], "must be finite and greater than 0"),
         ([str(empty)], "has no checkpoint yet"),
         ([str(other)], "method 'openes' has no value function"),
+        ([str(agent)], "method 'ppo' has no value function"),
     ]
     for arguments, message in cases:
         assert main(["diagnose", *arguments]) == 2

@@ -99,6 +99,30 @@ def test_groups_are_named_by_the_fields_that_differ():
     assert differences([base]) == [""]
 
 
+def test_methods_are_named_by_their_name_and_what_varies_within_them():
+    base = {"method": "epvf", "num_envs": 4, "buffer.size": 4, "psvf.noise": 0.1}
+    settings = [
+        base,
+        base | {"buffer.size": 8},
+        base | {"method": "psvf", "num_envs": 8, "buffer.size": 9, "psvf.noise": 0.4},
+    ]
+    assert differences(settings) == [
+        "epvf, num_envs 4, buffer.size 4",
+        "epvf, num_envs 4, buffer.size 8",
+        "psvf, num_envs 8",
+    ]
+    assert differences([base, settings[2] | {"num_envs": 4}]) == ["epvf", "psvf"]
+    both = [base | {"task.name": "ant"}, settings[2] | {"task.name": "hopper"}]
+    assert differences(both) == ["ant epvf, num_envs 4", "hopper psvf, num_envs 8"]
+
+
+def test_long_labels_leave_room_for_the_curves():
+    groups = [Group(f"group {i}, " + "a.field 1.0, " * 60, [_records(range(9), 0)]) for i in "ab"]
+    figure = draw(groups)
+    figure.canvas.draw()
+    assert min(axes.get_position().width for axes in figure.axes) > 0.2
+
+
 def test_a_figure_has_a_row_a_quantity_and_a_line_a_group():
     groups = [Group(f"g{i}", [_records(np.arange(20.0) + i, s) for s in (0, 1)]) for i in range(3)]
     figure = draw(groups, ("env-steps", "iterations"), "title", best=19.0, notes=["a", "b"])
@@ -122,7 +146,10 @@ def test_seconds_are_drawn_on_a_log_axis_where_groups_differ_much_in_them():
         for record in records:
             record["time/wall"] = factor * record["steps/update"]
     groups = [Group("fast", [fast]), Group("slow", [slow])]
-    assert [axes.get_xscale() for axes in draw(groups, ("seconds",)).axes] == ["log", "log"]
+    panels = draw(groups, ("seconds",)).axes
+    assert [axes.get_xscale() for axes in panels] == ["log", "log"]
+    shown = [panels[1].xaxis.get_major_formatter()(value) for value in (0.02, 10.0, 1000.0)]
+    assert shown == ["0.02", "10", "1000"]
     assert [axes.get_xscale() for axes in draw(groups).axes] == ["linear", "linear"]
 
 

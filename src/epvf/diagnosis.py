@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from epvf.agents import AGENTS
 from epvf.checkpoints import Checkpoints
 from epvf.config import Config, check_seed
 from epvf.errors import UserError
 from epvf.files import write_json
 from epvf.fitting import es_line, ridge_line
 from epvf.methods import make_learner
-from epvf.neighbourhood import Neighbourhood, neighbourhood
+from epvf.neighbourhood import Neighbourhood, neighbourhood, no_value_function
 from epvf.perturbation import jitter
 from epvf.plotting import save
 from epvf.runs import read_config
@@ -89,7 +90,10 @@ def diagnose(
     Raises:
         UserError: if the folder is no run, has no checkpoint, or its method has no V.
     """
-    config, task = fit(read_config(run))
+    asked = read_config(run)
+    if asked.method in AGENTS:
+        raise no_value_function(asked.method)
+    config, task = fit(asked)
     if settings.get("population") is None:
         settings["population"] = config.num_envs
     wanted = Settings(**settings)

@@ -87,7 +87,12 @@ def neighbourhood(config: Config, task: Task) -> Callable[[Any], Neighbourhood]:
     if isinstance(learner, PSVFLearner):
         explore = explorer_of(task, learner.policy, learner.horizon)
         return partial(AroundStates, learner, explore, task.spec.episode_length)
-    raise UserError(f"method {config.method!r} has no value function of policies to look at")
+    raise no_value_function(config.method)
+
+
+def no_value_function(method: str) -> UserError:
+    """The error for a run that has nothing to look at."""
+    return UserError(f"method {method!r} has no value function of policies to look at")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Learning curves of runs on disk: means over seeds with confidence intervals."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,6 +35,10 @@ STYLES = ("-", "--", ":")
 """Of lines, one after the other where there are more groups than colours."""
 
 RESAMPLES = 2000
+LABEL_WIDTH = 48
+"""Characters of a line of the legend."""
+
+_KINDS = ("task.name", "method")
 _NO_GROUP = ("seed", "num_seeds", "task.num_threads")
 """Fields that do not make runs different to a reader, besides those of `checkpoint`."""
 
@@ -130,9 +135,25 @@ def group_runs(runs: Sequence[Path]) -> list[Group]:
 
 
 def differences(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """For each of several flat configurations the fields, and values, that not all share."""
-    names = [name for name in settings[0] if len({repr(one[name]) for one in settings}) > 1]
-    return [", ".join(f"{name} {_show(one[name])}" for name in names) for one in settings]
+    """For each of several flat configurations the fields, and values, that tell it from the others.
+
+    Between tasks and methods most fields differ: their names stand for them, besides these only
+    the size of the population is told, and what varies within a task and method.
+    """
+    names = _varied(settings)
+    kinds = [tuple(one[name] for name in _KINDS if name in names) for one in settings]
+    labels = []
+    for one, kind in zip(settings, kinds, strict=True):
+        own = _varied([other for other, its in zip(settings, kinds, strict=True) if its == kind])
+        told = [name for name in names if name in own or name == "num_envs"]
+        fields = [f"{name} {_show(one[name])}" for name in told]
+        labels.append(", ".join([" ".join(kind)] * bool(kind) + fields))
+    return labels
+
+
+def _varied(settings: Sequence[dict[str, Any]]) -> list[str]:
+    """Fields that not all have alike."""
+    return [name for name in settings[0] if len({repr(one[name]) for one in settings}) > 1]
 
 
 def curves(records: list[Record], x: str, y: str) -> list[Curve]:
@@ -204,7 +225,7 @@ def draw(
     from matplotlib import rcParams
     from matplotlib.figure import Figure  # slow to import; Figure alone needs no display
     from matplotlib.rcsetup import cycler
-    from matplotlib.ticker import EngFormatter
+    from matplotlib.ticker import EngFormatter, StrMethodFormatter
 
     alone = len(groups) == 1
     rows = [tuple(CURVES)] if alone else [(key,) for key in CURVES]
@@ -232,8 +253,13 @@ def draw(
         row[0].set_ylabel(what + limit + smoothed)
     for axis, axes in zip(x, panels[-1], strict=True):
         axes.set_xlabel(AXES[axis][1])
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20M rather than 2 and, apart, 1e7
+        # 20M rather than 2 and, apart, 1e7; but 0.02 rather than 20m of seconds
+        seconds = axis == "seconds"
+        axes.xaxis.set_major_formatter(
+            StrMethodFormatter("{x:g}") if seconds else EngFormatter(sep="")
+        )
     handles, labels = panels[0][0].get_legend_handles_labels()
+    labels = [textwrap.fill(label, LABEL_WIDTH) for label in labels]
     figure.legend(handles, labels, loc="outside right center", fontsize="small")
     figure.suptitle("\n".join(filter(None, (title, _bands(groups)))), fontsize="medium")
     if notes:
