@@ -9,12 +9,13 @@ import pytest
 
 from epvf.cli import main
 from epvf.config import replace
+from epvf.errors import UserError
 from epvf.experiments import compare_report, runner
 from epvf.experiments.compare import planned
 from epvf.experiments.compare_report import iqm, reached, write
 from epvf.experiments.figures import Arm
 from epvf.presets import preset
-from epvf.runs import read_info
+from epvf.runs import Run, read_info
 
 QUICK = ("compare", "cartpole", "--preset", "debug", "--env-steps", "3e3", "--seeds", "2")
 METHODS = ("epvf", "ridge", "openes")
@@ -159,6 +160,21 @@ def test_bad_input_is_one_line_and_nothing_is_written(arguments, message, workpl
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and message in err
     assert list(workplace.iterdir()) == []
+
+
+def test_a_run_that_another_process_has_is_neither_joined_nor_made_anew(tmp_path):
+    for method in ("epvf", "ppo"):
+        config = preset("cartpole", "debug", method)
+        path = tmp_path / method
+        held = Run.create(path, config, [])
+        (path / "metrics.jsonl").write_text("{}\n")
+        with pytest.raises(UserError, match="is in use by another process"):
+            runner._open(path, config, [])
+        assert (path / "metrics.jsonl").exists()
+        held.close()
+        runner._open(path, config, []).close()
+        # what Brax trains cannot go on
+        assert (path / "metrics.jsonl").exists() == (method == "epvf")
 
 
 def test_a_missing_extra_stops_a_comparison_before_it_begins(workplace, monkeypatch, capsys):

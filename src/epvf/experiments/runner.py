@@ -151,10 +151,12 @@ def _complete_run(path: Path, config: Config, argv: Sequence[str], display: Disp
 
 
 def _open(path: Path, config: Config, argv: Sequence[str]) -> Run:
-    if (path / "run.json").exists() and config.method not in AGENTS:
-        run = Run.open(path)
-        run.resumed(argv)
-        return run
+    if (path / "run.json").exists():
+        run = Run.open(path)  # nobody else has it then
+        if config.method not in AGENTS:
+            run.resumed(argv)
+            return run
+        run.close()
     if path.exists():
         # Killed while the folder was being made, or of a method that cannot go on: made anew.
         shutil.rmtree(path)
