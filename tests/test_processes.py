@@ -35,6 +35,15 @@ def _sleep(folder, name, display):
     return 0
 
 
+def _end_well(folder, name, display):
+    received: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    (folder / name).touch()
+    while not received:
+        time.sleep(0.05)
+    return 0
+
+
 def _fail(error, display):
     raise error
 
@@ -89,21 +98,34 @@ def test_the_first_error_ends_the_others(call, kind, message, tmp_path):
     assert not (tmp_path / "never").exists()
 
 
-@pytest.mark.slow
-@two_cores
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_goes_on_to_all_and_nothing_more_begins(number, tmp_path):
+def _send_when_there(number, *files):
     def send():
-        while not all((tmp_path / name).exists() for name in "ab"):
+        while not all(file.exists() for file in files):
             time.sleep(0.05)
         os.kill(os.getpid(), number)
 
     threading.Thread(target=send, daemon=True).start()
+
+
+@pytest.mark.slow
+@two_cores
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_goes_on_to_all_and_nothing_more_begins(number, tmp_path):
+    _send_when_there(number, tmp_path / "a", tmp_path / "b")
     told: list[str] = []
     jobs = _jobs(tmp_path, _sleep, "a", "b", "c")
     assert run(jobs, [(CORES[0],), (CORES[1],)], told.append) == 128 + number
     assert sorted(told[1:]) == ["a: interrupted", "b: interrupted"]
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.slow
+def test_a_signal_counts_though_what_runs_ends_well(tmp_path):
+    for names, code in ((("last",), 0), (("first", "never"), 128 + signal.SIGINT)):
+        _send_when_there(signal.SIGINT, tmp_path / names[0])
+        jobs = _jobs(tmp_path, _end_well, *names)
+        assert run(jobs, [(CORES[0],)], lambda message: None) == code
+    assert not (tmp_path / "never").exists()
 
 
 @pytest.mark.slow

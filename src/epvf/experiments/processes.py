@@ -78,7 +78,8 @@ def run(jobs: Sequence[Job], parts: Sequence[Cores], tell: Callable[[str], None]
                 crew.stop(interrupt.received or signal.SIGTERM)
     if crew.error is not None:
         raise crew.error
-    return interrupt.exit_code if failure and interrupt.received is not None else failure
+    cut_short = interrupt.received is not None and (failure or crew.waiting)
+    return interrupt.exit_code if cut_short else failure
 
 
 class _Child(NamedTuple):
@@ -89,13 +90,18 @@ class _Child(NamedTuple):
 
 
 class _Crew:
-    """The processes under way, and the jobs that wait for one."""
+    """The processes under way, and the jobs that wait for one.
+
+    Attributes:
+        error: the first of a job.
+        waiting: jobs that have not begun.
+    """
 
     def __init__(
         self, jobs: Sequence[Job], parts: Sequence[Cores], tell: Callable[[str], None]
     ) -> None:
         self.error: Exception | None = None
-        self._waiting, self._free = deque(jobs), deque(parts)
+        self.waiting, self._free = deque(jobs), deque(parts)
         self._running: dict[int, _Child] = {}
         self._all, self._done, self._begin = len(jobs), 0, time.monotonic()
         self._tell = tell
@@ -103,8 +109,8 @@ class _Crew:
 
     def go_on(self, more: bool) -> bool:
         """Starts what can be started, if more is wanted, and tells whether anything runs."""
-        while more and self._waiting and self._free:
-            self._start(self._waiting.popleft(), self._free.popleft())
+        while more and self.waiting and self._free:
+            self._start(self.waiting.popleft(), self._free.popleft())
         return bool(self._running)
 
     def join(self) -> list[int]:
