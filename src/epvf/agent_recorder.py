@@ -121,6 +121,7 @@ class _AgentRecorder:
         self._iteration = self._env_steps = 0
         self._theta: np.ndarray | None = None
         self._best = -math.inf
+        self._measured = math.nan
         self._policies_time = -math.inf
         self._begin = 0.0
         self._evaluating = 0.0
@@ -175,9 +176,10 @@ class _AgentRecorder:
                 f"{self._run.config.method.upper()}'s policy is not finite any more; lower "
                 f"{self._run.config.method}.learning_rate"
             )
+        moved = math.nan if self._theta is None else float(np.linalg.norm(theta - self._theta))
         self._theta, self._env_steps = theta, progress.env_steps
         wall = time.perf_counter() - self._begin
-        measured = self._evaluated()
+        before, measured = self._measured, self._evaluated()
         self._iteration += 1
         record = {
             "steps/update": self._iteration,
@@ -187,6 +189,12 @@ class _AgentRecorder:
             **self._tally.read(),
             "eval/episode_return": measured,
             **_losses(progress.metrics),
+            "policy/step_norm": moved,
+            "policy/realized_gain": measured - before,
+            # of value functions of policies and of clipped weights, of which there are none
+            "policy/predicted_gain": math.nan,
+            "policy/clipped_fraction": 0.0,
+            "value/spearman": math.nan,
         }
         self._metrics.write([record])
         nothing: Any = None
@@ -206,7 +214,7 @@ class _AgentRecorder:
         key = jax.random.fold_in(jax.random.key(seed), self._iteration)
         jitter = when.jitter if self._task.spec.deterministic_reset else 0.0
         result = evaluate_theta(self._evaluate, key, self._theta, when.episodes, jitter)
-        value = float(np.mean(np.asarray(result.returns)))
+        self._measured = value = float(np.mean(np.asarray(result.returns)))
         if value > self._best:
             self._best = value
             self._write("best", value)
