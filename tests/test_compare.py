@@ -40,6 +40,20 @@ def test_schedules_are_stretched_over_budgets_that_the_preset_does_not_have():
     assert arm.config.schedule_iterations == preset("ant", "tuned", "epvf").iterations
 
 
+def test_short_budgets_are_evaluated_often_enough_to_be_drawn():
+    native = {"task.backend": "native"}
+    for method, budget, interval in (
+        ("psvf", 40e6, 50),  # as the preset has it: every 1.6M of 40M env steps
+        ("psvf", 5e6, 12),  # 153 iterations of 1024 x 32 env steps
+        ("psvf", 1e5, 1),
+        ("openes", 5e6, 1),
+    ):
+        (arm,) = planned("hopper", [method], 1, budget, delta=native).arms
+        assert arm.config.eval.interval == interval
+    (arm,) = planned("cartpole", ["ppo"], 1, 1e5).arms
+    assert arm.config.eval.interval < preset("cartpole", "tuned", "ppo").eval.interval
+
+
 @pytest.mark.slow
 def test_a_comparison_runs_goes_on_and_leaves_one_page(workplace, capsys):
     methods = ("epvf", "openes")

@@ -124,7 +124,6 @@ class _AgentRecorder:
         self._measured = math.nan
         self._policies_time = -math.inf
         self._begin = 0.0
-        self._evaluating = 0.0
 
     def train(self) -> Outcome:
         """Runs Brax's training to its end or to the first signal, and saves the last policy."""

@@ -11,6 +11,9 @@ from epvf.experiments.runner import Plan
 from epvf.presets import preset
 from epvf.training import fit
 
+EVALUATIONS = 12
+"""Of the unperturbed policy, at least, in a run whose episodes are of full length."""
+
 
 def planned(
     task: str,
@@ -62,15 +65,26 @@ def _budgeted(config: Config, env_steps: int) -> Config:
     """The configuration with a budget of env steps, which alone ends the run.
 
     Schedules go by iterations: over those of the preset, or as many as the budget has with
-    episodes of full length, if that is more.
+    episodes of full length, if that is more. Evaluations come as often as in the preset, or
+    `EVALUATIONS` times in so many iterations, if that is more.
     """
     fitted, task = fit(config)
-    # of a policy in an iteration: a segment, or an episode of full length
-    longest = config.psvf.horizon if config.method == "psvf" else task.spec.episode_length
-    whole = config.num_envs * longest
+    whole = config.num_envs * _longest(config, task.spec.episode_length)
+    iterations = math.ceil(env_steps / whole)
     budget = {
         "env_steps": env_steps,
         "iterations": math.ceil(env_steps / config.num_envs),  # no episode is shorter than a step
-        "schedule_iterations": max(config.iterations, math.ceil(env_steps / whole)),
+        "schedule_iterations": max(config.iterations, iterations),
+        "eval.interval": min(config.eval.interval, max(1, iterations // EVALUATIONS)),
     }
     return replace(fitted, budget | {"task.backend": config.task.backend})
+
+
+def _longest(config: Config, episode_length: int) -> int:
+    """Env steps of an environment in an iteration: a segment, or an episode of full length."""
+    segments = {
+        "psvf": config.psvf.horizon,
+        "ppo": config.ppo.unroll_length,
+        "sac": config.sac.unroll_length,
+    }
+    return segments.get(config.method, episode_length)
