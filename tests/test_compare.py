@@ -50,8 +50,9 @@ def test_short_budgets_are_evaluated_often_enough_to_be_drawn():
     ):
         (arm,) = planned("hopper", [method], 1, budget, delta=native).arms
         assert arm.config.eval.interval == interval
+    # 49 iterations of 64 x 32 env steps, where the preset has an interval of 10
     (arm,) = planned("cartpole", ["ppo"], 1, 1e5).arms
-    assert arm.config.eval.interval < preset("cartpole", "tuned", "ppo").eval.interval
+    assert arm.config.eval.interval == 4
 
 
 @pytest.mark.slow

@@ -131,6 +131,28 @@ def test_a_signal_counts_though_what_runs_ends_well(tmp_path):
 
 @pytest.mark.slow
 @two_cores
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
+def test_ctrl_c_while_the_processes_start_is_one_clean_end(epvf, tmp_path):
+    process = epvf.start(
+        *("compare", "cartpole", "--preset", "debug", "--methods", "epvf", "ridge"),
+        *("--env-steps", "3e3", "--seeds", "1", "--jobs", "2", "--out", "arena"),
+    )
+    with process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        deadline = time.monotonic() + 120
+        # multiprocessing's own and both runs
+        while len(children.read_text().split()) < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.3)  # they import then, which takes longer
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate()
+    assert process.returncode == 130, stderr
+    assert "interrupted; the same command goes on with arena" in stdout
+    assert "Traceback" not in stderr and stderr.count("interrupted") == 2
+
+
+@pytest.mark.slow
+@two_cores
 def test_a_comparison_side_by_side_is_the_one_made_one_by_one(workplace, capsys):
     quick = ["compare", "cartpole", "--preset", "debug", "--env-steps", "3e3", "--seeds", "1"]
     for jobs in "12":
