@@ -3,15 +3,14 @@
     python benchmarks/async_vector_env.py [--policies 64] [--turns 5] [--workers 2 16] [--json]
 
 Both run the same policies, one a θ, to the end of their episodes on the same physics (MuJoCo's C
-engine, one Ant, `epvf.tasks.gym_ant`). `AsyncVectorEnv` is driven as one would write it: the
-policies of all environments at once as batched matrix products in numpy, and whenever an episode
-ends, the environment goes on with the next policy that waits, so that none idles while there is
-one. It resets in the step that ends an episode (`SAME_STEP`) and talks through shared memory, its
-fastest settings; the best number of worker processes of those tried counts. A wall clock decides:
-env steps of the episodes by the seconds from the first reset to the last return. Starting processes
-and compiling are not counted, for either. The two take turns, so that they see the same machine,
-and the median of the turns' ratios is reported.
-"""
+engine, one Ant, `epvf.tasks.adapters.to_gymnasium`). `AsyncVectorEnv` is driven as one would write
+it: the policies of all environments at once as batched matrix products in numpy, and whenever an
+episode ends, the environment goes on with the next policy that waits, so that none idles while
+there is one. It resets in the step that ends an episode (`SAME_STEP`) and talks through shared
+memory, its fastest settings; the best number of worker processes of those tried counts. A wall
+clock decides: env steps of the episodes by the seconds from the first reset to the last return.
+Starting processes and compiling are not counted, for either. The two take turns, so that they see
+the same machine, and the median of the turns' ratios is reported."""
 
 import argparse
 import json
@@ -28,10 +27,10 @@ import jax
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
-from epvf.perturbation import PerturbationConfig, perturb
-from epvf.policy import Policy
+from epvf.policies.mlp import Policy
+from epvf.policies.noise import PerturbationConfig, perturb
 from epvf.tasks import make
-from epvf.tasks.gym_ant import AntEnv
+from epvf.tasks.adapters.to_gymnasium import AntEnv
 
 POLICY = Policy((34, 64, 64, 8))
 SECONDS = 1.0

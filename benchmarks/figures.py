@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from epvf.metrics import Record, read_metrics
-from epvf.plotting import Group, draw, save
+from epvf.analysis.plotting import Group, draw, save
+from epvf.runs.metrics import Record, read_metrics
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 KEYS = (

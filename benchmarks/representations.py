@@ -15,12 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from epvf.config import replace
-from epvf.learner import Learner
-from epvf.learner_bench import take_turns, update_calls, with_num_envs
-from epvf.presets import preset
+from epvf.bench.learning import take_turns, update_calls, with_num_envs
+from epvf.config.presets import preset
+from epvf.config.schema import replace
+from epvf.methods.epvf import Learner
 from epvf.tasks.base import TaskSpec
-from epvf.train import make_learner
+from epvf.training.loop import make_learner
 
 STEPS = 3
 """Steps of V in one call, as K in training: the first alone pays for fresh memory."""

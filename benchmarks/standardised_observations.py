@@ -19,16 +19,16 @@ import jax
 import numpy as np
 from figures import KEYS
 
-from epvf import coordinates
-from epvf.config import Config
+from epvf.config.schema import Config
 from epvf.experiments.compare import planned
-from epvf.perturbation import jitter
-from epvf.policy import Policy
-from epvf.policy_file import SavedPolicy, load_policy
-from epvf.state_value import Scaler
+from epvf.policies import scaling as coordinates
+from epvf.policies.formats.safetensors import SavedPolicy, load_policy
+from epvf.policies.mlp import Policy
+from epvf.policies.noise import jitter
 from epvf.tasks.base import Task, TaskSpec, explorer_of
-from epvf.train import fit, train
+from epvf.training.loop import fit, train
 from epvf.types import Evaluate, Evaluation, Population, PRNGKey
+from epvf.value.v_state_theta import Scaler
 
 ENV_STEPS, EVERY = 40e6, 0.5e6
 COPIES = 64

@@ -1,7 +1,7 @@
 """Policy search by explicit policy-conditioned value functions V(θ).
 
 The names below are loaded when first used, so that `import epvf` and `epvf --help` are quick. The
-training loop is `epvf.train.train`, the run folder `epvf.runs`.
+training loop is `epvf.training.loop.train`, the run folder `epvf.runs.folder`.
 """
 
 from importlib import import_module
@@ -11,19 +11,19 @@ from epvf._version import __version__
 from epvf.errors import UserError
 
 if TYPE_CHECKING:
-    from epvf.config import Config
-    from epvf.policy import Policy
-    from epvf.policy_file import load_policy, save_policy
-    from epvf.presets import preset
+    from epvf.config.presets import preset
+    from epvf.config.schema import Config
+    from epvf.policies.formats.safetensors import load_policy, save_policy
+    from epvf.policies.mlp import Policy
     from epvf.tasks import make
 
 _HOMES = {
-    "Config": "epvf.config",
-    "Policy": "epvf.policy",
-    "load_policy": "epvf.policy_file",
+    "Config": "epvf.config.schema",
+    "Policy": "epvf.policies.mlp",
+    "load_policy": "epvf.policies.formats.safetensors",
     "make": "epvf.tasks",
-    "preset": "epvf.presets",
-    "save_policy": "epvf.policy_file",
+    "preset": "epvf.config.presets",
+    "save_policy": "epvf.policies.formats.safetensors",
 }
 
 __all__ = [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from epvf.errors import UserError
-from epvf.policy import Policy
+from epvf.policies.mlp import Policy
 from epvf.tasks import cartpole, make
 
 NUM_TRANSITIONS = 100_000

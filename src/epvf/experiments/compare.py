@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from epvf.config import Config, replace
+from epvf.config.presets import preset
+from epvf.config.schema import Config, replace
 from epvf.errors import UserError
-from epvf.experiments.figures import Arm
+from epvf.experiments.paper import Arm
 from epvf.experiments.runner import Plan
-from epvf.presets import preset
-from epvf.training import fit
+from epvf.training.prepare import fit
 
 EVALUATIONS = 12
 """Of the unperturbed policy, at least, in a run whose episodes are of full length."""

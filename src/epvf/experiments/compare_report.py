@@ -6,12 +6,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from epvf.agents import AGENTS
+from epvf.analysis.plotting import (
+    AXES,
+    PERTURBED,
+    RESAMPLES,
+    UNPERTURBED,
+    Group,
+    draw,
+    interval,
+    save,
+)
 from epvf.experiments.report import FINAL, by_seed, end_of_run, groups_of, tidy_csv
 from epvf.experiments.runner import Plan
 from epvf.files import write_atomically, write_json
-from epvf.metrics import Record
-from epvf.plotting import AXES, PERTURBED, RESAMPLES, UNPERTURBED, Group, draw, interval, save
+from epvf.methods.agents.settings import AGENTS
+from epvf.runs.metrics import Record
 from epvf.tasks import make
 
 LEVELS = (0.25, 0.5, 0.75, 0.9)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from epvf.experiments.figures import EXPERIMENTS, Experiment
+from epvf.analysis.plotting import PERTURBED, UNPERTURBED, Group, draw, interval, save
+from epvf.experiments.paper import EXPERIMENTS, Experiment
 from epvf.experiments.runner import Plan, run_folder
 from epvf.files import write_atomically, write_json
-from epvf.metrics import Record, read_metrics
-from epvf.plotting import PERTURBED, UNPERTURBED, Group, draw, interval, save
+from epvf.runs.metrics import Record, read_metrics
 
 COLUMNS = {
     "seed": "seed",

@@ -7,17 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from epvf.agents import AGENTS
-from epvf.config import Config, flatten, replace
-from epvf.display import Display, Extra, clock
+from epvf.config.schema import Config, flatten, replace
 from epvf.errors import UserError
-from epvf.experiments import processes
-from epvf.experiments.figures import Arm
-from epvf.experiments.processes import Cores, Job
+from epvf.experiments.launch import local as processes
+from epvf.experiments.launch.local import Cores, Job
+from epvf.experiments.paper import Arm
 from epvf.files import read_json, write_json
-from epvf.methods import reads
-from epvf.runs import Run, check_free, read_config, read_info
-from epvf.training import fit, record
+from epvf.methods.agents.settings import AGENTS
+from epvf.methods.registry import reads
+from epvf.runs.display import Display, Extra, clock
+from epvf.runs.folder import Run, check_free, read_config, read_info
+from epvf.training.prepare import fit, record
 
 FORMAT = "epvf-experiment/1"
 

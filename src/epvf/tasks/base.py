@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 from jaxtyping import Bool, Float
 
 from epvf.errors import UserError
-from epvf.policy import Policy
+from epvf.policies.mlp import Policy
 from epvf.types import Array, Evaluate, Explore, Population
 
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from epvf.tasks.base import TaskSpec
-from epvf.tasks.environment import Environment
-from epvf.tasks.rollout import JaxTask
+from epvf.tasks.engines.environment import Environment
+from epvf.tasks.engines.rollout import JaxTask
 from epvf.types import PRNGKey
 
 EPISODE_LENGTH = 500

@@ -86,13 +86,14 @@ def _cartpole(episode_length: int | None, num_slots: int | None = None) -> Repla
 
 
 def _native_ant(episode_length: int | None, num_threads: int | None = None) -> ReplayableTask:
-    from epvf.tasks import native
+    from epvf.tasks.engines import native
 
     return native.make(episode_length, num_threads)
 
 
 def _native_hopper(episode_length: int | None, num_threads: int | None = None) -> ReplayableTask:
-    from epvf.tasks import bodies, native
+    from epvf.tasks import body as bodies
+    from epvf.tasks.engines import native
 
     return native.make(episode_length, num_threads, bodies.HOPPER)
 
@@ -100,14 +101,15 @@ def _native_hopper(episode_length: int | None, num_threads: int | None = None) -
 def _native_half_cheetah(
     episode_length: int | None, num_threads: int | None = None
 ) -> ReplayableTask:
-    from epvf.tasks import bodies, native
+    from epvf.tasks import body as bodies
+    from epvf.tasks.engines import native
 
     return native.make(episode_length, num_threads, bodies.HALF_CHEETAH)
 
 
 def _mjx_ant(episode_length: int | None, num_slots: int | None = None) -> ReplayableTask:
     _require("mujoco.mjx", "mjx")
-    from epvf.tasks import mjx
+    from epvf.tasks.engines import mjx
 
     return mjx.make(episode_length, num_slots)
 
@@ -117,7 +119,7 @@ def _warp_ant(episode_length: int | None) -> ReplayableTask:
     _require("warp", "warp")
     if jax.default_backend() != "gpu":
         raise UserError("backend 'warp' needs a CUDA GPU that JAX can use; use backend 'native'")
-    from epvf.tasks import warp
+    from epvf.tasks.engines import warp
 
     return warp.make(episode_length)
 

@@ -1,0 +1,138 @@
+"""How well a saved policy does: in Gymnasium's own environment, or over a cloud on an engine."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import jax
+import numpy as np
+
+from epvf.config.schema import EvalConfig, check_seed
+from epvf.errors import UserError
+from epvf.policies.formats.safetensors import SavedPolicy
+from epvf.policies.mlp import Policy
+from epvf.tasks import make
+from epvf.tasks.base import check_policy
+from epvf.training.loop import evaluate_theta
+
+GYMNASIUM = {"cartpole": "CartPole-v1", "hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5"}
+"""Tasks that are somebody else's, under the names of the originals."""
+
+_ACTIVATIONS: dict[str, Any] = {
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0.0),
+    "elu": lambda x: np.where(x > 0.0, x, np.expm1(np.minimum(x, 0.0))),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """Returns of one policy.
+
+    Attributes:
+        task: name of the task.
+        engine: what stepped it.
+        returns: `[episodes]` undiscounted returns.
+        lengths: `[episodes]` in env steps.
+    """
+
+    task: str
+    engine: str
+    returns: np.ndarray
+    lengths: np.ndarray
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers that are printed, as plain values."""
+        returns = self.returns.astype(np.float64)
+        return {
+            "task": self.task,
+            "engine": self.engine,
+            "episodes": len(returns),
+            "episode_return": float(returns.mean()),
+            "episode_return_std": float(returns.std()),
+            "episode_return_min": float(returns.min()),
+            "episode_return_max": float(returns.max()),
+            "episode_length": float(self.lengths.mean()),
+        }
+
+
+def evaluate(
+    saved: SavedPolicy,
+    episodes: int = 100,
+    backend: str = "auto",
+    seed: int = 0,
+    jitter: float = EvalConfig().jitter,
+) -> Result:
+    """Rolls a policy out many times.
+
+    With `gymnasium`, and for CartPole with `auto`, these are Gymnasium's own environments;
+    otherwise episodes are as long as in training. Where a task resets deterministically, every
+    episode runs a copy of the policy with its weights jittered.
+
+    Args:
+        saved: the policy.
+        episodes: rollouts.
+        backend: the engine.
+        seed: of resets and jitter.
+        jitter: relative jitter of the weights, for deterministic resets.
+
+    Raises:
+        UserError: if a number is out of range, the policy does not fit its task, there is no such
+            task or backend, or Gymnasium lacks what it needs.
+    """
+    if episodes < 1:
+        raise UserError(f"episodes is {episodes}, but must be at least 1")
+    check_seed(seed)
+    original = backend == "gymnasium" and saved.task in GYMNASIUM
+    if original or (backend == "auto" and saved.task == "cartpole"):
+        return _in_gymnasium(saved, episodes, seed)
+    return _on_engine(saved, episodes, backend, seed, jitter)
+
+
+def _on_engine(saved: SavedPolicy, episodes: int, backend: str, seed: int, jitter: float) -> Result:
+    task = make(saved.task, backend=backend, episode_length=_episode_length(saved))
+    relative = jitter if task.spec.deterministic_reset else 0.0
+    rollout = task.evaluator(saved.policy)
+    result = evaluate_theta(rollout, jax.random.key(seed), saved.theta, episodes, relative)
+    returns, lengths = np.asarray(result.returns), np.asarray(result.lengths)
+    return Result(saved.task, task.spec.backend, returns, lengths)
+
+
+def _episode_length(saved: SavedPolicy) -> int | None:
+    """As in training, where the file tells."""
+    text = saved.metadata.get("episode_length", "")
+    return int(text) if text.isdigit() else None
+
+
+def _in_gymnasium(saved: SavedPolicy, episodes: int, seed: int) -> Result:
+    check_policy(make(saved.task).spec, saved.policy)
+    name = GYMNASIUM[saved.task]
+    try:
+        environment = gymnasium.make(name)
+    except ImportError as error:
+        raise UserError(f"Gymnasium's {name} needs more: {error}; pip install imageio") from None
+    layers = saved.policy.unravel(saved.theta)
+    returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
+    for episode in range(episodes):
+        observation, _ = environment.reset(seed=seed if episode == 0 else None)
+        over = False
+        while not over:
+            action = act(saved.policy, layers, observation)
+            observation, reward, terminated, truncated, _ = environment.step(action)
+            returns[episode] += float(reward)
+            lengths[episode] += 1
+            over = terminated or truncated
+    environment.close()
+    return Result(saved.task, f"Gymnasium {name}", returns, lengths)
+
+
+def act(policy: Policy, layers: Any, observation: np.ndarray) -> Any:
+    """The action of one policy in numpy: an index for `argmax`, otherwise `[action]`."""
+    activate = _ACTIVATIONS[policy.activation]
+    x = np.asarray(observation, np.float32)
+    for layer in layers[:-1]:
+        x = activate(x @ layer.kernel + layer.bias)
+    x = x @ layers[-1].kernel + layers[-1].bias
+    if policy.output == "argmax":
+        return int(np.argmax(x))
+    return np.tanh(x) if policy.output == "tanh" else np.clip(x, -1.0, 1.0)

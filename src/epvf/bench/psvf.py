@@ -1,0 +1,91 @@
+"""What an iteration of search by V(s, θ) costs: population, segments, and learning."""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from epvf.bench.learning import Call, milliseconds, take_turns
+from epvf.config.schema import Config
+from epvf.methods.psvf import PSVFLearner, PSVFState
+from epvf.runtime.compilation import compiler_options
+from epvf.tasks.base import Task, explorer_of
+from epvf.training.loop import init_state, make_learner
+from epvf.types import Segment
+
+
+def bench_psvf(config: Config, task: Task, repeats: int = 5) -> dict[str, Any]:
+    """Times the parts of an iteration turn by turn, for one seed and at θ's start.
+
+    Returns:
+        `propose_ms`, drawing the population; `rollout_ms`, its segments of `horizon` steps each;
+        `value_ms`, the gradient steps of V, and `policy_ms`, all else that is learned from the
+        segments; `learner_compile_seconds` and `learner_bytes`, what the compiled update needs
+        beyond its arguments.
+
+    Raises:
+        UserError: if the task's environments cannot wait for the next policies.
+    """
+    learner = make_learner(config, task.spec)
+    assert isinstance(learner, PSVFLearner)
+    explore = explorer_of(task, learner.policy, learner.horizon)
+    states = init_state(config, learner, task).learner
+    state: PSVFState = jax.tree.map(lambda leaf: leaf[0], states)
+    assert state.envs is not None
+    propose = jax.jit(learner.propose)
+    thetas = propose(state, 0)
+    segment = explore(jax.random.key(0), thetas, state.envs)
+    begin = time.perf_counter()
+    whole, value, memory = _learning(learner, state, thetas, segment)
+    compiled = time.perf_counter() - begin
+    calls: dict[str, Call] = {
+        "propose": lambda: propose(state, 0),
+        "rollout": lambda: explore(jax.random.key(0), thetas, segment.envs),
+        "learner": whole,
+        "value": value,
+    }
+    times = milliseconds(take_turns(calls, repeats))
+    return {
+        "horizon": learner.horizon,
+        "propose_ms": times["propose"],
+        "rollout_ms": times["rollout"],
+        "value_ms": times["value"],
+        "policy_ms": times["learner"] - times["value"],
+        "learner_compile_seconds": compiled,
+        "learner_bytes": memory,
+    }
+
+
+def _learning(
+    learner: PSVFLearner, state: PSVFState, thetas: jax.Array, segment: Segment
+) -> tuple[Call, Call, int]:
+    """Compiled calls of an iteration's learning and of V's part in it, and the bytes of the first.
+
+    Both are batched over one seed, as `train` has them.
+    """
+    states, populations, segments = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf)[None], (state, thetas, segment)
+    )
+    key = jax.random.key(0)
+    finite = jnp.ones(thetas.shape[0], jnp.bool_)
+    met, *_ = jax.jit(learner.met)(state, segment, finite)
+
+    def value_steps(value: Any, optimizer: Any) -> Any:
+        def step(fit: tuple[Any, Any], rows: jax.Array) -> tuple[tuple[Any, Any], jax.Array]:
+            batch = met.take(rows)
+            now, then, loss = learner.value_step(fit[0], fit[1], batch)
+            return (now, then), loss
+
+        return jax.lax.scan(step, (value, optimizer), learner.rows(key))
+
+    learn = jax.jit(jax.vmap(learner.learn, in_axes=(0, None, 0, 0)))
+    arguments = (states, jnp.zeros((), jnp.int32), populations, segments)
+    compiled = learn.lower(*arguments).compile(compiler_options=compiler_options())
+    of_value = jax.jit(jax.vmap(value_steps), compiler_options=compiler_options())
+    memory = getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0)
+    return (
+        lambda: compiled(*arguments),
+        lambda: of_value(states.value, states.value_opt),
+        memory,
+    )

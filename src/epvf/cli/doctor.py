@@ -1,0 +1,116 @@
+"""What epvf finds on this machine, and what could be installed."""
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from epvf.files import one_line
+from epvf.runs import provenance
+from epvf.runtime import startup
+
+EXTRAS = {
+    "mjx": ("mujoco.mjx",),
+    "warp": ("mujoco.mjx", "warp"),
+    "baselines": ("brax", "evosax"),
+    "video": ("imageio", "imageio_ffmpeg"),
+}
+"""Optional parts and the modules that each needs."""
+
+
+def examine() -> dict[str, Any]:
+    """All findings as plain values."""
+    return {
+        "versions": provenance.versions(),
+        "devices": provenance.devices(),
+        "engines": _engines(),
+        "extras": {name: _extra(name) for name in EXTRAS},
+        "rendering": _rendering(),
+        "compilation_cache": _cache(),
+        "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
+    }
+
+
+def render(findings: dict[str, Any]) -> str:
+    """The findings as text."""
+    lines = []
+    for name, value in findings.items():
+        title = name.replace("_", " ")
+        if isinstance(value, dict):
+            lines.append(f"{title}:")
+            lines += [
+                f"  {key.replace('_', ' '):18} {_words(inner)}" for key, inner in value.items()
+            ]
+        else:
+            lines.append(f"{title + ':':20} {_words(value)}")
+    return "\n".join(lines)
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "not installed" if value is None else str(value)
+
+
+def _engines() -> dict[str, str]:
+    """Whether each engine can be used here, and if not, what would help."""
+    return {
+        "jax": "yes",
+        "native": _native(),
+        "mjx": "yes" if _has("mujoco.mjx") else _how_to("mjx"),
+        "warp": _warp(),
+    }
+
+
+def _native() -> str:
+    try:
+        import mujoco
+        from mujoco import batch  # noqa: F401
+    except ImportError as error:
+        return f"no: {one_line(error)}"
+    return f"yes, MuJoCo {mujoco.__version__}"
+
+
+def _warp() -> str:
+    if not all(map(_has, EXTRAS["warp"])):
+        return _how_to("warp")
+    import jax
+
+    return "yes" if jax.default_backend() == "gpu" else "installed, but there is no NVIDIA GPU"
+
+
+def _extra(name: str) -> str:
+    return "installed" if all(map(_has, EXTRAS[name])) else _how_to(name)
+
+
+def _how_to(extra: str) -> str:
+    return f'no; to get it: pip install "epvf[{extra}]"'
+
+
+def _has(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
+
+
+def _rendering() -> str:
+    """Whether pictures can be drawn: with a display, or without one through EGL."""
+    if os.environ.get("MUJOCO_GL"):
+        return f"MUJOCO_GL={os.environ['MUJOCO_GL']}"
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        return "a display"
+    import ctypes.util
+
+    if ctypes.util.find_library("EGL"):
+        return "no display, but EGL: set MUJOCO_GL=egl"
+    return "no display and no EGL; on Debian and Ubuntu: apt install libegl1, then MUJOCO_GL=egl"
+
+
+def _cache() -> str:
+    folder = startup.cache_folder()
+    if not folder.is_dir():
+        return f"{folder} (not there yet)"
+    files = [file.stat().st_size for file in folder.iterdir() if file.is_file()]
+    return f"{folder} ({len(files)} files, {sum(files) / 1e6:.0f} MB)"

@@ -1,0 +1,230 @@
+"""The paper's figures as lists of named runs."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from epvf.config.presets import preset
+from epvf.config.schema import Config, replace
+from epvf.config.variants import VARIANTS, vary
+from epvf.errors import UserError, unknown
+
+Scale: TypeAlias = Literal["full", "small"]
+SCALES: tuple[Scale, ...] = ("full", "small")
+
+NOMINAL_LENGTH = 1000
+"""Env steps an Ant episode is reckoned with, where a budget of steps becomes iterations."""
+
+
+class Arm(NamedTuple):
+    """One setting of an experiment: its name (also its folder's) and its configuration."""
+
+    name: str
+    config: Config
+
+
+class Size(NamedTuple):
+    """How large an experiment is at a scale.
+
+    Attributes:
+        arms: the settings, from the configuration that they start from.
+        seeds: how many, unless told otherwise.
+        seeds_per_run: how many of an arm's seeds train side by side in one run (vmapped). Fewer
+            need less memory, and a long experiment is split into more parts.
+    """
+
+    arms: Callable[[Config], list[Arm]]
+    seeds: int
+    seeds_per_run: int
+
+
+class Experiment(NamedTuple):
+    """One figure.
+
+    Attributes:
+        title: above the figure.
+        task: what is trained, from the task's `paper` preset unless told otherwise.
+        best: the highest return there is.
+        claims: what the paper says of it, in its order.
+        sizes: by scale.
+        smooth: iterations that a running mean takes in the figure.
+        axes: what the figure is drawn over, of `plotting.AXES`.
+    """
+
+    title: str
+    task: str
+    best: float
+    claims: tuple[str, ...]
+    sizes: dict[str, Size]
+    smooth: int = 1
+    axes: tuple[str, ...] = ("env-steps",)
+
+
+def _cartpole(num_envs: tuple[int, ...], iterations: int) -> Callable[[Config], list[Arm]]:
+    # a checkpoint holds the buffer, here gigabytes
+    rarely = {"checkpoint.every_minutes": 15, "checkpoint.keep": 1}
+
+    def arms(base: Config) -> list[Arm]:
+        size = {"iterations": iterations} | rarely
+        return [Arm(_envs(n), replace(base, size | {"num_envs": n})) for n in num_envs]
+
+    return arms
+
+
+def _envs(num: int) -> str:
+    return "1 env" if num == 1 else f"{num} envs"
+
+
+def _ant(base: Config, num_envs: int, env_steps: int) -> Config:
+    """`num_envs` policies an iteration, batch and buffer as large, and a budget of env steps."""
+    return replace(
+        base,
+        {
+            "num_envs": num_envs,
+            "value_update.batch_size": num_envs,
+            "buffer.size": num_envs,
+            "iterations": max(1, round(env_steps / (num_envs * NOMINAL_LENGTH))),
+        },
+    )
+
+
+def _ant_scaling(num_envs: tuple[int, ...], env_steps: int) -> Callable[[Config], list[Arm]]:
+    def arms(base: Config) -> list[Arm]:
+        return [Arm(_envs(n), _ant(base, n, env_steps)) for n in num_envs]
+
+    return arms
+
+
+def _ant_ablations(num_envs: int, env_steps: int) -> Callable[[Config], list[Arm]]:
+    def arms(base: Config) -> list[Arm]:
+        best = _ant(base, num_envs, env_steps)
+        return [Arm("best", best), *(Arm(name, vary(best, name)) for name in VARIANTS)]
+
+    return arms
+
+
+def _ant_representations(num_envs: int, env_steps: int) -> Callable[[Config], list[Arm]]:
+    names = ("raw", "probing", "probing+raw", "unf", "unf+raw")
+
+    def arms(base: Config) -> list[Arm]:
+        best = _ant(base, num_envs, env_steps)
+        return [Arm(name, replace(best, {"representation.name": name})) for name in names]
+
+    return arms
+
+
+PAPER_STEPS = 2_000_000_000
+SMALL_STEPS = 2_000_000
+SMALL_ENVS = 128
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "fig1": Experiment(
+        title="CartPole, 1 to 16 environments",
+        task="cartpole",
+        best=500.0,
+        claims=(
+            "all settings eventually reach the maximum return of 500",
+            "more environments converge faster",
+            "diminishing returns with more than 8 environments",
+        ),
+        sizes={
+            "full": Size(_cartpole((1, 2, 4, 8, 16), 3000), seeds=10, seeds_per_run=5),
+            "small": Size(_cartpole((1, 4, 16), 300), seeds=3, seeds_per_run=3),
+        },
+        smooth=50,
+        axes=("env-steps", "iterations"),
+    ),
+    "fig2-scaling": Experiment(
+        title="Ant, number of environments = batch size",
+        task="ant",
+        best=1000.0,
+        claims=(
+            "a larger batch directly improves the policy",
+            "at least 2048 environments are needed to solve the task",
+            "fewer struggle to reach even a quarter of the maximum return",
+        ),
+        sizes={
+            "full": Size(_ant_scaling((512, 1024, 2048, 4096), PAPER_STEPS), 5, seeds_per_run=1),
+            "small": Size(_ant_scaling((32, 64, 128, 256, 512), SMALL_STEPS), 3, seeds_per_run=3),
+        },
+    ),
+    "fig2-ablations": Experiment(
+        title="Ant, ablations",
+        task="ant",
+        best=1000.0,
+        claims=("weight clipping and noise scaled by the weights are what training needs",),
+        sizes={
+            "full": Size(_ant_ablations(4096, PAPER_STEPS), 5, seeds_per_run=1),
+            "small": Size(_ant_ablations(SMALL_ENVS, SMALL_STEPS), 3, seeds_per_run=3),
+        },
+    ),
+    "fig2-representations": Experiment(
+        title="Ant, representations of the policy",
+        task="ant",
+        best=1000.0,
+        claims=(
+            "probing alone is worse than probing and raw weights, and both than raw weights",
+            "UNF alone is worse than raw weights",
+            "UNF and raw weights learn slightly faster than raw weights, and end alike",
+        ),
+        sizes={
+            "full": Size(_ant_representations(4096, PAPER_STEPS), 5, seeds_per_run=1),
+            "small": Size(_ant_representations(SMALL_ENVS, SMALL_STEPS), 3, seeds_per_run=3),
+        },
+    ),
+}
+
+
+def find(name: str) -> Experiment:
+    """The experiment of that name.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if name not in EXPERIMENTS:
+        raise unknown("experiment", name, EXPERIMENTS)
+    return EXPERIMENTS[name]
+
+
+def planned(
+    name: str,
+    scale: str,
+    seeds: int | None = None,
+    start: str = "paper",
+    delta: dict[str, Any] | None = None,
+) -> tuple[list[Arm], int]:
+    """All runs of an experiment, and how many seeds each arm has.
+
+    Args:
+        name: of the experiment.
+        scale: `full` or `small`.
+        seeds: how many; None: as many as the experiment wants at that scale.
+        start: preset that every arm starts from.
+        delta: dotted fields that every arm changes besides, e.g. the engine.
+
+    Returns:
+        One `Arm` a run, named as its setting and, where a setting has several runs, `-s<seed>`;
+        and the number of seeds of each setting.
+
+    Raises:
+        UserError: if anything is unknown, or the number of seeds is not positive.
+    """
+    experiment = find(name)
+    if scale not in experiment.sizes:
+        raise unknown("scale", scale, experiment.sizes)
+    size = experiment.sizes[scale]
+    count = size.seeds if seeds is None else seeds
+    if count < 1:
+        raise UserError(f"seeds is {count}, but must be at least 1")
+    arms = size.arms(replace(preset(experiment.task, start, "epvf"), delta or {}))
+    # all arms of some seeds before the next seeds: an experiment cut short can be compared
+    starts = range(0, count, size.seeds_per_run)
+    return [
+        _run(arm, start, min(size.seeds_per_run, count - start), alone=len(starts) == 1)
+        for start in starts
+        for arm in arms
+    ], count
+
+
+def _run(arm: Arm, seed: int, num_seeds: int, alone: bool) -> Arm:
+    name = arm.name if alone else f"{arm.name}-s{seed}"
+    return Arm(name, replace(arm.config, {"seed": seed, "num_seeds": num_seeds}))

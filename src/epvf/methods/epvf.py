@@ -1,0 +1,417 @@
+"""Algorithm 1 as pure functions: propose a population, learn from its returns.
+
+    propose: θ -> Θ[N, P]        learn: (Θ, R) -> buffer -> V -> θ
+
+Nothing here knows a simulator, a file or a seed axis; `train` batches these functions over seeds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Bool, Float, Int
+
+from epvf.methods import replay
+from epvf.methods.base import Metrics, PolicySearch, keep_nonfinite, rollout_metrics
+from epvf.methods.optimizers import Optimizer, PolicyOptimizer, decay, make_optimizer
+from epvf.methods.replay import Buffer
+from epvf.policies.noise import (
+    PerturbationConfig,
+    Perturbed,
+    clip_weights,
+    drawn,
+    map_rows,
+    perturbed,
+    sum_rows,
+)
+from epvf.types import Array, Evaluation, Population, PRNGKey, Returns, Starts
+from epvf.value.linear_fit import Line, es_line, ridge_line
+from epvf.value.targets import TargetConfig, spearman, transform
+from epvf.value.v_theta import Frame, ValueFunction
+
+Fit: TypeAlias = Literal["gradient", "ridge", "es"]
+GradientAt: TypeAlias = Literal["theta", "population"]
+
+
+@dataclass(frozen=True)
+class ValueUpdateConfig:
+    """How V is fitted (the K steps of Algorithm 1).
+
+    Attributes:
+        fit: `gradient`: by K gradient steps from where V is (the paper). In closed form, for a
+            linear V and over the whole buffer: `ridge`: regression with a penalty; `es`: the
+            evolution-strategies estimate, mean(target * feature). Both forget what V was.
+        ridge: of `ridge`, the penalty on V's squared slope against the mean squared error. With
+            standardised inputs, 1 halves the slope of a direction that the buffer determines.
+        steps: K, gradient steps per iteration.
+        batch_size: N, pairs per step. Equal to the buffer's size: each step takes the whole buffer.
+        learning_rate: of V.
+        optimizer: of V.
+        weight_decay: decoupled, of V's parameters.
+    """
+
+    fit: Fit = "gradient"
+    ridge: float = 1.0
+    steps: int = 10
+    batch_size: int = 4096
+    learning_rate: float = 1e-3
+    optimizer: Optimizer = "adam"
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class PolicyUpdateConfig:
+    """How θ climbs V (the L steps of Algorithm 1).
+
+    Attributes:
+        steps: L, gradient steps per iteration.
+        learning_rate: at the first step.
+        final_learning_rate: at the last step of the run, reached exponentially; None: constant.
+        optimizer: of θ. `normalised`: along the gradient in units of the noise, s²∇V with s the
+            noise's deviation per weight, by `learning_rate` times the length of a typical
+            perturbation. Weights that V knows nothing of then stay where they are, while Adam
+            moves every weight at nearly the same rate.
+        gradient_at: `theta`: ∇V at θ (the paper). `population`: ∇V averaged over θ plus the
+            perturbations that were just rolled out, the gradient of a smoothed V.
+        weight_clip: θ is clipped to [-weight_clip, weight_clip] after each step; None: never.
+        weight_decay: decoupled, of θ; the paper's alternative to clipping.
+    """
+
+    steps: int = 10
+    learning_rate: float = 1e-3
+    final_learning_rate: float | None = None
+    optimizer: PolicyOptimizer = "adam"
+    gradient_at: GradientAt = "theta"
+    weight_clip: float | None = None
+    weight_decay: float = 0.0
+
+
+class LearnerState(NamedTuple):
+    """All that one seed's learner remembers between iterations.
+
+    Attributes:
+        key: `[2]` uint32, the seed's base key; each iteration folds its number in.
+        centres: `[C, P]` the policies θ that are improved.
+        value: φ, the parameters of V.
+        value_opt: optimizer state of φ.
+        policy_opt: optimizer state of the centres.
+        buffer: the newest (θ, return) pairs.
+        best_theta: `[P]` the unperturbed policy with the best evaluation so far.
+        best_return: its evaluation; -inf before the first.
+        last_return: the newest evaluation; NaN before the first.
+        predicted_gain: what V promised of the last update, in units of the value targets.
+        step_norm: length of the last update.
+        nonfinite_theta: `[P]` the newest policy whose return was not finite; zero before the first.
+        healthy: False once an update of φ or θ came out non-finite; that update was not applied.
+    """
+
+    key: Int[Array, "2"]
+    centres: Float[Array, "C P"]
+    value: Any
+    value_opt: Any
+    policy_opt: Any
+    buffer: Buffer
+    best_theta: Float[Array, "P"]
+    best_return: Float[Array, ""]
+    last_return: Float[Array, ""]
+    predicted_gain: Float[Array, ""]
+    step_norm: Float[Array, ""]
+    nonfinite_theta: Float[Array, "P"]
+    healthy: Bool[Array, ""]
+
+
+@dataclass(frozen=True)
+class Learner(PolicySearch):
+    """The statics of the algorithm; every method is pure.
+
+    Attributes:
+        value: V.
+        perturbation, targets, value_update, policy_update: the configuration of each part.
+        num_centres: C, policies improved side by side.
+        buffer_size: pairs that the buffer holds.
+        draw_again: whether populations are not stored but drawn again, in parts, where they are
+            read.
+    """
+
+    value: ValueFunction
+    perturbation: PerturbationConfig
+    targets: TargetConfig
+    value_update: ValueUpdateConfig
+    policy_update: PolicyUpdateConfig
+    num_centres: int
+    buffer_size: int
+    draw_again: bool
+
+    @property
+    def remedy(self) -> str:
+        """What to change where an update came out non-finite."""
+        return (
+            "Lower value_update.learning_rate or policy_update.learning_rate, or use "
+            "target.transform centred_ranks"
+        )
+
+    def init_state(self, key: PRNGKey) -> LearnerState:
+        """Everything as before the first iteration."""
+        centres_key, value_key, base_key = jax.random.split(key, 3)
+        draw = lambda k: self.policy.init(k, self.init, self.init_scale)  # noqa: E731
+        centres = jax.vmap(draw)(jax.random.split(centres_key, self.num_centres))
+        centres = clip_weights(centres, self.policy_update.weight_clip)
+        value = self.value.init(value_key)
+        zero, size = jnp.zeros(()), self.policy.num_parameters
+        return LearnerState(
+            key=jax.random.key_data(base_key),
+            centres=centres,
+            value=value,
+            value_opt=self._value_optimizer().init(value),
+            policy_opt=self._policy_optimizer().init(centres),
+            buffer=self._empty_buffer(base_key, centres),
+            best_theta=centres[0],
+            best_return=zero - jnp.inf,
+            last_return=zero + jnp.nan,
+            predicted_gain=zero + jnp.nan,
+            step_norm=zero,
+            nonfinite_theta=jnp.zeros(size),
+            healthy=jnp.ones((), dtype=jnp.bool_),
+        )
+
+    def propose(self, state: LearnerState, iteration: Int[Array, ""]) -> Population | Perturbed:
+        """The iteration's perturbed policies `[N, P]`; not drawn yet with `draw_again`."""
+        key = self.keys(state, iteration)[0]
+        population = perturbed(self.perturbation, key, state.centres, self.num_envs)
+        return population if self.draw_again else drawn(population)
+
+    def leader(self, state: LearnerState) -> jax.Array:
+        """The policy `[P]` to measure and keep: of several centres the one that V ranks first."""
+        if self.num_centres == 1:
+            return state.centres[0]
+        ranked = self.value.expected(state.value, state.centres, self.frame(state))
+        return state.centres[jnp.argmax(ranked)]
+
+    def frame(self, state: LearnerState) -> Frame:
+        """How V sees policies, and start states, at this state."""
+        return self.value.frame(state.centres, state.buffer.starts, state.buffer.valid)
+
+    def empty_starts(self, num: int) -> Starts:
+        """Room for `num` start states, as V reads them."""
+        return self.value.empty_starts(num)
+
+    def read_starts(self, starts: Starts) -> Starts:
+        """What V reads of the start states that a task tells."""
+        return self.value.read_starts(starts)
+
+    def learn(
+        self,
+        state: LearnerState,
+        iteration: Int[Array, ""],
+        thetas: Population | Perturbed,
+        evaluation: Evaluation,
+    ) -> tuple[LearnerState, Metrics]:
+        """One iteration of Algorithm 1 after the rollouts: store, fit V, climb V, clip.
+
+        `thetas [N, P]` is what `propose` gave for this state and iteration.
+        """
+        starts = self.value.read_starts(evaluation.starts)
+        added = iteration * self.num_envs
+        finite = jnp.isfinite(evaluation.returns)
+        state = state._replace(
+            buffer=replay.add(state.buffer, added, thetas, evaluation.returns, starts)
+        )
+        state = keep_nonfinite(state, thetas, finite)
+        frame = self.frame(state)
+        metrics = rollout_metrics(evaluation, finite)
+        metrics["value/spearman"] = spearman(
+            self._predict(state.value, thetas, frame, starts), evaluation.returns, finite
+        )
+        metrics["policy/predicted_gain"] = state.predicted_gain
+        batch_key = self.keys(state, iteration)[3]
+        filled = (iteration + 1) * self.num_envs
+        updated, loss = self.update_value(state, batch_key, filled, frame)
+        updated = self.update_policy(updated, thetas, frame, starts)
+        state = _keep_if_finite(state, updated, loss)
+        metrics["loss/value"] = loss
+        metrics["policy/clipped_fraction"] = self._clipped_fraction(state.centres)
+        metrics["policy/step_norm"] = state.step_norm
+        metrics["healthy"] = state.healthy
+        return state, metrics
+
+    def update_value(
+        self, state: LearnerState, key: PRNGKey, filled: Int[Array, ""], frame: Frame
+    ) -> tuple[LearnerState, jax.Array]:
+        """Fits V to the buffer in the configured way.
+
+        Returns:
+            The state with φ updated, and the mean squared error: over the K steps, or after a fit
+            in closed form.
+        """
+        return _FITS[self.value_update.fit](self, state, key, filled, frame)
+
+    def descend_value(
+        self, state: LearnerState, key: PRNGKey, filled: Int[Array, ""], frame: Frame
+    ) -> tuple[LearnerState, jax.Array]:
+        """K steps on the mean squared error of V over batches from the buffer."""
+        stored = state.buffer
+        targets = transform(self.targets, stored.returns, stored.valid)
+        optimizer = self._value_optimizer()
+
+        def step(carry: tuple[Any, Any], step_key: PRNGKey) -> tuple[tuple[Any, Any], jax.Array]:
+            value, opt = carry
+            batch, wanted = self._batch(step_key, stored, targets, filled)
+            loss, gradient = jax.value_and_grad(self.value_loss)(
+                value, batch.thetas, wanted, batch.valid, frame, batch.starts
+            )
+            updates, opt = optimizer.update(gradient, opt, value)
+            return (optax.apply_updates(value, updates), opt), loss
+
+        keys = jax.random.split(key, self.value_update.steps)
+        (value, opt), losses = jax.lax.scan(step, (state.value, state.value_opt), keys)
+        return state._replace(value=value, value_opt=opt), losses.mean()
+
+    def value_loss(
+        self,
+        value: Any,
+        thetas: Population | Perturbed,
+        targets: Returns,
+        valid: Array,
+        frame: Frame,
+        starts: Starts = None,
+    ) -> jax.Array:
+        """Mean squared error over the valid rows (the loss of Algorithm 1)."""
+
+        def error(thetas: Population, targets: Returns, valid: Array, starts: Starts) -> jax.Array:
+            predictions = self.value(value, thetas, frame, starts)
+            if predictions.shape != targets.shape:
+                raise ValueError(f"V predicts {predictions.shape} but targets are {targets.shape}")
+            return (valid.astype(jnp.float32) * (predictions - targets) ** 2).sum()
+
+        count = valid.astype(jnp.float32).sum()
+        return sum_rows(error, thetas, (targets, valid, starts)) / jnp.maximum(count, 1.0)
+
+    def update_policy(
+        self,
+        state: LearnerState,
+        thetas: Population | Perturbed,
+        frame: Frame,
+        starts: Starts = None,
+    ) -> LearnerState:
+        """L steps of gradient ascent on V, each followed by the weight clip.
+
+        `thetas [N, P]` is the population that was rolled out around the state's centres; its
+        offsets are what the gradient is averaged over with `gradient_at="population"`. Each of
+        them then keeps the start state that it met, so that one mean is over both.
+        """
+        start = state.centres
+        num_centres = start.shape[0]
+        optimizer = self._policy_optimizer()
+
+        def objective(centres: Float[Array, "C P"]) -> jax.Array:
+            # Summed over centres: each one's gradient does not depend on how many there are.
+            if self.policy_update.gradient_at == "theta":
+                return self.value.expected(state.value, centres, frame).sum()
+            shift = centres - start
+
+            def moved(thetas: Population, starts: Starts) -> jax.Array:
+                groups = thetas.reshape(num_centres, -1, start.shape[1])
+                cloud = (groups + shift[:, None, :]).reshape(thetas.shape)
+                return self.value(state.value, cloud, frame, starts).sum()
+
+            return sum_rows(moved, thetas, (starts,)) * (num_centres / thetas.shape[0])
+
+        def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
+            centres, opt = carry
+            updates, opt = optimizer.update(-jax.grad(objective)(centres), opt, centres)
+            centres = clip_weights(centres + updates, self.policy_update.weight_clip)
+            return (centres, opt), None
+
+        (centres, opt), _ = jax.lax.scan(
+            step, (start, state.policy_opt), length=self.policy_update.steps
+        )
+        both = self.value.expected(state.value, jnp.concatenate([start, centres]), frame)
+        return state._replace(
+            centres=centres,
+            policy_opt=opt,
+            predicted_gain=(both[num_centres:] - both[:num_centres]).mean(),
+            step_norm=jnp.linalg.norm(centres - start, axis=-1).mean(),
+        )
+
+    def _batch(
+        self, key: PRNGKey, stored: Buffer, targets: Returns, filled: Int[Array, ""]
+    ) -> tuple[Buffer, Returns]:
+        if self.value_update.batch_size == self.buffer_size:
+            # Rows not yet filled are not valid and weigh nothing.
+            return stored, targets
+        rows = replay.sample(key, filled, self.buffer_size, self.value_update.batch_size)
+        return replay.take(stored, rows), targets[rows]
+
+    def _predict(
+        self, value: Any, thetas: Population | Perturbed, frame: Frame, starts: Starts
+    ) -> jax.Array:
+        """V of every policy `[N]`."""
+        predict = lambda thetas, starts: self.value(value, thetas, frame, starts)  # noqa: E731
+        return map_rows(predict, thetas, (starts,))
+
+    def _empty_buffer(self, key: PRNGKey, centres: Float[Array, "C P"]) -> Buffer:
+        size, starts = self.buffer_size, self.value.empty_starts(self.buffer_size)
+        if not self.draw_again:
+            return replay.empty(size, self.policy.num_parameters, starts)
+        population = perturbed(self.perturbation, key, centres, self.num_envs)
+        return replay.empty_seeds(size, population, starts)
+
+    def _clipped_fraction(self, centres: Float[Array, "C P"]) -> jax.Array:
+        bound = self.policy_update.weight_clip
+        return jnp.zeros(()) if bound is None else (jnp.abs(centres) >= bound).mean()
+
+    def _value_optimizer(self) -> optax.GradientTransformation:
+        update = self.value_update
+        return make_optimizer(
+            update.optimizer, update.learning_rate, update.weight_decay, self.perturbation
+        )
+
+    def _policy_optimizer(self) -> optax.GradientTransformation:
+        update = self.policy_update
+        steps = self.iterations * update.steps - 1
+        rate = decay(update.learning_rate, update.final_learning_rate, steps)
+        return make_optimizer(update.optimizer, rate, update.weight_decay, self.perturbation)
+
+
+def _fit_line(
+    line: Callable[..., Line],
+    learner: Learner,
+    state: LearnerState,
+    key: PRNGKey,
+    filled: Int[Array, ""],
+    frame: Frame,
+) -> tuple[LearnerState, jax.Array]:
+    """A linear V fitted to the whole buffer at once; see `Learner.update_value`."""
+    stored, value = state.buffer, learner.value
+    targets = transform(learner.targets, stored.returns, stored.valid)
+    features = value.features(state.value, stored.thetas, frame, stored.starts)
+    slope, intercept = line(features, targets, stored.valid, learner.value_update.ridge)
+    fitted = value.with_line(state.value, slope, intercept)
+    loss = learner.value_loss(fitted, stored.thetas, targets, stored.valid, frame, stored.starts)
+    return state._replace(value=fitted), loss
+
+
+_FITS: dict[Fit, Callable[..., tuple[LearnerState, jax.Array]]] = {
+    "gradient": Learner.descend_value,
+    "ridge": partial(_fit_line, ridge_line),
+    "es": partial(_fit_line, es_line),
+}
+
+
+def _keep_if_finite(old: LearnerState, new: LearnerState, loss: jax.Array) -> LearnerState:
+    """The updated state, or the old one marked unhealthy where the update is not finite."""
+    leaves = jax.tree.leaves((new.value, new.centres, loss))
+    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+    # The buffer is the same in both: only what the update touched is chosen between.
+    names = ("value", "value_opt", "policy_opt", "centres", "predicted_gain", "step_norm")
+    chosen = {
+        name: jax.tree.map(
+            lambda a, b: jnp.where(finite, a, b), getattr(new, name), getattr(old, name)
+        )
+        for name in names
+    }
+    return old._replace(**chosen, healthy=old.healthy & finite)

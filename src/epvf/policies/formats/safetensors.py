@@ -1,0 +1,139 @@
+"""A policy on disk: safetensors, which ten lines of numpy can read and which cannot run code.
+
+Tensors `layer{i}.kernel` `[in, out]` and `layer{i}.bias` `[out]`, float32, first layer first:
+`x = activation(x @ kernel + bias)`, the last layer without activation but with `action` applied.
+Metadata strings: `format`, `task`, `activation`, `action` (`argmax`, `clip` or `tanh`),
+`episode_return`, and whatever else the writer knows.
+"""
+
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from epvf.errors import UserError
+from epvf.files import one_line, write_atomically
+from epvf.policies.mlp import ACTIVATIONS, Layer, Output, Policy
+from epvf.types import Array
+
+FORMAT = "epvf-policy/1"
+
+
+class SavedPolicy(NamedTuple):
+    """A policy as read from a file.
+
+    Attributes:
+        policy: the architecture.
+        theta: `[P]` float32 parameters.
+        task: name of the task that it was trained on.
+        metadata: all that the file says of itself.
+    """
+
+    policy: Policy
+    theta: np.ndarray
+    task: str
+    metadata: dict[str, str]
+
+
+def save_policy(
+    path: str | Path,
+    policy: Policy,
+    theta: Array,
+    task: str,
+    episode_return: float,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a policy atomically.
+
+    Args:
+        path: of the file, `.safetensors` by custom.
+        policy: the architecture.
+        theta: `[P]` parameters.
+        task: name of the task.
+        episode_return: how well it did, NaN where nobody knows.
+        extra: more metadata.
+    """
+    tensors = {}
+    for i, layer in enumerate(policy.unravel(np.asarray(theta, np.float32))):
+        tensors[f"layer{i}.kernel"] = np.ascontiguousarray(layer.kernel)
+        tensors[f"layer{i}.bias"] = np.ascontiguousarray(layer.bias)
+    metadata = {name: str(value) for name, value in (extra or {}).items()} | {
+        "format": FORMAT,
+        "task": task,
+        "activation": policy.activation,
+        "action": policy.output,
+        "episode_return": repr(float(episode_return)),
+    }
+    write_atomically(Path(path), save(tensors, metadata=metadata))
+
+
+def load_policy(path: str | Path) -> SavedPolicy:
+    """Reads a policy.
+
+    Raises:
+        UserError: if there is no such file, or it is not an epvf policy.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no policy file {path}")
+    tensors, metadata = _read(path)
+    try:
+        layers = _layers(tensors)
+        sizes = (layers[0].kernel.shape[0], *(len(layer.bias) for layer in layers))
+        activation = _one_of(metadata, "activation", tuple(ACTIVATIONS))
+        output = _one_of(metadata, "action", typing.get_args(Output))
+        policy = Policy(sizes, typing.cast(Any, activation), typing.cast(Any, output))
+        theta = policy.ravel(layers)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} is not a whole {FORMAT} file: {error.args[0]}") from error
+    return SavedPolicy(policy, theta, metadata.get("task", ""), metadata)
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise UserError(
+                    f"{path} has format {metadata.get('format')!r}, but a policy has {FORMAT!r}"
+                )
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (OSError, SafetensorError, TypeError) as error:
+        raise UserError(f"cannot read policy {path}: {one_line(error)}") from error
+
+
+def _layers(tensors: dict[str, np.ndarray]) -> list[Layer]:
+    """The tensors in order. Raises KeyError or ValueError where they are no MLP."""
+    num = len(tensors) // 2
+    if num < 1 or len(tensors) % 2:
+        raise ValueError(f"it has {len(tensors)} tensors, not a kernel and a bias a layer")
+    layers: list[Layer] = []
+    for i in range(num):
+        for name in (f"layer{i}.kernel", f"layer{i}.bias"):
+            if name not in tensors:
+                raise KeyError(f"tensor {name} is missing")
+        layer = Layer(tensors[f"layer{i}.kernel"], tensors[f"layer{i}.bias"])
+        _check_layer(i, layer, layers[-1] if layers else None)
+        layers.append(layer)
+    return layers
+
+
+def _check_layer(index: int, layer: Layer, before: Layer | None) -> None:
+    kernel, bias = layer
+    if kernel.dtype != np.float32 or bias.dtype != np.float32:
+        raise ValueError(f"layer{index} is not float32")
+    if kernel.ndim != 2 or bias.shape != kernel.shape[1:]:
+        raise ValueError(f"layer{index} has kernel {kernel.shape} and bias {bias.shape}")
+    if before is not None and len(before.bias) != len(kernel):
+        raise ValueError(f"layer{index} takes {len(kernel)} inputs, not {len(before.bias)}")
+
+
+def _one_of(metadata: dict[str, str], name: str, valid: tuple[str, ...]) -> str:
+    value = metadata.get(name)
+    if value not in valid:
+        raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(valid)}")
+    return value

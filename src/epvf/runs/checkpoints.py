@@ -1,0 +1,182 @@
+"""The whole state of a run on disk, through Orbax: saved atomically, restored to the bit."""
+
+import errno
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from epvf.methods.replay import Buffer
+from epvf.errors import UserError
+from epvf.files import one_line
+from epvf.methods.base import State
+from epvf.training.loop import TrainState
+
+FORMAT = "epvf-checkpoint/1"
+
+TRANSFER_SECONDS = 0.3
+"""How long the other transfers of a failed save or restore are given to end."""
+
+
+class Checkpoints:
+    """The newest few checkpoints in a folder, each in a folder named by its update.
+
+    A checkpoint appears under its name only once it is complete; what a killed process left
+    behind is removed when the folder is opened for writing, which `read_only` does not.
+    """
+
+    def __init__(self, folder: Path, keep: int, read_only: bool = False) -> None:
+        # Orbax logs its progress, and every error that it also raises, through absl.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        self._folder = folder
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                step_name_format=ocp.path.step.standard_name_format(step_format_fixed_length=12),
+                enable_async_checkpointing=False,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
+            ),
+        )
+
+    @property
+    def latest(self) -> Path | None:
+        """The newest complete checkpoint."""
+        update = self._manager.latest_step()
+        return None if update is None else self._path(update)
+
+    def save(self, state: TrainState) -> None:
+        """Writes a checkpoint of a state, unless there is one of the same update.
+
+        Raises:
+            OSError: if it cannot be written; earlier checkpoints stay.
+        """
+        if state.iteration in self._manager.all_steps():
+            return
+        meta = {
+            "format": FORMAT,
+            "iteration": state.iteration,
+            "env_steps": state.env_steps.tolist(),
+            "wall_time": state.wall_time,
+            "arrays": _describe(state.learner),
+        }
+        parts = {
+            "state": ocp.args.StandardSave(_stored(state.learner)),
+            "meta": ocp.args.JsonSave(meta),
+        }
+        try:
+            with _without_late_complaints():
+                self._manager.save(state.iteration, args=ocp.args.Composite(**parts))
+        except (OSError, ValueError) as error:
+            # Orbax reports a full disk as either, at length.
+            full = os.strerror(errno.ENOSPC)
+            reason = full if full in str(error) else one_line(error)
+            raise OSError(f"cannot write checkpoint {state.iteration}: {reason}") from error
+
+    def restore(self, like: State) -> TrainState | None:
+        """The newest checkpoint; None if there is none.
+
+        Args:
+            like: the learner's state of such a run, of which only shapes and types are used.
+
+        Raises:
+            UserError: if it cannot be read, or was written by a version with another state.
+        """
+        update = self._manager.latest_step()
+        if update is None:
+            return None
+        meta = self._read(update, "meta", ocp.args.JsonRestore())
+        if meta.get("format") != FORMAT:
+            raise self._misfit(update, f"its format is {meta.get('format')!r}, not {FORMAT!r}")
+        ours, theirs = _describe(like), meta["arrays"]
+        for name in sorted(ours.keys() | theirs.keys()):
+            if ours.get(name) != theirs.get(name):
+                reason = f"{name} is {theirs.get(name)} there and {ours.get(name)} here"
+                raise self._misfit(update, reason)
+        abstract = _stored(jax.tree.map(_abstract, like))
+        stored = self._read(update, "state", ocp.args.StandardRestore(abstract))
+        learner = _restored(stored)
+        env_steps = np.asarray(meta["env_steps"], np.int64)
+        return TrainState(learner, meta["iteration"], env_steps, meta["wall_time"])
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def _read(self, update: int, part: str, how: ocp.args.CheckpointArgs) -> Any:
+        try:
+            with _without_late_complaints():
+                return self._manager.restore(update, args=ocp.args.Composite(**{part: how}))[part]
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            # TensorStore's messages hold its whole configuration.
+            reason = one_line(error).split(": ")[0][:80]
+            raise UserError(
+                f"checkpoint {self._path(update)} is damaged ({reason}); remove it to go on from "
+                "the one before"
+            ) from error
+
+    def _misfit(self, update: int, reason: str) -> UserError:
+        return UserError(f"checkpoint {self._path(update)} is of another version of epvf: {reason}")
+
+    def _path(self, update: int) -> Path:
+        return self._folder / f"{update:012}"
+
+
+@contextmanager
+def _without_late_complaints() -> Iterator[None]:
+    """Silences what follows a failure in Orbax, which is raised all the same.
+
+    Orbax closes its event loop under transfers that are still on their way; each of them would
+    print a traceback when it ends.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    except Exception:
+        time.sleep(TRANSFER_SECONDS)
+        raise
+    finally:
+        sys.unraisablehook = before
+
+
+def _describe(learner: State) -> dict[str, str]:
+    """Type and shape of each array by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(learner)
+    return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
+
+
+def _stored(learner: State) -> Any:
+    """The state without the parts of the buffer that this run has none of.
+
+    Orbax would note them down, and refuse checkpoints of before there were such parts.
+    """
+    if not hasattr(learner, "buffer"):
+        return learner
+    parts = learner.buffer._asdict().items()
+    present: Any = {name: part for name, part in parts if part is not None}
+    return learner._replace(buffer=present)
+
+
+def _restored(stored: Any) -> State:
+    """The state that `_stored` was made from."""
+    if not hasattr(stored, "buffer"):
+        return stored
+    return stored._replace(buffer=Buffer(**stored.buffer))
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)

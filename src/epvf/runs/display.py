@@ -1,0 +1,219 @@
+"""What a person sees of a run: live on a terminal, plain lines anywhere else. All on stderr."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol, TextIO, TypeAlias
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from epvf.methods.agents.settings import AGENTS
+from epvf.config.schema import Config
+from epvf.training.loop import Record, Report, TrainState
+
+Extra: TypeAlias = Callable[[float], dict[str, str]]
+"""More to show, by name, given the fraction of the run that is done."""
+
+LINE_SECONDS = 2.0
+"""How often at most a plain line is printed, the first and the last aside."""
+
+
+class Display(Protocol):
+    """Shows the progress of a run."""
+
+    def announce(self, message: str) -> None:
+        """Tells of something that takes a while or happens once."""
+        ...
+
+    def showing(self, config: Config, state: TrainState | None) -> AbstractContextManager[None]:
+        """Shows progress while the block runs; `state` is where the run goes on."""
+        ...
+
+    def update(self, report: Report) -> None:
+        """Shows the newest report."""
+        ...
+
+
+def _nothing(progress: float) -> dict[str, str]:
+    return {}
+
+
+def make_display(stream: TextIO | None = None, extra: Extra = _nothing) -> Display:
+    """A live display where the stream (stderr) is a terminal, plain lines otherwise."""
+    stream = sys.stderr if stream is None else stream
+    return LiveDisplay(stream, extra) if stream.isatty() else PlainDisplay(stream, extra)
+
+
+class PlainDisplay:
+    """One line every few seconds, with a prefix where several runs share a stream."""
+
+    def __init__(
+        self,
+        stream: TextIO,
+        extra: Extra = _nothing,
+        prefix: str = "",
+        every: float = LINE_SECONDS,
+    ) -> None:
+        self._stream = stream
+        self._extra = extra
+        self._prefix = prefix
+        self._every = every
+        self._printed = -math.inf
+        self._pending: str | None = None
+
+    def announce(self, message: str) -> None:
+        # in one piece, or the lines of several processes would mix
+        self._stream.write(f"{self._prefix}{message}\n")
+        self._stream.flush()
+
+    @contextmanager
+    def showing(self, config: Config, state: TrainState | None) -> Iterator[None]:
+        self._facts = _Facts(config, state, self._extra)
+        try:
+            yield
+        finally:
+            self._flush()
+
+    def update(self, report: Report) -> None:
+        facts = self._facts.update(report)
+        self._pending = "  ".join(f"{name} {value}" for name, value in facts.items())
+        if time.monotonic() - self._printed >= self._every:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._pending is not None:
+            self.announce(self._pending)
+            self._pending, self._printed = None, time.monotonic()
+
+
+class LiveDisplay:
+    """A bar and the newest numbers, redrawn in place; messages scroll by above."""
+
+    def __init__(self, stream: TextIO, extra: Extra = _nothing) -> None:
+        self._extra = extra
+        self._console = Console(file=stream, highlight=False)
+        self._live: Live | None = None
+
+    def announce(self, message: str) -> None:
+        self._console.print(message, style="dim")
+
+    @contextmanager
+    def showing(self, config: Config, state: TrainState | None) -> Iterator[None]:
+        self._facts = _Facts(config, state, self._extra)
+        with Live(console=self._console, auto_refresh=False) as self._live:
+            yield
+
+    def update(self, report: Report) -> None:
+        table = Table.grid(padding=(0, 2))
+        for name, value in self._facts.update(report).items():
+            table.add_row(Text(name, style="dim"), value)
+        both = Table.grid()
+        both.add_row(ProgressBar(total=1.0, completed=self._facts.progress))
+        both.add_row(table)
+        if self._live is not None:
+            self._live.update(both, refresh=True)
+
+
+class _Facts:
+    """The newest numbers of a run in words, averaged over its seeds, and how much is left."""
+
+    def __init__(self, config: Config, state: TrainState | None, extra: Extra) -> None:
+        self._config = config
+        self._extra = extra
+        self._newest: dict[str, float] = {}
+        self._first: tuple[float, float] | None = None
+        self.progress = 0.0 if state is None else _progress(config, state)
+
+    def update(self, report: Report) -> dict[str, str]:
+        """Names and values to show, in order."""
+        config = self._config
+        self.progress = _progress(config, report.state)
+        for name, value in _mean_over_seeds(report.records).items():
+            if math.isfinite(value):
+                # Not every iteration measures everything: the last value known stays.
+                self._newest[name] = value
+        shown = {
+            label: render(self._newest[name])
+            for label, (name, render) in _columns(config).items()
+            if name in self._newest
+        }
+        state, total = report.state, config.env_steps
+        iteration = str(state.iteration)
+        # The total is told of what ends the run first, as far as can be seen.
+        if total is not None and _by_env_steps(config, state) > _by_iterations(config, state):
+            shown["env steps"] += f"/{_count(total)}"
+        else:
+            iteration += f"/{config.iterations}"
+        own = {"iteration": iteration} | shown | {"left": self._left()}
+        return own | self._extra(self.progress)
+
+    def _left(self) -> str:
+        now = time.monotonic()
+        if self._first is None:
+            # Compilation came before the first report, so its time tells nothing of the rest.
+            self._first = (now, self.progress)
+        begin, progress = self._first
+        if self.progress == progress:
+            return "?"
+        return clock((now - begin) * (1.0 - self.progress) / (self.progress - progress))
+
+
+def clock(seconds: float) -> str:
+    """A duration as `h:mm:ss`, or `m:ss` below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _progress(config: Config, state: TrainState) -> float:
+    """Fraction of the iterations or env steps done, whichever ends the run first."""
+    return min(max(_by_iterations(config, state), _by_env_steps(config, state)), 1.0)
+
+
+def _by_iterations(config: Config, state: TrainState) -> float:
+    return state.iteration / config.iterations
+
+
+def _by_env_steps(config: Config, state: TrainState) -> float:
+    return 0.0 if config.env_steps is None else float(state.env_steps.min()) / config.env_steps
+
+
+def _mean_over_seeds(records: list[Record]) -> dict[str, float]:
+    last = [r for r in records if r["steps/update"] == records[-1]["steps/update"]]
+    return {name: sum(r[name] for r in last) / len(last) for name in last[0]}
+
+
+def _count(value: float) -> str:
+    for divisor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= divisor:
+            return f"{value / divisor:.4g}{unit}"
+    return f"{value:.0f}"
+
+
+def _columns(config: Config) -> dict[str, tuple[str, Callable[[float], str]]]:
+    """What is shown of a record, by label."""
+    return _AGENT_COLUMNS if config.method in AGENTS else _COLUMNS
+
+
+_COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "env steps": ("steps/env", _count),
+    "steps/s": ("time/sps", _count),
+    "perturbed return": ("rollout/episode_return", "{:.2f}".format),
+    "unperturbed return": ("eval/episode_return", "{:.2f}".format),
+    "value loss": ("loss/value", "{:.3g}".format),
+    "value/spearman": ("value/spearman", "{:.2f}".format),
+}
+
+_AGENT_COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "env steps": ("steps/env", _count),
+    "steps/s": ("time/sps", _count),
+    "training return": ("rollout/episode_return", "{:.2f}".format),
+    "deterministic return": ("eval/episode_return", "{:.2f}".format),
+    "value loss": ("loss/value", "{:.3g}".format),
+}

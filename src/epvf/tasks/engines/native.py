@@ -1,0 +1,391 @@
+"""Tasks on MuJoCo's C engine, on the host's threads."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import jax
+import mujoco
+import numpy as np
+from jaxtyping import Bool, Float
+from mujoco import batch
+
+from epvf.errors import UserError
+from epvf.policies.mlp import Policy
+from epvf.tasks import ant
+from epvf.tasks.base import (
+    Replay,
+    Stepped,
+    TaskSpec,
+    check_actions,
+    check_policy,
+    check_population,
+)
+from epvf.tasks.body import ANT, Body
+from epvf.tasks.engines.episode import NOWHERE, Episode, SegmentRows, state_size
+from epvf.types import Array, Envs, Evaluate, Evaluation, Population, PRNGKey, Segment
+
+SAMPLES = 20
+"""States kept of an episode of full length, for stepping them without policies."""
+
+_COUNTER = 1  # of the two numbers that MuJoCo keeps per warning
+
+
+@dataclass(frozen=True)
+class NativeTask:
+    """A body on `num_threads` threads of the host."""
+
+    body: Body
+    spec: TaskSpec
+    num_threads: int
+
+    def evaluator(self, policy: Policy) -> Evaluate:
+        """`Evaluate` for policies of this architecture; see `Task.evaluator`."""
+        check_policy(self.spec, policy)
+        return NativeEvaluator(self.body, policy, self.spec.episode_length, self.num_threads)
+
+    def explorer(self, policy: Policy, horizon: int) -> "NativeExplorer":
+        """`Explore` for policies of this architecture; see `ExplorableTask.explorer`."""
+        check_policy(self.spec, policy)
+        length = self.spec.episode_length
+        return NativeExplorer(self.body, policy, length, self.num_threads, horizon)
+
+    def replay(self, actions: Float[Array, "T N action"]) -> Replay:
+        """Open-loop rollouts from the reset state; see `ReplayableTask.replay`."""
+        actions = np.asarray(actions, np.float32)
+        check_actions(self.spec, actions)
+        with np.errstate(all="ignore"):
+            return _replay(actions, self.num_threads)
+
+    def bare_stepper(self, policy: Policy, thetas: Population) -> Callable[[], Stepped]:
+        """Physics alone, for comparison: `mujoco.batch` on all threads, with random controls.
+
+        The states are those which these policies visit, since contacts and joint limits decide
+        what a step costs.
+        """
+        evaluator = NativeEvaluator(self.body, policy, self.spec.episode_length, self.num_threads)
+        states = evaluator.visited_states(thetas)
+        return _bare_stepper(self.body, states, len(thetas), self.num_threads)
+
+
+def make(
+    episode_length: int | None = None, num_threads: int | None = None, body: Body = ANT
+) -> NativeTask:
+    """The task, on all processors that this process may use unless told otherwise."""
+    if num_threads is None:
+        num_threads = _num_processors()
+    if num_threads < 1:
+        raise UserError(f"num_threads is {num_threads}, but must be at least 1")
+    return NativeTask(body, body.spec(episode_length), num_threads)
+
+
+def _num_processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class NativeEvaluator:
+    """`Evaluate` on threads, each with a simulation of its own.
+
+    A thread takes one policy after the other from a common queue and stays with it to its end, so
+    that finished policies cost nothing and returns are the same to the bit at any number of
+    threads.
+    """
+
+    body: Body
+    policy: Policy
+    episode_length: int
+    num_threads: int
+
+    def __call__(self, key: PRNGKey | None, thetas: Population) -> Evaluation:
+        """Evaluates the population; `key` decides where episodes start, if that is random."""
+        starts = _starts(self.body, key, len(thetas))
+        job = self._run(thetas, starts)
+        return Evaluation(job.returns, job.lengths, _seen(self.body, starts))
+
+    def visited_states(self, thetas: Population) -> Float[np.ndarray, "M state"]:
+        """MuJoCo's integration states along the way, up to `SAMPLES` a policy."""
+        starts = _starts(self.body, jax.random.key(0), len(thetas))
+        return np.concatenate(self._run(thetas, starts, num_samples=SAMPLES).visited)
+
+    def _run(self, thetas: Population, starts: "_Starts", num_samples: int = 0) -> "_Job":
+        thetas = np.ascontiguousarray(thetas, np.float32)
+        check_population(self.policy, thetas)
+        samples = (num_samples, state_size(self.body))
+        job = _Job(thetas, self.episode_length, starts, samples)
+        _work(job, self.policy, self.body, min(self.num_threads, len(thetas)))
+        return job
+
+
+@dataclass(frozen=True)
+class NativeExplorer:
+    """`Explore` on threads, each with a simulation of its own that it puts into a waiting state.
+
+    Between calls a state is kept in float32, as the numbers of JAX tasks are, so that it can be
+    part of a learner's state.
+    """
+
+    body: Body
+    policy: Policy
+    episode_length: int
+    num_threads: int
+    horizon: int
+
+    def reset(self, key: PRNGKey | None, num: int) -> Envs:
+        """See `Explore.reset`; where episodes start is decided when they are run."""
+        zero, count = np.zeros(num, np.float32), np.zeros(num, np.int32)
+        state = np.zeros((num, state_size(self.body)), np.float32)
+        return Envs(state, count, zero, np.full(num, np.nan, np.float32), count)
+
+    def __call__(self, key: PRNGKey | None, thetas: Population, envs: Envs) -> Segment:
+        """See `Explore`; `key` decides where episodes start, if that is random."""
+        thetas = np.ascontiguousarray(thetas, np.float32)
+        check_population(self.policy, thetas)
+        starts = _starts(self.body, key, len(thetas))
+        sizes = self.policy.layer_sizes[0], self.policy.layer_sizes[-1]
+        tour = _Tour(thetas, self.episode_length, starts, envs, self.horizon, sizes)
+        _work(tour, self.policy, self.body, min(self.num_threads, len(thetas)))
+        return tour.segment
+
+
+_Starts: TypeAlias = np.ndarray
+"""`[N, offsets]` of where the episodes of each policy start."""
+
+
+def _starts(body: Body, key: PRNGKey | None, num: int) -> _Starts:
+    if body.starts is None or key is None:
+        return np.broadcast_to(NOWHERE, (num, 0))
+    words = np.asarray(jax.random.key_data(key)).ravel().tolist()
+    return body.starts(np.random.default_rng(words), num)
+
+
+def _seen(body: Body, starts: _Starts) -> Float[np.ndarray, "N observation"] | None:
+    """What policies observe where their episodes start; None where all start alike."""
+    if body.observed is None or not starts.size:
+        return None
+    model = body.model()
+    positions, velocities = starts[:, : model.nq] + model.qpos0, starts[:, model.nq :]
+    return body.observed(positions.T, velocities.T).T.astype(np.float32)
+
+
+class _Shared(Protocol):
+    """What several threads work on until nothing is left, or it is stopped."""
+
+    stop: np.ndarray
+
+    def work(self, episode: Episode) -> None: ...
+
+
+def _work(shared: _Shared, policy: Policy, body: Body, num_workers: int) -> None:
+    with ThreadPoolExecutor(num_workers) as pool:
+        workers = [pool.submit(shared.work, Episode(policy, body)) for _ in range(num_workers)]
+        try:
+            _wait(workers)
+        finally:  # on an interrupt too, so that the workers end
+            shared.stop[:] = True
+    for worker in workers:
+        worker.result()
+
+
+def _wait(futures: Sequence[Future[None]]) -> None:
+    """Waits for all, or for the first exception."""
+    pending = set(futures)
+    while pending:
+        # with a timeout, since Python sees an interrupt only between waits if another thread got it
+        done, pending = wait(pending, timeout=0.1, return_when=FIRST_EXCEPTION)
+        if any(future.exception() for future in done):
+            return
+
+
+class _Job:
+    """One evaluation: the policies that wait, and what became of the others.
+
+    A θ that is not finite is not run: its return stays NaN and its length 0.
+    """
+
+    def __init__(
+        self,
+        thetas: Float[np.ndarray, "N P"],
+        episode_length: int,
+        starts: _Starts,
+        samples: tuple[int, int],
+    ) -> None:
+        self.returns = np.full(len(thetas), np.nan, np.float32)
+        self.lengths = np.zeros(len(thetas), np.int32)
+        self.visited: list[np.ndarray] = []
+        self.stop = np.zeros(1, bool)
+        self._thetas = thetas
+        self._episode_length = episode_length
+        self._starts = starts
+        self._samples = samples
+        self._queue = deque(np.flatnonzero(_finite_rows(thetas)).tolist())
+
+    def work(self, episode: Episode) -> None:
+        """Runs policies from the queue until none is left, or the job is stopped."""
+        samples = np.empty(self._samples)
+        while not self.stop[0]:
+            try:
+                i = self._queue.popleft()
+            except IndexError:
+                return
+            self.returns[i], self.lengths[i], taken = episode.run(
+                self._thetas[i], self._episode_length, self.stop, samples, self._starts[i]
+            )
+            self.visited.append(samples[:taken].copy())
+
+
+class _Tour:
+    """One exploration: the environments that wait for their policies, and what these met.
+
+    A θ that is not finite makes actions that are not, and so fails at its first step.
+    """
+
+    def __init__(
+        self,
+        thetas: Float[np.ndarray, "N P"],
+        episode_length: int,
+        starts: _Starts,
+        envs: Envs,
+        horizon: int,
+        sizes: tuple[int, int],
+    ) -> None:
+        num, (observation, action) = len(thetas), sizes
+        self.stop = np.zeros(1, bool)
+        self.segment = Segment(
+            observations=np.zeros((num, horizon + 1, observation), np.float32),
+            outputs=np.zeros((num, horizon, action), np.float32),
+            rewards=np.zeros((num, horizon), np.float32),
+            terminated=np.zeros((num, horizon), bool),
+            truncated=np.zeros((num, horizon), bool),
+            envs=Envs(*(np.array(part) for part in envs)),
+        )
+        self._thetas = thetas
+        self._episode_length = episode_length
+        self._starts = starts
+        self._queue = deque(range(num))
+
+    def work(self, episode: Episode) -> None:
+        """Runs policies from the queue until none is left, or the tour is stopped."""
+        while not self.stop[0]:
+            try:
+                i = self._queue.popleft()
+            except IndexError:
+                return
+            rows, start = self._rows(i), self._starts[i]
+            episode.explore(self._thetas[i], self._episode_length, rows, start)
+
+    def _rows(self, i: int) -> SegmentRows:
+        segment, envs = self.segment, self.segment.envs
+        one = slice(i, i + 1)
+        return SegmentRows(
+            envs.state[i],
+            envs.steps[one],
+            envs.total[one],
+            envs.finished[one],
+            envs.finished_steps[one],
+            segment.observations[i],
+            segment.outputs[i],
+            segment.rewards[i],
+            segment.terminated[i],
+            segment.truncated[i],
+        )
+
+
+def _finite_rows(thetas: Float[np.ndarray, "N P"]) -> Bool[np.ndarray, "N"]:
+    with np.errstate(invalid="ignore"):
+        # float64 cannot overflow here, and a sum needs no temporary as large as the population
+        return np.isfinite(thetas.sum(axis=1, dtype=np.float64))
+
+
+class Simulations:
+    """A `mujoco.batch.Batch` of a model."""
+
+    def __init__(self, num: int, num_threads: int, model: mujoco.MjModel | None = None) -> None:
+        model = ant.model() if model is None else model
+        self._batch = batch.Batch(model, num, nthread=num_threads)
+        self._warnings = self._batch.warning
+        self._qpos = self._batch.bind("qpos")
+        self._qvel = self._batch.bind("qvel")
+        self._ctrl = self._batch.bind("ctrl")
+
+    @property
+    def state(self) -> Float[np.ndarray, "num state"]:
+        """MuJoCo's integration states, live."""
+        return self._batch.state
+
+    def step(self, actions: Float[np.ndarray, "num action"]) -> ant.Transition:
+        """Steps all simulations, of the Ant, with float32 actions.
+
+        MuJoCo ignores controls that are not finite, and resets a simulation that has become
+        unstable. Here both terminate, with reward NaN.
+        """
+        failed: list[int] = []
+        try:
+            self.step_bare(actions)
+        except batch.SimulationError as error:
+            failed += error.ids.tolist()
+        alarms = self._warnings[:, ant.ALARMS, _COUNTER].any(axis=1)
+        failed += np.flatnonzero(alarms).tolist()
+        qpos, qvel = self._qpos.astype(np.float32), self._qvel.astype(np.float32)
+        result = ant.transition(qpos, qvel, actions)
+        if failed:
+            result.reward[failed] = np.nan
+            result.terminated[failed] = True
+        return result
+
+    def step_bare(self, controls: Float[np.ndarray, "num action"], times: int = 1) -> None:
+        """Steps all simulations so many times and looks at nothing."""
+        self._ctrl[:] = controls
+        for _ in range(times):
+            self._batch.step()
+
+
+def _replay(actions: Float[np.ndarray, "T N action"], num_threads: int) -> Replay:
+    num_steps, num_envs = actions.shape[:2]
+    simulations = Simulations(num_envs, num_threads)
+    observation = np.zeros((num_steps, num_envs, ant.OBSERVATION_SIZE), np.float32)
+    reward = np.zeros((num_steps, num_envs), np.float32)
+    terminated = np.zeros((num_steps, num_envs), bool)
+    failed = (~np.isfinite(actions)).any(axis=2)
+    # MuJoCo would log bad controls; clipped like this, sound ones do and look the same
+    actions = np.clip(np.nan_to_num(actions), -ant.OBSERVATION_LIMIT, ant.OBSERVATION_LIMIT)
+    done = np.zeros(num_envs, bool)
+    for t in range(num_steps):
+        result = simulations.step(actions[t])
+        frozen = observation[t - 1]  # nothing is done at t = 0, where there is none
+        observation[t] = np.where(done[:, None], frozen, result.observation)
+        reward[t] = np.where(done, 0.0, np.where(failed[t], np.nan, result.reward))
+        done = done | result.terminated | failed[t]
+        terminated[t] = done
+    return Replay(observation, reward, terminated)
+
+
+def _bare_stepper(
+    body: Body, states: Float[np.ndarray, "M state"], num_envs: int, num_threads: int
+) -> Callable[[], Stepped]:
+    """One env step from each of the states, in groups of `num_envs`.
+
+    Only one: random controls soon take the joints off their limits, which makes steps cheaper.
+    """
+    rng = np.random.default_rng(0)
+    num_groups = max(1, len(states) // num_envs)
+    groups = rng.choice(len(states), (num_groups, num_envs), replace=len(states) < num_envs)
+    controls = rng.uniform(-1.0, 1.0, (num_groups, num_envs, body.action_size))
+    simulations = Simulations(num_envs, num_threads, body.model())
+
+    def run() -> Stepped:
+        seconds = 0.0
+        for group, control in zip(groups, controls, strict=True):
+            simulations.state[:] = states[group]
+            start = time.perf_counter()
+            simulations.step_bare(control, body.frame_skip)
+            seconds += time.perf_counter() - start
+        return Stepped(groups.size, seconds)
+
+    return run

@@ -1,0 +1,69 @@
+"""What is timed is what training and the representations do."""
+
+import jax
+import numpy as np
+import pytest
+
+from epvf.bench.learning import bench_learner, stage_calls, take_turns, with_num_envs
+from epvf.config.presets import preset
+from epvf.config.schema import replace
+from epvf.tasks.base import TaskSpec
+from epvf.training.loop import make_learner
+from epvf.value.representations import Unf
+
+SPEC = TaskSpec("ant-sized", "jax", 5, 2, False, 1, True, True)
+SMALL = replace(
+    preset("ant", "debug"),
+    {"policy.hidden_sizes": [6, 7], "representation.num_probing_states": 3},
+)
+STAGES = {
+    "raw": [],
+    "probing": ["probing"],
+    "probing+raw": ["probing"],
+    "unf": ["unf read", "unf layer 1", "unf layer 2", "unf pool"],
+    "unf+raw": ["unf read", "unf layer 1", "unf layer 2", "unf pool"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_of_a_representation_is_timed(name):
+    config = replace(SMALL, {"representation.name": name})
+    result = bench_learner(config, SPEC, repeats=1)
+    assert list(result["representation_ms"]) == STAGES[name]
+    times = [result["value_ms"], result["policy_ms"], *result["representation_ms"].values()]
+    assert min(times) > 0 and result["learner_compile_seconds"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signs", [False, True])
+def test_the_stages_one_after_the_other_are_the_representation(signs):
+    delta = {"representation.name": "unf", "representation.unf_sign_symmetry": signs}
+    learner = make_learner(replace(SMALL, delta), SPEC)
+    unf = learner.value.representation.parts[0][1]
+    assert isinstance(unf, Unf)
+    params = unf.init(jax.random.key(0))
+    thetas = jax.random.normal(jax.random.key(1), (4, learner.policy.num_parameters))
+    x = unf.config.unf_scale * thetas
+    for stage in unf.stages(params, thetas):
+        x = stage.function(stage.params, x)
+    head = params["network"]["head"]
+    standardised = (x - head["offset"][None]) * head["scale"][None]
+    np.testing.assert_allclose(standardised, unf(params, thetas, thetas), rtol=1e-4, atol=1e-4)
+
+
+def test_a_stage_is_timed_for_the_whole_batch():
+    learner = make_learner(replace(SMALL, {"representation.name": "unf"}), SPEC)
+    (stage, *_) = learner.value.representation.stages(
+        learner.value.representation.init(jax.random.key(0)),
+        np.zeros((50, learner.policy.num_parameters), np.float32),
+    )
+    assert stage.chunk == 16 and stage.inputs.shape[0] == 16
+    assert set(take_turns(stage_calls(learner, 50), 1)) == set(STAGES["unf"])
+
+
+def test_batch_and_buffer_follow_the_number_of_policies_where_they_were_equal_to_it():
+    grown = with_num_envs(preset("ant", "paper"), 8)
+    assert (grown.num_envs, grown.buffer.size, grown.value_update.batch_size) == (8, 8, 8)
+    cartpole = with_num_envs(preset("cartpole", "paper"), 4)
+    assert (cartpole.buffer.size, cartpole.value_update.batch_size) == (100_000, 16)

@@ -1,0 +1,344 @@
+"""All methods through one loop: they climb, resume, and survive broken returns."""
+
+import json
+import shutil
+import sys
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from epvf.cli.main import main
+from epvf.cli.options import train_config
+from epvf.config.presets import PRESETS, preset
+from epvf.config.schema import Config, Method, flatten, replace
+from epvf.errors import UserError
+from epvf.methods.agents.settings import AGENTS
+from epvf.methods.evolution import MAX_DENSE, STRATEGIES
+from epvf.methods.registry import METHODS, REPLAYED, make_learner, settle
+from epvf.policies.formats.safetensors import load_policy
+from epvf.policies.noise import noise_deviation
+from epvf.training.loop import init_state, train
+from epvf.types import Evaluation
+from epvf.value.linear_fit import ridge_line
+from epvf.value.targets import TargetConfig, transform
+from probes import BASE, FormulaTask
+
+OPTIMUM = np.array([0.3, -0.2, 0.1, 0.4], np.float32)
+WHOLE = [name for name in METHODS if name != "psvf"]  # read whole episodes
+CONTROLS = ("matched-openes", "ridge", "ridge-replay")
+CLIMBING = {
+    "policy_update.learning_rate": 5e-2,
+    "policy_update.final_learning_rate": 1e-3,
+    "evolution.std": 0.1,
+    "evolution.learning_rate": 5e-2,
+    "evolution.final_learning_rate": 1e-3,
+    "iterations": 120,
+}
+DEBUG = ("train", "cartpole", "--preset", "debug")
+
+
+def _config(method, **delta):
+    delta = {name.replace("__", "."): value for name, value in delta.items()}
+    return replace(Config(), BASE | {"method": method} | delta)
+
+
+def _quadratic(traceable=True):
+    return FormulaTask(lambda t: -((t - OPTIMUM[None, :]) ** 2).sum(-1), traceable)
+
+
+def _start(config):
+    learner = make_learner(config, _quadratic().spec)
+    return learner, jax.tree.map(lambda x: x[0], init_state(config, learner, _quadratic()).learner)
+
+
+def _untimed(records):
+    return [{k: v for k, v in r.items() if not k.startswith("time/")} for r in records]
+
+
+# --- every method
+
+
+def test_there_is_a_learner_for_every_name():
+    assert {*METHODS, *AGENTS} == set(get_args(Method))
+    assert set(STRATEGIES) < set(METHODS)
+
+
+@pytest.mark.parametrize("traceable", [True, False])
+@pytest.mark.parametrize("method", [name for name in WHOLE if name not in ("epvf", "randomsearch")])
+def test_a_quadratic_return_is_climbed_to_its_optimum(method, traceable):
+    *_, last = train(_config(method, **CLIMBING), _quadratic(traceable))
+    assert last.records[-1]["eval/episode_return"] > -0.01
+    leader = make_learner(_config(method), _quadratic().spec).leader
+    state = jax.tree.map(lambda x: x[0], last.state.learner)
+    np.testing.assert_allclose(leader(state), OPTIMUM, atol=0.1)
+
+
+def test_random_search_keeps_the_best_policy_that_it_drew():
+    config = _config("randomsearch", iterations=20)
+    records, best = [], -np.inf
+    for report in train(config, _quadratic(False)):
+        records += report.records
+        best = max(best, records[-1]["rollout/episode_return_max"])
+    learner, _ = _start(config)
+    leader = learner.leader(jax.tree.map(lambda x: x[0], report.state.learner))
+    assert -float(((leader - OPTIMUM) ** 2).sum()) == pytest.approx(best, rel=1e-4)
+    assert best > records[0]["rollout/episode_return_max"]
+
+
+@pytest.mark.parametrize("method", WHOLE)
+def test_all_methods_tell_the_same_things_and_start_from_one_policy(method):
+    (report,) = train(_config(method), _quadratic(False))
+    (reference,) = train(_config("epvf"), _quadratic(False))
+    assert report.records[0].keys() == reference.records[0].keys()
+    thetas = [make_learner(c, _quadratic().spec) for c in (_config(method), _config("epvf"))]
+    first = [search.leader(search.init_state(jax.random.key(3))) for search in thetas]
+    np.testing.assert_array_equal(*first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["openes", "cmaes", "ridge-replay"])
+def test_seeds_side_by_side_are_the_seeds_one_by_one(method):
+    options = {"iterations": 5}
+    together = train(_config(method, num_seeds=2, seed=5, **options), _quadratic())
+    alone = train(_config(method, seed=6, **options), _quadratic())
+    both = _untimed(r for report in together for r in report.records)
+    second = [record for record in both if record.pop("seed") == 6]
+    for a, b in zip(second, _untimed(r for x in alone for r in x.records), strict=True):
+        for name in b:
+            assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-4, nan_ok=True), name
+
+
+@pytest.mark.parametrize("method", WHOLE)
+def test_returns_that_are_not_finite_are_counted_and_break_nothing(method):
+    config = _config(method, iterations=6)
+
+    def spoiled(thetas):
+        returns = np.asarray(_quadratic().formula(thetas)).copy()
+        returns[:3] = np.nan, np.inf, -np.inf
+        return returns
+
+    records = [r for x in train(config, FormulaTask(spoiled, False)) for r in x.records]
+    assert [r["rollout/nonfinite"] for r in records] == 6 * [3]
+    nothing = FormulaTask(lambda t: np.full(len(t), np.nan), False)
+    *_, last = train(config, nothing)
+    assert last.records[-1]["rollout/nonfinite"] == 64
+    search, state = _start(config)
+    state = jax.tree.map(lambda x: x[0], last.state.learner)
+    assert np.isfinite(search.leader(state)).all() and bool(state.healthy)
+
+
+# --- the evolution strategies
+
+
+@pytest.mark.parametrize("method", STRATEGIES)
+def test_a_broken_return_counts_as_the_worst_finite_one(method):
+    search, state = _start(_config(method))
+    thetas = search.propose(state, jnp.asarray(0))
+    returns = np.asarray(_quadratic().formula(thetas)).copy()
+    lengths = jnp.ones(64, jnp.int32)
+    returns[5] = returns.min()
+    expected, _ = search.learn(state, jnp.asarray(0), thetas, Evaluation(returns, lengths))
+    returns[5] = np.nan
+    after, _ = search.learn(state, jnp.asarray(0), thetas, Evaluation(returns, lengths))
+    np.testing.assert_array_equal(after.strategy.mean, expected.strategy.mean)
+    np.testing.assert_array_equal(after.nonfinite_theta, thetas[5])
+
+
+def test_noise_falls_to_its_final_deviation_at_the_last_iteration():
+    config = _config(
+        "openes", iterations=5, evolution__std=0.4, evolution__final_std=0.1, num_envs=4000
+    )
+    search, state = _start(config)
+    deviations = []
+    for iteration in range(5):
+        thetas = search.propose(state, jnp.asarray(iteration))
+        deviations.append(float((thetas - search.leader(state)[None, :]).std()))
+        nothing = Evaluation(jnp.zeros(4000), jnp.ones(4000, jnp.int32))
+        state, _ = search.learn(state, jnp.asarray(iteration), thetas, nothing)
+    assert deviations[0] == pytest.approx(0.4, rel=0.05)
+    assert deviations[-1] == pytest.approx(0.1, rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["openes", "pgpe", "cmaes"])
+def test_a_run_goes_on_to_the_bit_as_if_it_had_never_stopped(method, tmp_path):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    options = ("--method", method, "--num-seeds", "2", "--checkpoint.every-iterations", "1")
+    task = ("train", "ant", "--preset", "debug", "--backend", "native", "--iterations", "5")
+    linear = ("--policy.hidden-sizes", "none", "--eval.episodes", "2", "--num-envs", "8")
+    assert main([*task, *options, *linear, "--out", str(whole)]) == 0
+    shutil.copytree(whole, run)
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(info | {"status": "interrupted"}))
+    shutil.rmtree(run / "checkpoints" / "000000000005")
+    assert main(["resume", str(run)]) == 0
+    ours, theirs = (
+        _untimed(map(json.loads, (r / "metrics.jsonl").read_text().splitlines()))
+        for r in (run, whole)
+    )
+    assert ours == theirs and len(ours) == 10
+    for which in ("best", "last"):
+        a, b = (load_policy(r / "policies" / f"{which}.safetensors") for r in (run, whole))
+        np.testing.assert_array_equal(a.theta, b.theta)
+
+
+def test_a_run_of_an_evolution_strategy_is_a_run(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    assert main([*DEBUG, "--method", "openes", "--out", run]) == 0
+    assert main(["eval", run, "--episodes", "2"]) == 0
+    assert main(["plot", run]) == 0
+    assert (tmp_path / "run" / "plots" / "return.png").stat().st_size > 10_000
+
+
+# --- the controls
+
+
+def _returns(thetas):
+    return jnp.sin(3.0 * thetas).sum(-1) + thetas[:, 0] ** 2
+
+
+def _slope_of_v(search, fitted, state):
+    """∇V at θ, `[P]`, of a V fitted around the centre of a state."""
+    frame = search.frame(state)
+    objective = lambda c: search.value.expected(fitted.value, c, frame)[0]  # noqa: E731
+    return jax.grad(objective)(state.centres)[0]
+
+
+@pytest.mark.parametrize(("task", "name"), [*(("ant", n) for n in PRESETS), ("cartpole", "tuned")])
+def test_matched_openes_is_evolution_strategies_on_epvfs_population(task, name):
+    sizes = {"num_envs": 32, "policy.hidden_sizes": [], "policy.output": "clip"}
+    sizes |= {"buffer.size": 64, "value_update.batch_size": 64}
+    config = replace(preset(task, name, "matched-openes"), sizes | {"task.name": "ant"})
+    search, state = _start(config)
+    centre = state.centres[0]
+    deviation = noise_deviation(config.perturbation, centre)
+    for iteration in range(3):
+        thetas = search.propose(state, jnp.asarray(iteration))
+        evaluation = Evaluation(_returns(thetas), jnp.ones(32, jnp.int32))
+        after, _ = search.learn(state, jnp.asarray(iteration), thetas, evaluation)
+        centre = state.centres[0]
+        deviation = noise_deviation(config.perturbation, centre)
+        moving = deviation > 0.0
+        ranks = np.argsort(np.argsort(evaluation.returns)) / 31 - 0.5
+        noise = (thetas - centre[None, :]) / jnp.where(moving, deviation, 1.0)[None, :]
+        expected = ranks @ np.asarray(noise) / 32 / np.where(moving, deviation, 1.0)
+        found = _slope_of_v(search, after, state)
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+        state = after
+
+
+def test_matched_openes_is_the_limit_of_a_linear_v_that_forgets_everything():
+    delta = {
+        "value.hidden_sizes": [],
+        "value.inputs": "standardised",
+        "value.zero_init": True,
+        "target.transform": "centred_ranks",
+        "value_update.steps": 1,
+        "value_update.optimizer": "sgd",
+        "value_update.learning_rate": 1e-4,
+        "value_update.weight_decay": 1e4,
+        "policy_update.steps": 1,
+    }
+    matched, limit = _start(_config("matched-openes")), _start(_config("epvf", **delta))
+    for iteration in range(3):
+        states = []
+        for search, state in (matched, limit):
+            thetas = search.propose(state, jnp.asarray(iteration))
+            evaluation = Evaluation(_returns(thetas), jnp.ones(64, jnp.int32))
+            states.append(search.learn(state, jnp.asarray(iteration), thetas, evaluation)[0])
+        np.testing.assert_allclose(states[0].centres, states[1].centres, atol=1e-5)
+        matched, limit = (matched[0], states[0]), (limit[0], states[1])
+
+
+@pytest.mark.parametrize(("method", "rows"), [("ridge", 64), ("ridge-replay", 64 * REPLAYED)])
+def test_ridge_fits_v_to_this_population_or_to_several(method, rows):
+    search, state = _start(_config(method, iterations=9, value_update__ridge=0.5))
+    assert search.buffer_size == rows
+    for iteration in range(3):
+        before = state
+        thetas = search.propose(state, jnp.asarray(iteration))
+        evaluation = Evaluation(_returns(thetas), jnp.ones(64, jnp.int32))
+        state, metrics = search.learn(state, jnp.asarray(iteration), thetas, evaluation)
+    stored = state.buffer
+    assert int(stored.valid.sum()) == min(rows, 3 * 64)
+    offsets = (stored.thetas - before.centres) / 0.1
+    ranks = transform(TargetConfig("centred_ranks"), stored.returns, stored.valid)
+    slope, intercept = ridge_line(offsets, ranks, stored.valid, 0.5)
+    np.testing.assert_allclose(state.value["mlp"][0]["kernel"][:, 0], slope, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(state.value["mlp"][0]["bias"], intercept[None], atol=1e-6)
+    error = (offsets @ slope + intercept - ranks)[np.asarray(stored.valid)]
+    assert float(metrics["loss/value"]) == pytest.approx(float((error**2).mean()), rel=1e-3)
+
+
+@pytest.mark.parametrize("method", CONTROLS)
+def test_controls_keep_population_clip_and_schedule_of_the_preset(method):
+    before, after = (flatten(settle(preset("ant", "paper", m))) for m in ("epvf", method))
+    kept = {name for name in before if name.startswith(("perturbation.", "policy.", "eval."))}
+    kept |= {f"policy_update.{n}" for n in ("learning_rate", "final_learning_rate", "weight_clip")}
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    settled = settle(preset("ant", "paper", method))
+    assert settle(settled) == settled
+
+
+def test_the_early_trial_of_openes_is_one_command():
+    # the command of docs/compare.md
+    given = {
+        "task_name": "ant",
+        "method": "matched-openes",
+        "perturbation": {"scale": "0.3", "floor": "0"},
+        "policy_update": {"learning_rate": "4e-3", "final_learning_rate": "none"},
+    }
+    config = settle(train_config(given)[0])
+    assert (config.num_envs, config.buffer.size, config.policy.hidden_sizes) == (
+        1024,
+        1024,
+        (64, 64),
+    )
+    assert (config.policy.init, config.policy.output) == ("lecun_normal", "clip")
+    update = config.policy_update
+    assert (update.learning_rate, update.final_learning_rate) == (4e-3, None)
+    assert (update.optimizer, update.weight_clip, update.steps) == ("adam", 0.1, 1)
+    noise = config.perturbation
+    assert (noise.noise, noise.scale, noise.floor) == ("scaled_uniform", 0.3, 0.0)
+
+
+# --- what is wrong
+
+
+def test_a_missing_extra_is_one_line_and_nothing_is_written(workplace, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "evosax.algorithms", None)
+    assert main([*DEBUG, "--method", "openes"]) == 2
+    message = "method 'openes' needs evosax: pip install 'epvf[baselines]'"
+    assert capsys.readouterr().err == f"epvf: error: {message}\n"
+    assert list(workplace.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "delta", "words"),
+    [
+        ("openes", {"num_envs": 63}, ["'openes' draws mirrored pairs", "not 63"]),
+        ("sepcmaes", {"num_envs": 3}, ["'sepcmaes' needs num_envs of at least 4"]),
+        (
+            "cmaes",
+            {"policy.hidden_sizes": [64, 64]},
+            ["dense covariance", "sepcmaes", str(MAX_DENSE)],
+        ),
+        ("gradient", {}, ["method", "'gradient'", "epvf, psvf, matched-openes"]),
+        ("ars", {"evolution.elite_ratio": 1.5}, ["elite_ratio is 1.5", "at most 1"]),
+        ("ars", {"evolution.final_std": 1.0}, ["evolution.final_std", "decays"]),
+        ("pgpe", {"evolution.std": 0}, ["evolution.std is 0"]),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_words(method, delta, words):
+    with pytest.raises(UserError) as caught:
+        make_learner(_config(method, **delta), _quadratic().spec)
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_help_shows_the_hyperparameters_of_the_task(capsys):
+    assert main(["train", "ant", "--method", "ars", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--evolution.std" in out and "(default: 0.025)" in out and "matched-openes" in out

@@ -1,0 +1,209 @@
+"""Stopping a run in every way and going on: to the bit as if nothing had happened."""
+
+import json
+import os
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from epvf.cli.main import main
+from epvf.runs.interrupt import Interrupt, Interrupted
+from epvf.policies.formats.safetensors import load_policy
+
+CARTPOLE = (
+    *("train", "cartpole", "--preset", "debug", "--iterations", "60"),
+    *("--checkpoint.every-iterations", "1"),
+)
+ANT = (
+    *("train", "ant", "--preset", "debug", "--backend", "native", "--iterations", "8"),
+    *("--num-envs", "64", "--task.episode-length", "200", "--checkpoint.every-iterations", "1"),
+)
+PATIENCE = 120.0
+
+
+def _untimed(run):
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    return [{k: v for k, v in r.items() if not k.startswith("time/")} for r in records]
+
+
+def _assert_same(run, reference):
+    assert _untimed(run) == _untimed(reference)
+    for which in ("best", "last"):
+        ours, theirs = (
+            load_policy(r / "policies" / f"{which}.safetensors") for r in (run, reference)
+        )
+        np.testing.assert_array_equal(ours.theta, theirs.theta)
+        assert ours.metadata == theirs.metadata
+
+
+def _status(run):
+    return json.loads((run / "run.json").read_text())["status"]
+
+
+def _checkpoints(run):
+    """Complete checkpoints, and those being written."""
+    names = [path.name for path in (run / "checkpoints").glob("*")]
+    whole = [name for name in names if name.isdigit()]
+    return sorted(whole), sorted(set(names) - set(whole))
+
+
+def _wait(process, condition):
+    """Polls fast until the condition holds; the process must live until then."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def cartpole(tmp_path_factory):
+    """An uninterrupted run of CartPole."""
+    run = tmp_path_factory.mktemp("whole") / "cartpole"
+    assert main([*CARTPOLE, "--out", str(run)]) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def ant(tmp_path_factory):
+    """An uninterrupted run of the Ant on the host."""
+    run = tmp_path_factory.mktemp("whole") / "ant"
+    assert main([*ANT, "--out", str(run)]) == 0
+    return run
+
+
+@pytest.mark.slow
+def test_killed_while_saving_a_run_goes_on_as_if_nothing_had_happened(cartpole, epvf, capsys):
+    run = epvf.folder / "run"
+    process = epvf.start(*CARTPOLE, "--out", run)
+    _wait(process, lambda: _checkpoints(run)[0] and _checkpoints(run)[1])
+    assert main(["resume", str(run)]) == 2
+    assert "in use by another process" in capsys.readouterr().err
+    _wait(process, lambda: _checkpoints(run)[1])
+    process.kill()
+    process.communicate()
+    assert _status(run) == "running"
+    assert main(["resume", str(run)]) == 0
+    assert _status(run) == "finished"
+    _assert_same(run, cartpole)
+    assert _checkpoints(run)[1] == []
+
+
+@pytest.mark.slow
+def test_killed_within_a_rollout_a_host_task_goes_on_too(ant, epvf):
+    run = epvf.folder / "run"
+    process = epvf.start(*ANT, "--out", run)
+    _wait(process, lambda: len(_checkpoints(run)[0]) >= 2)
+    process.kill()
+    process.communicate()
+    assert main(["resume", str(run)]) == 0
+    _assert_same(run, ant)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "number", "code"), [("ant", signal.SIGINT, 130), ("cartpole", signal.SIGTERM, 143)]
+)
+def test_a_signal_ends_a_run_cleanly_and_saved(task, number, code, epvf, request):
+    run = epvf.folder / "run"
+    process = epvf.start(*(ANT if task == "ant" else CARTPOLE), "--out", run)
+    _wait(process, lambda: _checkpoints(run)[0])
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
+    assert process.returncode == code
+    assert f"go on: epvf resume {run}" in stdout and "Traceback" not in stderr
+    assert "saving the run and ending" in stderr
+    assert _status(run) == "interrupted"
+    done = len(_untimed(run))
+    # What was done last is what was saved last.
+    assert _checkpoints(run)[0][-1] == f"{done:012}"
+    assert main(["resume", str(run)]) == 0
+    _assert_same(run, request.getfixturevalue(task))
+
+
+@pytest.mark.slow
+def test_killed_before_the_first_checkpoint_a_run_starts_again(cartpole, epvf):
+    run = epvf.folder / "run"
+    process = epvf.start(*CARTPOLE, "--out", run)
+    _wait(process, lambda: (run / "run.json").exists())
+    process.kill()
+    process.communicate()
+    assert _checkpoints(run)[0] == []
+    (run / "metrics.jsonl").write_text('{"steps/update": 1, "x": 1}\n{"steps/up')
+    assert main(["resume", str(run)]) == 0
+    _assert_same(run, cartpole)
+
+
+def test_resuming_a_finished_run_says_so(cartpole, capsys):
+    before = (cartpole / "run.json").read_text()
+    assert main(["resume", str(cartpole)]) == 0
+    assert capsys.readouterr().out == f"run {cartpole} is finished; nothing to do\n"
+    assert main(["resume", str(cartpole), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "finished"
+    assert (cartpole / "run.json").read_text() == before
+
+
+def test_a_damaged_checkpoint_is_told_in_one_line(cartpole, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(cartpole, run)
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(info | {"status": "interrupted"}))
+    newest = run / "checkpoints" / _checkpoints(run)[0][-1]
+    for data in newest.rglob("d/*"):
+        data.write_bytes(b"")
+    assert main(["resume", str(run)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "is damaged" in err and len(err) < 400
+
+    # What it says helps.
+    shutil.rmtree(newest)
+    assert main(["resume", str(run)]) == 0
+    _assert_same(run, cartpole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        # a buffer that one iteration does not fill
+        ("--value.condition", "policy+state", "--buffer.size", "100"),
+        ("--buffer.store", "seeds", "--buffer.size", "96"),
+    ],
+)
+def test_all_that_a_buffer_may_hold_is_resumed(tmp_path, options):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    options = (*options, "--num-seeds", "2", "--iterations", "6")
+    assert main([*CARTPOLE, *options, "--out", str(whole)]) == 0
+    shutil.copytree(whole, run)
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(info | {"status": "interrupted"}))
+    shutil.rmtree(run / "checkpoints" / _checkpoints(run)[0][-1])
+    assert main(["resume", str(run)]) == 0
+    _assert_same(run, whole)
+
+
+def test_a_signal_leaves_a_rollout_at_once_and_a_second_ends_everything():
+    heard: list[str] = []
+    with Interrupt(heard.append).listening() as interrupt:
+        with pytest.raises(Interrupted), interrupt.in_rollout():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        with pytest.raises(Interrupted), interrupt.in_rollout():
+            pytest.fail("a new rollout does not start any more")
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+    assert (interrupt.received, interrupt.exit_code) == (signal.SIGTERM, 143)
+    assert len(heard) == 1
+
+
+def test_between_rollouts_a_signal_is_only_noted():
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupt(lambda message: None).listening() as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+    assert interrupt.received == signal.SIGINT
+    assert signal.getsignal(signal.SIGINT) is before

@@ -1,0 +1,139 @@
+"""The compiled loop over an episode: its policy, its observations, and when it ends."""
+
+import jax
+import mujoco
+import numba
+import numpy as np
+import pytest
+
+from epvf.policies.mlp import Policy
+from epvf.tasks import ant
+from epvf.tasks.engines import episode
+from epvf.tasks.engines.episode import Episode, state_size
+
+NEVER = np.zeros(1, bool)
+NO_SAMPLES = np.empty((0, state_size()))
+
+
+def idle(policy: Policy) -> np.ndarray:
+    """A policy whose actions are all zero: the Ant stands."""
+    return np.zeros(policy.num_parameters, np.float32)
+
+
+@pytest.mark.parametrize("output", ["clip", "tanh"])
+@pytest.mark.parametrize("activation", ["tanh", "relu", "elu"])
+@pytest.mark.parametrize("hidden", [(), (7,), (64, 64), (5, 6, 7)])
+def test_acts_like_the_policy(hidden, activation, output) -> None:
+    policy = Policy((34, *hidden, 8), activation, output)
+    rng = np.random.default_rng(0)
+    thetas = 0.5 * rng.normal(size=(9, policy.num_parameters)).astype(np.float32)
+    observations = rng.normal(size=(9, 34)).astype(np.float32)
+    expected = jax.vmap(policy.apply)(policy.unravel(thetas), observations)
+    network = episode._network(policy)
+    for i in range(9):
+        network.observation[:] = observations[i]
+        np.testing.assert_allclose(episode._act(network, thetas[i]), expected[i], atol=2e-5)
+
+
+def test_tanh_is_the_c_library_s_to_a_few_last_bits() -> None:
+    x = np.concatenate([np.linspace(-12, 12, 10_001), np.geomspace(1e-30, 1e30, 201)])
+    x = x.astype(np.float32)
+    ours = np.array([episode.tanh(value) for value in x])
+    np.testing.assert_allclose(ours, np.tanh(x.astype(np.float64)), rtol=5e-7, atol=3e-7)
+    assert np.abs(ours).max() <= 1.0
+    assert np.isnan(episode.tanh(np.float32(np.nan)))
+    assert episode.tanh(np.float32(np.inf)) == -episode.tanh(np.float32(-np.inf))
+
+
+def test_observes_like_the_task() -> None:
+    rng = np.random.default_rng(0)
+    runner = Episode(Policy((34, 8)))
+    simulation, observation = runner._simulation, runner._network.observation
+    for _ in range(200):
+        simulation.qpos[:] = rng.normal(size=15) + np.array([0, 0, 0.6] + [0] * 12)
+        simulation.qpos[3:7] /= np.linalg.norm(simulation.qpos[3:7])
+        simulation.qvel[:] = 3.0 * rng.normal(size=14)
+        simulation.ctrl[:] = rng.uniform(-1, 1, 8)
+        reward, terminated = episode._observe(simulation, observation)
+        expected = ant.transition(simulation.qpos, simulation.qvel, simulation.ctrl)
+        np.testing.assert_allclose(observation, expected.observation, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(reward, expected.reward, rtol=1e-9)
+        assert terminated == expected.terminated
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e9])
+def test_observes_what_is_not_finite_or_huge_like_the_task(bad: float) -> None:
+    runner = Episode(Policy((34, 8)))
+    simulation, observation = runner._simulation, runner._network.observation
+    simulation.qvel[7] = bad
+    reward, terminated = episode._observe(simulation, observation)
+    expected = ant.transition(simulation.qpos, simulation.qvel, simulation.ctrl)
+    np.testing.assert_allclose(observation, expected.observation, atol=1e-7)
+    np.testing.assert_allclose(reward, expected.reward)
+    assert terminated == expected.terminated
+
+
+def test_takes_integration_states_in_the_middle_of_intervals_along_the_way() -> None:
+    policy = Policy((34, 8))
+    samples = np.zeros((4, state_size()))
+    _, length, taken = Episode(policy).run(idle(policy), 20, NEVER, samples)
+    assert (length, taken) == (20, 4)
+    data, states = mujoco.MjData(ant.model()), []
+    for step in range(20):
+        mujoco.mj_step(ant.model(), data)
+        if step % 5 == 2:
+            states.append(np.zeros(state_size()))
+            mujoco.mj_getState(ant.model(), data, states[-1], episode.STATE)
+    np.testing.assert_array_equal(samples, states)
+
+
+def test_stops_where_it_is_when_told() -> None:
+    policy = Policy((34, 8))
+    assert Episode(policy).run(idle(policy), 1000, np.ones(1, bool), NO_SAMPLES)[1] == 1
+
+
+def test_sees_the_alarms_of_its_simulation(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its warnings to a file
+    runner = Episode(Policy((34, 8)))
+    model, data = runner._owners
+    assert not runner._simulation.alarms.any()
+    data.qvel[3] = np.nan
+    mujoco.mj_step(model, data)
+    assert runner._simulation.alarms.any()
+
+
+def test_alarm_shows_in_the_return_of_that_episode_only() -> None:
+    policy = Policy((34, 8))
+    runner = Episode(policy)
+    sound = runner.run(idle(policy), 5, NEVER, NO_SAMPLES)
+    # a view that no reset clears
+    runner._simulation = runner._simulation._replace(alarms=np.zeros((2, 2), np.int32)[:, 1] + 1)
+    assert np.isnan(runner.run(idle(policy), 5, NEVER, NO_SAMPLES)[0])
+    assert np.isfinite(sound[0])
+
+
+def test_actions_that_are_not_finite_show_in_the_return() -> None:
+    policy = Policy((34, 8))
+    total, length, _ = Episode(policy).run(
+        np.full(policy.num_parameters, np.inf, np.float32), 5, NEVER, NO_SAMPLES
+    )
+    assert np.isnan(total)
+    assert length == 1
+
+
+@pytest.mark.slow
+def test_what_is_compiled_and_kept_knows_the_formulas_it_was_made_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    policy = Policy((34, 8))
+    runner = Episode(policy)
+    start = episode.NOWHERE
+    arguments = (runner._simulation, runner._network, idle(policy), 3, start, NEVER, NO_SAMPLES)
+
+    def loaded(formulas: bytes) -> bool:
+        run, _ = episode._compile(formulas)
+        run(*arguments)
+        return sum(run.stats.cache_hits.values()) == 1
+
+    assert not loaded(b"old")
+    assert loaded(b"old")
+    assert not loaded(b"new")
