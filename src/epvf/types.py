@@ -4,7 +4,7 @@ Letters: `P` parameters of one policy, `N` policies evaluated in one iteration, 
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import numpy as np
@@ -15,6 +15,25 @@ if TYPE_CHECKING:
     Array: TypeAlias = Any
 else:
     Array: TypeAlias = jax.Array | np.ndarray
+
+
+class Range(NamedTuple):
+    """Which numbers a field of a configuration may hold; without one it is finite and above 0.
+
+    Attributes:
+        lowest, highest: the bounds, both allowed.
+        exclusive: whether they are not.
+    """
+
+    lowest: float
+    highest: float = float("inf")
+    exclusive: bool = False
+
+
+NonNegative: TypeAlias = Annotated[float, Range(0.0)]
+NonNegativeInt: TypeAlias = Annotated[int, Range(0)]
+Fraction: TypeAlias = Annotated[float, Range(0.0, 1.0)]
+OpenFraction: TypeAlias = Annotated[float, Range(0.0, 1.0, exclusive=True)]
 
 PRNGKey: TypeAlias = Key[jax.Array, ""]
 Theta: TypeAlias = Float[Array, "P"]

@@ -1,45 +1,24 @@
-"""The whole configuration of a run: frozen, typed, checked, the same in JSON, YAML and Python."""
+"""The whole configuration of a run: frozen, typed, checked, the same in JSON, YAML and Python.
+
+In Python a method's groups are fields of `Config.method`; in files and on the command line they
+stand beside the others, as in `psvf.noise`, and `method` is the method's name.
+"""
 
 import dataclasses
-import json
-import types
-import typing
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-import yaml
-
+from epvf.config import convert
+from epvf.config.convert import LARGEST, check_number
 from epvf.errors import UserError, unknown
-from epvf.files import one_line
-from epvf.methods.agents.settings import AGENTS, PPOConfig, SACConfig
-from epvf.methods.epvf import PolicyUpdateConfig, ValueUpdateConfig
-from epvf.methods.evolution import EvolutionConfig
-from epvf.methods.psvf import PSVFConfig
-from epvf.policies.mlp import Activation, Init, Output
-from epvf.policies.noise import PerturbationConfig
-from epvf.value.representations import RepresentationConfig
-from epvf.value.targets import TargetConfig
-from epvf.value.v_theta import ValueConfig
+from epvf.methods.base import PolicyConfig
+from epvf.methods.registry import METHODS, default_settings
+from epvf.types import NonNegative, NonNegativeInt
 
-Store: TypeAlias = Literal["weights", "seeds"]
-Backend: TypeAlias = Literal["auto", "jax", "native", "mjx", "warp"]
-Method: TypeAlias = Literal[
-    "epvf",
-    "psvf",
-    "matched-openes",
-    "ridge",
-    "ridge-replay",
-    "openes",
-    "pgpe",
-    "ars",
-    "cmaes",
-    "sepcmaes",
-    "randomsearch",
-    "ppo",
-    "sac",
-]
-METHODS: tuple[Method, ...] = typing.get_args(Method)
+FORMAT = "epvf-config/2"
+"""Before it there was none: such files (of 0.1.0) held the fields of all methods."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +26,7 @@ class TaskConfig:
     """What is to be solved.
 
     Attributes:
-        name: of the task.
+        name: of the task; `package.module:factory` or `file.py:factory` for one of your own.
         backend: the engine; `auto` picks what suits the machine.
         episode_length: longest episode in env steps; None: the task's own.
         num_threads: CPU threads of the native engine; None: all.
@@ -56,46 +35,10 @@ class TaskConfig:
     """
 
     name: str = "cartpole"
-    backend: Backend = "auto"
+    backend: str = "auto"
     episode_length: int | None = None
     num_threads: int | None = None
     num_slots: int | None = None
-
-
-@dataclass(frozen=True)
-class PolicyConfig:
-    """The policies' architecture and start.
-
-    Attributes:
-        hidden_sizes: widths of the MLP; empty for a linear policy.
-        activation: after every hidden layer.
-        output: `argmax` for discrete tasks, `clip` or `tanh` for continuous ones.
-        init: distribution of the initial weights.
-        init_scale: multiplies the initial weights.
-        num_centres: C, policies improved side by side.
-    """
-
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    activation: Activation = "tanh"
-    output: Output = "clip"
-    init: Init = "lecun_normal"
-    init_scale: float = 1.0
-    num_centres: int = 1
-
-
-@dataclass(frozen=True)
-class BufferConfig:
-    """The replay buffer.
-
-    Attributes:
-        size: newest pairs (θ, return) that are kept.
-        store: what is kept of a θ. `weights`: all of them. `seeds`: its population's centre and
-            key, from which it is drawn again when it is read. That takes next to no memory and
-            time of its own: for policies and populations so large that storing them is the cost.
-    """
-
-    size: int = 4096
-    store: Store = "weights"
 
 
 @dataclass(frozen=True)
@@ -110,7 +53,7 @@ class EvalConfig:
 
     interval: int = 1
     episodes: int = 64
-    jitter: float = 1e-3
+    jitter: NonNegative = 1e-3
 
 
 @dataclass(frozen=True)
@@ -133,15 +76,8 @@ class Config:
     """Everything that a run is made from.
 
     Attributes:
-        method: what turns returns into better policies. `epvf`: the value function V(θ). `psvf`:
-            V(s, θ) on every step of the rollouts; it reads neither buffer nor target nor value.
-            `matched-openes`, `ridge`, `ridge-replay`: its controls, a linear V in closed form on
-            EPVF's own population. `ppo` and `sac` are Brax's and read only task, policy's sizes and
-            activation, eval, their own part and the numbers below. The others are evolution
-            strategies.
-        task, policy, perturbation, buffer, representation, value, target, value_update,
-            policy_update, psvf, evolution, eval, checkpoint, ppo, sac: the parts, each described in
-            its own class.
+        task, policy, eval, checkpoint: the parts, each described in its own class.
+        method: settings of the method, and of no other; `method.name` says which it is.
         num_envs: N, policies (of ppo and sac: environments of the one policy) per iteration.
         iterations: of Algorithm 1, or of the method.
         env_steps: the run ends after the first iteration that reaches so many; None: never.
@@ -153,44 +89,154 @@ class Config:
 
     task: TaskConfig = field(default_factory=TaskConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    perturbation: PerturbationConfig = field(default_factory=PerturbationConfig)
-    buffer: BufferConfig = field(default_factory=BufferConfig)
-    representation: RepresentationConfig = field(default_factory=RepresentationConfig)
-    value: ValueConfig = field(default_factory=ValueConfig)
-    target: TargetConfig = field(default_factory=TargetConfig)
-    value_update: ValueUpdateConfig = field(default_factory=ValueUpdateConfig)
-    policy_update: PolicyUpdateConfig = field(default_factory=PolicyUpdateConfig)
-    psvf: PSVFConfig = field(default_factory=PSVFConfig)
-    evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    ppo: PPOConfig = field(default_factory=PPOConfig)
-    sac: SACConfig = field(default_factory=SACConfig)
-    method: Method = "epvf"
+    method: Any = field(default_factory=lambda: default_settings("epvf"))
     num_envs: int = 4096
     iterations: int = 488
     env_steps: int | None = None
     schedule_iterations: int | None = None
-    seed: int = 0
+    seed: NonNegativeInt = 0
     num_seeds: int = 1
 
     def __post_init__(self) -> None:
-        _check_numbers(self)
-        _check_contradictions(self)
+        for item in leaves(self):
+            check_number(item.name, item.value, item.hint)
+        if self.seed + self.num_seeds - 1 > LARGEST:
+            raise UserError(f"seed {self.seed} is too large; the largest is {LARGEST}")
+        method = METHODS[self.method.name]
+        for item in leaves(self):
+            if item.value != item.default and not reads(self.method.name, item.name):
+                raise _unread(self.method.name, item.name)
+        method.check(self)
+
+    def replace(self, delta: Mapping[str, Any]) -> "Config":
+        """The configuration with dotted fields changed, e.g. `{"psvf.noise": 0.3}`.
+
+        Raises:
+            UserError: as `from_dict`.
+        """
+        return replace(self, delta)
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Leaf:
+    """A field of a configuration that is no group of fields.
+
+    Attributes:
+        name: dotted, as in files and on the command line.
+        value: what it holds.
+        default: what it holds where nothing is asked for.
+        hint: its annotation.
+    """
+
+    name: str
+    value: Any
+    default: Any
+    hint: Any
+
+
+def groups(config: Config) -> dict[str, Any]:
+    """The parts of a configuration by the names that they have in files, in order.
+
+    Plain fields of a method's settings form a group of the method's name.
+    """
+    found = {
+        item.name: getattr(config, item.name)
+        for item in dataclasses.fields(config)
+        if item.name != "method" and dataclasses.is_dataclass(getattr(config, item.name))
+    }
+    own = config.method
+    for item in _own_fields(own):
+        value = getattr(own, item.name)
+        found[item.name if dataclasses.is_dataclass(value) else own.name] = (
+            value if dataclasses.is_dataclass(value) else own
+        )
+    return found
+
+
+def leaves(config: Config) -> Iterator[Leaf]:
+    """Every field but the method's name."""
+    for name, group in groups(config).items():
+        defaults = _defaults(group)
+        for item in _own_fields(group):
+            value = getattr(group, item.name)
+            if not dataclasses.is_dataclass(value):
+                hint = convert.hints(type(group))[item.name]
+                yield Leaf(f"{name}.{item.name}", value, getattr(defaults, item.name), hint)
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if item.name != "method" and not dataclasses.is_dataclass(value):
+            yield Leaf(item.name, value, item.default, convert.hints(Config)[item.name])
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Dotted field names to values, and the method's name under `method`."""
+    return {"method": config.method.name} | {leaf.name: leaf.value for leaf in leaves(config)}
+
+
+def readable(config: Config) -> dict[str, Leaf]:
+    """The fields that a run of this configuration reads, by dotted name."""
+    return {leaf.name: leaf for leaf in leaves(config) if reads(config.method.name, leaf.name)}
+
+
+def reads(method: str, name: str) -> bool:
+    """Whether a method reads a dotted field, which may be one that it does not have."""
+    unread = METHODS[method].unread
+    group, _, rest = name.partition(".")
+    if name in unread or group in unread:
+        return False
+    general = {item.name for item in dataclasses.fields(Config)} - {"method"}
+    own = default_settings(method)
+    return group in general or (bool(rest) and group in _own_groups(own))
+
+
+def readers(name: str) -> list[str]:
+    """The methods that read a dotted field."""
+    return [method for method in METHODS.names() if reads(method, name) and _has(method, name)]
+
+
+def to_dict(config: Config) -> dict[str, Any]:
     """The configuration as nested plain values; tuples become lists."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    nested: dict[str, Any] = {"format": FORMAT}
+    for name, value in flatten(config).items():
+        *above, last = name.split(".")
+        inner = nested
+        for group in above:
+            inner = inner.setdefault(group, {})
+        inner[last] = list(value) if isinstance(value, tuple) else value
+    return nested
 
 
-def from_dict(values: dict[str, Any], base: Config | None = None) -> Config:
+def from_dict(values: Mapping[str, Any], base: Config | None = None) -> Config:
     """A configuration from nested plain values; fields left out are those of `base`.
 
     Raises:
-        UserError: for an unknown field, a value of the wrong type, or a contradiction.
+        UserError: for an unknown field, one that the method does not read, a value of the wrong
+            type, or a contradiction.
     """
-    return _build(Config, values, base if base is not None else Config(), "")
+    base = Config() if base is None else base
+    values = dict(values)
+    if (told := values.pop("format", FORMAT)) != FORMAT:
+        raise UserError(f"a configuration has format {FORMAT!r}, not {told!r}")
+    method = values.pop("method", base.method.name)
+    if method != base.method.name:
+        base = dataclasses.replace(_without_method(base), method=default_settings(method))
+    changed: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    for name, value in values.items():
+        place = _place(base, str(name))
+        if place is base:
+            changed[name] = convert.field(Config, str(name), value, "")
+        elif place is base.method:
+            own |= _fields(type(place), place, value, str(name))
+        elif name in _own_groups(base.method):
+            own[name] = _group(place, value, str(name))
+        else:
+            changed[name] = _group(place, value, str(name))
+    settings = dataclasses.replace(base.method, **own)
+    _refuse_unread(method, values)
+    return dataclasses.replace(base, **changed, method=settings)
 
 
 def load(path: Path, base: Config | None = None) -> Config:
@@ -201,210 +247,147 @@ def load(path: Path, base: Config | None = None) -> Config:
 def load_fields(path: Path) -> dict[str, Any]:
     """The fields that a `.json` or `.yaml` file names, nested and unchecked.
 
+    Of a whole configuration of 0.1.0, which held the fields of all methods, those that its method
+    reads.
+
     Raises:
         UserError: if it cannot be read or is no mapping.
     """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read config {path}: {one_line(error)}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"config {path} is not a mapping of fields to values")
+    values = convert.read(path)
+    if values.keys() >= _IN_ALL_OLD_FILES:
+        return _of_method(values)
     return values
 
 
-def replace(config: Config, delta: dict[str, Any]) -> Config:
+def replace(config: Config, delta: Mapping[str, Any]) -> Config:
     """The configuration with dotted fields changed, e.g. `{"perturbation.scale": 1.0}`."""
     nested: dict[str, Any] = {}
     for name, value in delta.items():
-        *groups, last = name.split(".")
+        *above, last = name.split(".")
         inner = nested
-        for group in groups:
+        for group in above:
             inner = inner.setdefault(group, {})
         inner[last] = value
     return from_dict(nested, config)
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted field names to values, the inverse of the nesting."""
-    flat: dict[str, Any] = {}
-    for item in dataclasses.fields(config):
-        value, name = getattr(config, item.name), f"{prefix}{item.name}"
-        if dataclasses.is_dataclass(value):
-            flat |= flatten(value, f"{name}.")
-        else:
-            flat[name] = value
-    return flat
-
-
 def check_seed(seed: int) -> None:
     """Raises a `UserError` if a seed is not one that JAX and Gymnasium take."""
-    if not 0 <= seed <= _LARGEST:
-        raise UserError(f"seed is {seed}; it must be at least 0 and at most {_LARGEST}")
+    if not 0 <= seed <= LARGEST:
+        raise UserError(f"seed is {seed}; it must be at least 0 and at most {LARGEST}")
 
 
-def _build(kind: type, values: Any, base: Any, path: str) -> Any:
-    if not isinstance(values, dict):
-        raise UserError(f"{path or 'config'} must be a mapping of fields to values, not {values!r}")
-    hints = typing.get_type_hints(kind)
-    names = [item.name for item in dataclasses.fields(kind)]
-    changed: dict[str, Any] = {}
+_IN_ALL_OLD_FILES = {"method", "task", "psvf", "evolution", "ppo", "sac", "value_update"}
+
+
+def _of_method(values: dict[str, Any]) -> dict[str, Any]:
+    method = values["method"]
+    kept: dict[str, Any] = {}
     for name, value in values.items():
+        if isinstance(value, dict):
+            inner = {key: x for key, x in value.items() if _known_to(method, f"{name}.{key}")}
+            kept |= {name: inner} if inner else {}
+        elif name == "method" or reads(method, name):
+            kept[name] = value
+    return kept
+
+
+def _known_to(method: str, name: str) -> bool:
+    return reads(method, name) and _has(method, name)
+
+
+def _has(method: str, name: str) -> bool:
+    """Whether a field is there at all, for a method."""
+    group, _, rest = name.partition(".")
+    if not rest:
+        return any(item.name == group for item in dataclasses.fields(Config))
+    own = default_settings(method)
+    holder = getattr(own, group, own if group == method else None)
+    if group in ("task", "policy", "eval", "checkpoint"):
+        holder = getattr(Config(), group)
+    return dataclasses.is_dataclass(holder) and hasattr(holder, rest)
+
+
+def _own_fields(group: Any) -> list[Any]:
+    """Fields of a group; of a method's settings all but the name."""
+    return [item for item in dataclasses.fields(group) if item.name != "name" or not _is_own(group)]
+
+
+def _is_own(group: Any) -> bool:
+    return getattr(group, "name", None) in METHODS and type(group) is METHODS[group.name].settings
+
+
+def _own_groups(own: Any) -> set[str]:
+    """Names of the groups of a method's settings."""
+    values = {item.name: getattr(own, item.name) for item in _own_fields(own)}
+    return {name if dataclasses.is_dataclass(value) else own.name for name, value in values.items()}
+
+
+def _defaults(group: Any) -> Any:
+    return default_settings(group.name) if _is_own(group) else type(group)()
+
+
+def _place(base: Config, name: str) -> Any:
+    """What holds a name of the top level: the configuration itself, or the group of this name.
+
+    Raises:
+        UserError: if there is no such name, or it is a group of other methods.
+    """
+    found = groups(base)
+    if name in found:
+        return found[name]
+    plain = [item.name for item in dataclasses.fields(base)]
+    if name in plain and name != "method":
+        return base
+    others = [other for other in METHODS.names() if name in _own_groups(default_settings(other))]
+    if others:
+        raise _unread(base.method.name, name, others)
+    raise unknown("field of the config", name, dict.fromkeys(["method", *found, *plain]))
+
+
+def _group(group: Any, values: Any, name: str) -> Any:
+    return dataclasses.replace(group, **_fields(type(group), group, values, name))
+
+
+def _fields(kind: type, group: Any, values: Any, path: str) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise UserError(f"{path} must be a mapping of fields to values, not {values!r:.80}")
+    names = [item.name for item in _own_fields(group)]
+    for name in values:
         if name not in names:
-            raise unknown(f"field of {path or 'the config'}", name, names)
-        full, hint = f"{path}.{name}" if path else str(name), hints[name]
-        if dataclasses.is_dataclass(hint):
-            changed[name] = _build(typing.cast(type, hint), value, getattr(base, name), full)
-        else:
-            changed[name] = _convert(value, hint, full)
-    return dataclasses.replace(base, **changed)
+            raise unknown(f"field of {path}", name, names)
+    return {name: convert.field(kind, name, value, path) for name, value in values.items()}
 
 
-def _convert(value: Any, hint: Any, path: str) -> Any:
-    """Checks one plain value against its annotation; lists become tuples, ints may be floats."""
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _convert(value, next(o for o in options if o is not type(None)), path)
-    if origin is Literal:
-        if value not in options:
-            raise unknown(f"value for {path}:", value, [str(o) for o in options])
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise _wrong_type(path, "a list", value)
-        return tuple(_convert(item, options[0], path) for item in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str):
-        # YAML 1.1 reads 1e-3 as text.
-        try:
-            return float(value)
-        except ValueError:
-            raise _wrong_type(path, "a number", value) from None
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise _wrong_type(path, f"of type {hint.__name__}", value)
-    return value
+def _refuse_unread(method: str, values: Mapping[str, Any]) -> None:
+    """Raises a `UserError` for a value, other than the default, that nothing would read."""
+    for name, value in values.items():
+        inner = value if isinstance(value, Mapping) else {"": value}
+        for last, given in inner.items():
+            full = f"{name}.{last}".rstrip(".")
+            if not reads(method, full) and not _is_default(method, full, given):
+                raise _unread(method, full)
 
 
-def _wrong_type(path: str, wanted: str, value: Any) -> UserError:
-    return UserError(f"{path} must be {wanted}, not {value!r}")
+def _is_default(method: str, name: str, value: Any) -> bool:
+    default = {leaf.name: leaf.default for leaf in leaves(_of(method))}[name]
+    return value == (list(default) if isinstance(default, tuple) else default)
 
 
-_AT_LEAST_ZERO = {
-    "perturbation.scale",
-    "perturbation.floor",
-    "eval.jitter",
-    "value_update.weight_decay",
-    "policy_update.weight_decay",
-    "policy.init_scale",
-    "representation.unf_chunk",
-    "psvf.gae_lambda",
-    "psvf.bound_cost",
-    "ppo.entropy_cost",
-    "seed",
-}
+def _of(method: str) -> Config:
+    return Config(method=default_settings(method))
 
 
-_LARGEST = 2**31 - 1
-"""Of whole numbers, which end up in JAX's 32 bits; env steps are counted in more."""
+def _unread(method: str, name: str, others: list[str] | None = None) -> UserError:
+    others = readers(name) if others is None else others
+    told = f"; {_listed(others)}: --method {others[0]}" if others else ""
+    return UserError(f"method {method!r} does not read {name}{told}")
 
 
-def _check_numbers(config: Config) -> None:
-    for name, value in flatten(config).items():
-        numbers = value if isinstance(value, tuple) else (value,)
-        for number in numbers:
-            if isinstance(number, bool) or not isinstance(number, int | float):
-                continue
-            if name in _AT_LEAST_ZERO and not 0 <= number < float("inf"):
-                raise UserError(f"{name} is {number}; it must be finite and at least 0")
-            if name not in _AT_LEAST_ZERO and not 0 < number < float("inf"):
-                raise UserError(f"{name} is {number}; it must be finite and greater than 0")
-            if name != "env_steps" and isinstance(number, int) and number > _LARGEST:
-                raise UserError(f"{name} is too large; the largest is {_LARGEST}")
+def _listed(methods: list[str]) -> str:
+    return f"{', '.join(map(repr, methods))} {'does' if len(methods) == 1 else 'do'}"
 
 
-def _check_contradictions(config: Config) -> None:
-    n, centres = config.num_envs, config.policy.num_centres
-    if config.value_update.batch_size > config.buffer.size:
-        raise UserError(
-            f"value_update.batch_size {config.value_update.batch_size} is larger than buffer.size "
-            f"{config.buffer.size}; make the buffer at least as large as a batch"
-        )
-    if n % centres:
-        raise UserError(
-            f"num_envs {n} is not a multiple of policy.num_centres {centres}; every centre needs "
-            "equally many perturbations"
-        )
-    if config.buffer.store == "seeds" and (centres > 1 or config.buffer.size % n):
-        raise UserError(
-            "buffer.store 'seeds' needs a single policy centre and a buffer.size that is a "
-            f"multiple of num_envs {n}, not {centres} centres and size {config.buffer.size}"
-        )
-    if config.perturbation.antithetic and (n // centres) % 2:
-        raise UserError(
-            "perturbation.antithetic needs an even number of policies per centre, "
-            f"not {n // centres}"
-        )
-    _check_decay("policy_update", "learning_rate", config.policy_update)
-    _check_decay("evolution", "learning_rate", config.evolution)
-    _check_decay("evolution", "std", config.evolution)
-    _check_psvf(config)
-    if config.evolution.elite_ratio > 1:
-        raise UserError(
-            f"evolution.elite_ratio is {config.evolution.elite_ratio}; it must be at most 1"
-        )
-    if config.value_update.fit != "gradient" and config.value.hidden_sizes:
-        raise UserError(
-            f"value_update.fit {config.value_update.fit!r} needs a linear V; use "
-            "value.hidden_sizes none, or value_update.fit 'gradient'"
-        )
-    if config.method == "ppo" and n % config.ppo.num_minibatches:
-        raise UserError(
-            f"num_envs {n} is not a multiple of ppo.num_minibatches {config.ppo.num_minibatches}"
-        )
-    if config.method in AGENTS and config.num_seeds > 1:
-        raise UserError(
-            f"method {config.method!r} trains one seed at a time, not num_seeds "
-            f"{config.num_seeds}; start a run for each --seed"
-        )
-    if config.seed + config.num_seeds - 1 > _LARGEST:
-        raise UserError(f"seed {config.seed} is too large; the largest is {_LARGEST}")
-
-
-def _check_psvf(config: Config) -> None:
-    psvf = config.psvf
-    for name in ("discount", "gae_lambda", "fraction"):
-        if getattr(psvf, name) > 1:
-            raise UserError(f"psvf.{name} is {getattr(psvf, name)}; it must be at most 1")
-    if psvf.discount == 1:
-        raise UserError("psvf.discount is 1; it must be less, since environments never start anew")
-    _check_decay("psvf", "noise", psvf)
-    if config.method != "psvf":
-        return
-    if config.num_envs * psvf.horizon > _LARGEST:
-        raise UserError(f"num_envs times psvf.horizon is too large; the largest is {_LARGEST}")
-    if psvf.horizon % psvf.stride:
-        raise UserError(
-            f"psvf.horizon {psvf.horizon} is not a multiple of psvf.stride {psvf.stride}"
-        )
-    strides = int(config.num_envs * psvf.horizon // psvf.stride * psvf.fraction)
-    if psvf.minibatches > strides:
-        raise UserError(
-            f"psvf.minibatches {psvf.minibatches} are more than the {strides} strides of a pass "
-            "(num_envs times psvf.horizon / psvf.stride times psvf.fraction)"
-        )
-    if config.policy.num_centres > 1 or config.policy_update.optimizer == "normalised":
-        raise UserError(
-            "method 'psvf' needs policy.num_centres 1 and policy_update.optimizer adam or sgd"
-        )
-
-
-def _check_decay(group: str, name: str, values: Any) -> None:
-    first, final = getattr(values, name), getattr(values, f"final_{name}")
-    if final is not None and final > first:
-        raise UserError(
-            f"{group}.final_{name} {final} is above {group}.{name} {first}; the schedule only "
-            "decays"
-        )
+def _without_method(base: Config) -> Config:
+    """The general part of a configuration, where the defaults of all methods fit."""
+    return Config(task=base.task, seed=base.seed)

@@ -29,7 +29,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "buffer-100x": Variant(
         "the buffer keeps 100 times as many pairs, and batches are drawn from all of it",
-        lambda config: {"buffer.size": 100 * config.buffer.size},
+        lambda config: {"buffer.size": 100 * config.method.buffer.size},
     ),
     "fixed-policy-lr": Variant(
         "the policy's learning rate is 1e-5 from the first step to the last",
@@ -75,7 +75,7 @@ def vary(config: Config, name: str) -> Config:
 
 
 def _weight_clip(config: Config) -> float:
-    bound = config.policy_update.weight_clip
+    bound = config.method.policy_update.weight_clip
     if bound is None:
         raise UserError(
             "variant 'clip-perturbations' clips to policy_update.weight_clip, but that is none"

@@ -1,32 +1,182 @@
-"""What every method that searches by populations shares: keys, the leader's measurement, metrics.
+"""What a method is, and what every method that searches by populations shares.
 
     propose: state -> Θ[N, P]        learn: (state, Θ, R) -> state
 
-`train` knows learners by this class alone, and batches their methods over seeds.
+Training knows methods by `Method` and `PolicySearch` alone, and batches the latter over seeds.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int, UInt32
 
-from epvf.policies.mlp import Init, Policy
+from epvf.errors import UserError
+from epvf.methods.metrics import Metrics
+from epvf.policies.mlp import Activation, Init, Output, Policy
 from epvf.policies.noise import Perturbed, jitter
-from epvf.types import Array, Evaluation, Mask, Population, PRNGKey, Starts
-
-Metrics: TypeAlias = dict[str, jax.Array]
+from epvf.tasks.base import TaskSpec
+from epvf.types import Array, Evaluation, Mask, NonNegative, Population, PRNGKey, Starts
 
 State: TypeAlias = Any
-"""A method's state: a NamedTuple of arrays. Whatever else it holds, it has these fields:
+"""A method's state: a NamedTuple of arrays with a field `progress`, and with a `horizon` a field
+`envs`, where the environments stand."""
 
-`key` `[2]` uint32, the seed's base key; `best_theta` `[P]`, the unperturbed policy with the best
-evaluation so far, and `best_return`, -inf before the first; `last_return`, the newest, NaN before;
-`nonfinite_theta` `[P]`, the newest policy whose return was not finite; `healthy`, False once an
-update was not finite and therefore not applied. With a `horizon`: `envs`, where the environments
-stand.
-"""
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The policies' architecture and start.
+
+    Attributes:
+        hidden_sizes: widths of the MLP; empty for a linear policy.
+        activation: after every hidden layer.
+        output: `argmax` for discrete tasks, `clip` or `tanh` for continuous ones.
+        init: distribution of the initial weights.
+        init_scale: multiplies the initial weights.
+        num_centres: C, policies improved side by side.
+    """
+
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    activation: Activation = "tanh"
+    output: Output = "clip"
+    init: Init = "lecun_normal"
+    init_scale: NonNegative = 1.0
+    num_centres: int = 1
+
+
+class Plan(Protocol):
+    """As much of a configuration as methods know of: what a run asks of any of them."""
+
+    @property
+    def policy(self) -> PolicyConfig: ...
+    @property
+    def method(self) -> Any: ...
+    @property
+    def num_envs(self) -> int: ...
+    @property
+    def iterations(self) -> int: ...
+    @property
+    def schedule_iterations(self) -> int | None: ...
+    @property
+    def eval(self) -> Any: ...
+    @property
+    def seed(self) -> int: ...
+
+
+class Parts(NamedTuple):
+    """What a method is built from.
+
+    Attributes:
+        config: of the run; `config.method` holds the method's own settings.
+        spec: of the task.
+        policy: architecture of the policies.
+        initialised: whether the run starts from a given θ rather than from a drawn one.
+    """
+
+    config: Plan
+    spec: TaskSpec
+    policy: Policy
+    initialised: bool = False
+
+
+def _fits_all(spec: TaskSpec) -> str | None:
+    return None
+
+
+def _no_contradiction(config: Plan) -> None:
+    return None
+
+
+def _whole_episode(settings: Any) -> int | None:
+    return None
+
+
+class Method(NamedTuple):
+    """All that anyone may know of a method: it is one module and one line of the registry.
+
+    Attributes:
+        settings: frozen dataclass of groups (or plain fields): becomes `Config.method`, and its
+            groups the options of this method. Its first field is `name`.
+        summary: what it is, in a line.
+        build: of a population search, pure functions over pytrees.
+        train: of agents that step environments themselves; see `methods.agents`.
+        unread: dotted fields, or whole groups, of a configuration that the method does not read.
+        unfit: why the method cannot learn a task, in one sentence, or None.
+        check: raises a `UserError` where a configuration contradicts itself.
+        segment: env steps that an environment takes in an iteration; None: a whole episode.
+        resumable: whether an interrupted run can go on.
+        needs: extra that has to be installed, or None.
+    """
+
+    settings: type
+    summary: str
+    build: "Callable[[Parts], PolicySearch] | None" = None
+    train: Callable[..., None] | None = None
+    unread: frozenset[str] = frozenset()
+    unfit: Callable[[TaskSpec], str | None] = _fits_all
+    check: Callable[[Plan], None] = _no_contradiction
+    segment: Callable[[Any], int | None] = _whole_episode
+    resumable: bool = True
+    needs: str | None = None
+
+
+class Progress(NamedTuple):
+    """What every method remembers of a seed.
+
+    Attributes:
+        key: the seed's base key; each iteration folds its number in.
+        best_theta: the unperturbed policy with the best evaluation so far.
+        best_return: its evaluation; -inf before the first.
+        last_return: the newest evaluation; NaN before the first.
+        nonfinite_theta: the newest policy whose return was not finite; zero before the first.
+        healthy: False once an update came out non-finite; that update was not applied.
+    """
+
+    key: UInt32[Array, "2"]
+    best_theta: Float[Array, "P"]
+    best_return: Float[Array, ""]
+    last_return: Float[Array, ""]
+    nonfinite_theta: Float[Array, "P"]
+    healthy: Bool[Array, ""]
+
+
+def begin(key: PRNGKey, theta: Float[Array, "P"]) -> Progress:
+    """Before the first iteration, at θ."""
+    zero = jnp.zeros(())
+    return Progress(
+        key=jax.random.key_data(key),
+        best_theta=jnp.asarray(theta),
+        best_return=zero - jnp.inf,
+        last_return=zero + jnp.nan,
+        nonfinite_theta=jnp.zeros_like(theta),
+        healthy=jnp.ones((), dtype=jnp.bool_),
+    )
+
+
+def common(parts: Parts) -> dict[str, Any]:
+    """What every `PolicySearch` has."""
+    config, spec = parts.config, parts.spec
+    return {
+        "policy": parts.policy,
+        "num_envs": config.num_envs,
+        "iterations": config.schedule_iterations or config.iterations,
+        "init": config.policy.init,
+        "init_scale": config.policy.init_scale,
+        "eval_episodes": config.eval.episodes,
+        "eval_jitter": config.eval.jitter if spec.deterministic_reset else 0.0,
+    }
+
+
+def check_decay(group: str, name: str, values: Any) -> None:
+    """Raises a `UserError` where a schedule of `values` would rise."""
+    first, final = getattr(values, name), getattr(values, f"final_{name}")
+    if final is not None and final > first:
+        raise UserError(
+            f"{group}.final_{name} {final} is above {group}.{name} {first}; the schedule only "
+            "decays"
+        )
 
 
 @dataclass(frozen=True)
@@ -38,7 +188,7 @@ class PolicySearch:
         num_envs: N, policies rolled out per iteration.
         iterations: over which schedules run; those of the run, unless told otherwise.
         init, init_scale: how the first policies are drawn.
-        eval_episodes: copies of the leader that `leader_cloud` makes for measuring it.
+        eval_episodes: copies of the centre that `centre_cloud` makes for measuring it.
         eval_jitter: relative jitter of their weights.
     """
 
@@ -64,8 +214,8 @@ class PolicySearch:
         return None
 
     @property
-    def leader_metrics(self) -> tuple[str, ...]:
-        """Names of what `record_leader` measures."""
+    def centre_metrics(self) -> tuple[str, ...]:
+        """Names of what `record_centre` measures."""
         return ("eval/episode_return", "policy/realized_gain")
 
     def init_state(self, key: PRNGKey) -> State:
@@ -76,7 +226,7 @@ class PolicySearch:
         """The iteration's policies `[N, P]`, drawn or not yet."""
         raise NotImplementedError
 
-    def leader(self, state: State) -> jax.Array:
+    def centre(self, state: State) -> jax.Array:
         """The policy `[P]` to measure and keep."""
         raise NotImplementedError
 
@@ -103,49 +253,33 @@ class PolicySearch:
 
     def keys(self, state: State, iteration: Int[Array, ""]) -> jax.Array:
         """The iteration's keys `[4]`: perturbation, evaluation cloud, rollouts, batches."""
-        base = jax.random.wrap_key_data(state.key)
+        base = jax.random.wrap_key_data(state.progress.key)
         return jax.random.split(jax.random.fold_in(base, iteration), 4)
 
-    def leader_cloud(self, state: State, iteration: Int[Array, ""]) -> Population:
-        """`eval_episodes` copies of the unperturbed leader `[E, P]`, for measuring it."""
+    def centre_cloud(self, state: State, iteration: Int[Array, ""]) -> Population:
+        """`eval_episodes` copies of the unperturbed centre `[E, P]`, for measuring it."""
         key = self.keys(state, iteration)[1]
-        return jitter(key, self.leader(state), self.eval_episodes, self.eval_jitter)
+        return jitter(key, self.centre(state), self.eval_episodes, self.eval_jitter)
 
-    def record_leader(self, state: State, evaluation: Evaluation) -> tuple[State, Metrics]:
-        """Remembers how the leader's cloud did, and the leader itself if it is the best so far."""
-        mean = evaluation.returns.mean()
+    def record_centre(self, state: State, evaluation: Evaluation) -> tuple[State, Metrics]:
+        """Remembers how the centre's cloud did, and the centre itself if it is the best so far."""
+        mean, progress = evaluation.returns.mean(), state.progress
         # A θ any of whose copies turned non-finite is not to be recommended.
-        better = jnp.nan_to_num(mean, nan=-jnp.inf) > state.best_return
+        better = jnp.nan_to_num(mean, nan=-jnp.inf) > progress.best_return
         metrics = {
             "eval/episode_return": mean,
-            "policy/realized_gain": mean - state.last_return,
+            "policy/realized_gain": mean - progress.last_return,
         }
-        return state._replace(
-            best_theta=jnp.where(better, self.leader(state), state.best_theta),
-            best_return=jnp.where(better, mean, state.best_return),
+        progress = progress._replace(
+            best_theta=jnp.where(better, self.centre(state), progress.best_theta),
+            best_return=jnp.where(better, mean, progress.best_return),
             last_return=mean,
-        ), metrics
+        )
+        return state._replace(progress=progress), metrics
 
 
-def keep_nonfinite(state: State, thetas: Population | Perturbed, finite: Mask) -> State:
+def keep_nonfinite(progress: Progress, thetas: Population | Perturbed, finite: Mask) -> Progress:
     """Remembers one of the policies whose return was not finite, where there are any."""
     newest = thetas[jnp.argmin(finite)[None]][0]
-    return state._replace(nonfinite_theta=jnp.where(finite.all(), state.nonfinite_theta, newest))
-
-
-def rollout_metrics(population: Evaluation, finite: Mask) -> Metrics:
-    """What the returns of a population were, over those that are finite, and what it cost."""
-    returns = population.returns
-    weight = finite.astype(jnp.float32)
-    count = jnp.maximum(weight.sum(), 1.0)
-    kept = jnp.where(finite, returns, 0.0)
-    mean = kept.sum() / count
-    return {
-        "rollout/episode_return": mean,
-        "rollout/episode_return_std": jnp.sqrt((weight * (kept - mean) ** 2).sum() / count),
-        "rollout/episode_return_min": jnp.where(finite, returns, jnp.inf).min(),
-        "rollout/episode_return_max": jnp.where(finite, returns, -jnp.inf).max(),
-        "rollout/episode_length": population.lengths.astype(jnp.float32).mean(),
-        "rollout/nonfinite": (~finite).sum(),
-        "rollout/steps": population.lengths.sum(),
-    }
+    kept = jnp.where(finite.all(), progress.nonfinite_theta, newest)
+    return progress._replace(nonfinite_theta=kept)

@@ -6,19 +6,31 @@ Nothing here knows a simulator, a file or a seed axis; `train` batches these fun
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
+from epvf.errors import UserError
 from epvf.methods import replay
-from epvf.methods.base import Metrics, PolicySearch, keep_nonfinite, rollout_metrics
+from epvf.methods.base import (
+    Method,
+    Parts,
+    Plan,
+    PolicySearch,
+    Progress,
+    begin,
+    check_decay,
+    common,
+    keep_nonfinite,
+)
+from epvf.methods.metrics import Metrics, rollout_metrics
 from epvf.methods.optimizers import Optimizer, PolicyOptimizer, decay, make_optimizer
-from epvf.methods.replay import Buffer
+from epvf.methods.replay import Buffer, BufferConfig
 from epvf.policies.noise import (
     PerturbationConfig,
     Perturbed,
@@ -28,10 +40,11 @@ from epvf.policies.noise import (
     perturbed,
     sum_rows,
 )
-from epvf.types import Array, Evaluation, Population, PRNGKey, Returns, Starts
+from epvf.types import Array, Evaluation, NonNegative, Population, PRNGKey, Returns, Starts
 from epvf.value.linear_fit import Line, es_line, ridge_line
+from epvf.value.representations import RepresentationConfig
 from epvf.value.targets import TargetConfig, spearman, transform
-from epvf.value.v_theta import Frame, ValueFunction
+from epvf.value.v_theta import Frame, ValueConfig, ValueFunction, make_value
 
 Fit: TypeAlias = Literal["gradient", "ridge", "es"]
 GradientAt: TypeAlias = Literal["theta", "population"]
@@ -60,7 +73,7 @@ class ValueUpdateConfig:
     batch_size: int = 4096
     learning_rate: float = 1e-3
     optimizer: Optimizer = "adam"
-    weight_decay: float = 0.0
+    weight_decay: NonNegative = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,41 +100,51 @@ class PolicyUpdateConfig:
     optimizer: PolicyOptimizer = "adam"
     gradient_at: GradientAt = "theta"
     weight_clip: float | None = None
-    weight_decay: float = 0.0
+    weight_decay: NonNegative = 0.0
+
+
+@dataclass(frozen=True)
+class EPVFSettings:
+    """What search by V(θ) reads.
+
+    Attributes:
+        name: of the method.
+        perturbation, buffer, representation, value, target, value_update, policy_update: the parts,
+            each described in its own class.
+    """
+
+    name: str = "epvf"
+    perturbation: PerturbationConfig = field(default_factory=PerturbationConfig)
+    buffer: BufferConfig = field(default_factory=BufferConfig)
+    representation: RepresentationConfig = field(default_factory=RepresentationConfig)
+    value: ValueConfig = field(default_factory=ValueConfig)
+    target: TargetConfig = field(default_factory=TargetConfig)
+    value_update: ValueUpdateConfig = field(default_factory=ValueUpdateConfig)
+    policy_update: PolicyUpdateConfig = field(default_factory=PolicyUpdateConfig)
 
 
 class LearnerState(NamedTuple):
     """All that one seed's learner remembers between iterations.
 
     Attributes:
-        key: `[2]` uint32, the seed's base key; each iteration folds its number in.
+        progress: what every method remembers.
         centres: `[C, P]` the policies θ that are improved.
         value: φ, the parameters of V.
         value_opt: optimizer state of φ.
         policy_opt: optimizer state of the centres.
         buffer: the newest (θ, return) pairs.
-        best_theta: `[P]` the unperturbed policy with the best evaluation so far.
-        best_return: its evaluation; -inf before the first.
-        last_return: the newest evaluation; NaN before the first.
         predicted_gain: what V promised of the last update, in units of the value targets.
         step_norm: length of the last update.
-        nonfinite_theta: `[P]` the newest policy whose return was not finite; zero before the first.
-        healthy: False once an update of φ or θ came out non-finite; that update was not applied.
     """
 
-    key: Int[Array, "2"]
+    progress: Progress
     centres: Float[Array, "C P"]
     value: Any
     value_opt: Any
     policy_opt: Any
     buffer: Buffer
-    best_theta: Float[Array, "P"]
-    best_return: Float[Array, ""]
-    last_return: Float[Array, ""]
     predicted_gain: Float[Array, ""]
     step_norm: Float[Array, ""]
-    nonfinite_theta: Float[Array, "P"]
-    healthy: Bool[Array, ""]
 
 
 @dataclass(frozen=True)
@@ -161,21 +184,16 @@ class Learner(PolicySearch):
         centres = jax.vmap(draw)(jax.random.split(centres_key, self.num_centres))
         centres = clip_weights(centres, self.policy_update.weight_clip)
         value = self.value.init(value_key)
-        zero, size = jnp.zeros(()), self.policy.num_parameters
+        zero = jnp.zeros(())
         return LearnerState(
-            key=jax.random.key_data(base_key),
+            progress=begin(base_key, centres[0]),
             centres=centres,
             value=value,
             value_opt=self._value_optimizer().init(value),
             policy_opt=self._policy_optimizer().init(centres),
             buffer=self._empty_buffer(base_key, centres),
-            best_theta=centres[0],
-            best_return=zero - jnp.inf,
-            last_return=zero + jnp.nan,
             predicted_gain=zero + jnp.nan,
             step_norm=zero,
-            nonfinite_theta=jnp.zeros(size),
-            healthy=jnp.ones((), dtype=jnp.bool_),
         )
 
     def propose(self, state: LearnerState, iteration: Int[Array, ""]) -> Population | Perturbed:
@@ -184,7 +202,7 @@ class Learner(PolicySearch):
         population = perturbed(self.perturbation, key, state.centres, self.num_envs)
         return population if self.draw_again else drawn(population)
 
-    def leader(self, state: LearnerState) -> jax.Array:
+    def centre(self, state: LearnerState) -> jax.Array:
         """The policy `[P]` to measure and keep: of several centres the one that V ranks first."""
         if self.num_centres == 1:
             return state.centres[0]
@@ -220,7 +238,7 @@ class Learner(PolicySearch):
         state = state._replace(
             buffer=replay.add(state.buffer, added, thetas, evaluation.returns, starts)
         )
-        state = keep_nonfinite(state, thetas, finite)
+        state = state._replace(progress=keep_nonfinite(state.progress, thetas, finite))
         frame = self.frame(state)
         metrics = rollout_metrics(evaluation, finite)
         metrics["value/spearman"] = spearman(
@@ -235,7 +253,7 @@ class Learner(PolicySearch):
         metrics["loss/value"] = loss
         metrics["policy/clipped_fraction"] = self._clipped_fraction(state.centres)
         metrics["policy/step_norm"] = state.step_norm
-        metrics["healthy"] = state.healthy
+        metrics["healthy"] = state.progress.healthy
         return state, metrics
 
     def update_value(
@@ -414,4 +432,83 @@ def _keep_if_finite(old: LearnerState, new: LearnerState, loss: jax.Array) -> Le
         )
         for name in names
     }
-    return old._replace(**chosen, healthy=old.healthy & finite)
+    healthy = old.progress.healthy & finite
+    return old._replace(**chosen, progress=old.progress._replace(healthy=healthy))
+
+
+def build(parts: Parts) -> Learner:
+    """The learner of a configuration whose settings are `EPVFSettings`."""
+    return learner(parts, parts.config.method, parts.config.policy.num_centres)
+
+
+def learner(parts: Parts, own: EPVFSettings, num_centres: int) -> Learner:
+    """The learner of these settings, which need not be those of the configuration."""
+    return Learner(
+        **common(parts),
+        value=make_value(
+            parts.policy,
+            own.value,
+            own.representation,
+            own.perturbation,
+            parts.spec.deterministic_reset,
+        ),
+        perturbation=own.perturbation,
+        targets=own.target,
+        value_update=own.value_update,
+        policy_update=own.policy_update,
+        num_centres=num_centres,
+        buffer_size=_buffer_capacity(parts.config, own),
+        draw_again=own.buffer.store == "seeds",
+    )
+
+
+def check(config: Plan) -> None:
+    """Raises a `UserError` where settings contradict each other or the rest."""
+    own, n, centres = config.method, config.num_envs, config.policy.num_centres
+    if own.value_update.batch_size > own.buffer.size:
+        raise UserError(
+            f"value_update.batch_size {own.value_update.batch_size} is larger than buffer.size "
+            f"{own.buffer.size}; make the buffer at least as large as a batch"
+        )
+    if n % centres:
+        raise UserError(
+            f"num_envs {n} is not a multiple of policy.num_centres {centres}; every centre needs "
+            "equally many perturbations"
+        )
+    if own.buffer.store == "seeds" and (centres > 1 or own.buffer.size % n):
+        raise UserError(
+            "buffer.store 'seeds' needs a single policy centre and a buffer.size that is a "
+            f"multiple of num_envs {n}, not {centres} centres and size {own.buffer.size}"
+        )
+    check_pairs(own.perturbation, n // centres)
+    check_decay("policy_update", "learning_rate", own.policy_update)
+    if own.value_update.fit != "gradient" and own.value.hidden_sizes:
+        raise UserError(
+            f"value_update.fit {own.value_update.fit!r} needs a linear V; use "
+            "value.hidden_sizes none, or value_update.fit 'gradient'"
+        )
+
+
+def check_pairs(perturbation: PerturbationConfig, num: int) -> None:
+    """Raises a `UserError` where `num` policies of a centre cannot be drawn in pairs."""
+    if perturbation.antithetic and num % 2:
+        raise UserError(
+            f"perturbation.antithetic needs an even number of policies per centre, not {num}"
+        )
+
+
+def _buffer_capacity(config: Plan, own: EPVFSettings) -> int:
+    """The buffer's size, or what the whole run can ever put into it if that is less."""
+    ever = config.num_envs * config.iterations
+    needed = max(own.value_update.batch_size, min(own.buffer.size, ever))
+    # whole populations, where these are what is stored; the buffer's size is a multiple of them
+    whole = -(-needed // config.num_envs) * config.num_envs
+    return whole if own.buffer.store == "seeds" else needed
+
+
+METHOD = Method(
+    settings=EPVFSettings,
+    summary="V(θ): a value function of policy parameters, regressed on returns (the paper)",
+    build=build,
+    check=check,
+)

@@ -5,19 +5,31 @@ returns are maximised.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 
 from epvf.errors import UserError
-from epvf.methods.base import Metrics, PolicySearch, keep_nonfinite, rollout_metrics
+from epvf.methods.base import (
+    Method,
+    Parts,
+    Plan,
+    PolicySearch,
+    Progress,
+    begin,
+    check_decay,
+    common,
+    keep_nonfinite,
+)
+from epvf.methods.metrics import Metrics, rollout_metrics
 from epvf.methods.optimizers import Optimizer, decay
-from epvf.types import Array, Evaluation, Mask, Population, PRNGKey, Returns
+from epvf.types import Array, Evaluation, Fraction, Mask, Population, PRNGKey, Returns
 
 Draw: TypeAlias = Callable[[PRNGKey], jax.Array]
 
@@ -52,7 +64,24 @@ class EvolutionConfig:
     learning_rate: float = 1e-2
     final_learning_rate: float | None = None
     std_learning_rate: float = 0.1
-    elite_ratio: float = 0.5
+    elite_ratio: Fraction = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.elite_ratio:
+            raise UserError("evolution.elite_ratio is 0; it must be greater than 0")
+
+
+@dataclass(frozen=True)
+class EvolutionSettings:
+    """What an evolution strategy reads.
+
+    Attributes:
+        name: of the method.
+        evolution: its hyperparameters.
+    """
+
+    name: str = "openes"
+    evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
 
 
 class Strategy(NamedTuple):
@@ -63,24 +92,20 @@ class Strategy(NamedTuple):
 
 
 class EvolutionState(NamedTuple):
-    """All that one seed's strategy remembers between iterations; see `search.State`.
+    """All that one seed's strategy remembers between iterations.
 
     Attributes:
+        progress: what every method remembers.
         strategy: evosax's state of the strategy.
     """
 
-    key: Int[Array, "2"]
+    progress: Progress
     strategy: Any
-    best_theta: Float[Array, "P"]
-    best_return: Float[Array, ""]
-    last_return: Float[Array, ""]
-    nonfinite_theta: Float[Array, "P"]
-    healthy: Bool[Array, ""]
 
 
 @dataclass(frozen=True)
 class EvolutionLearner(PolicySearch):
-    """An evolution strategy in the place of EPVF's learner; the leader is the strategy's mean.
+    """An evolution strategy in the place of EPVF's learner; the centre is the strategy's mean.
 
     Attributes:
         strategy: what draws populations and learns from their returns.
@@ -98,24 +123,15 @@ class EvolutionLearner(PolicySearch):
         mean_key, strategy_key, base_key = jax.random.split(key, 3)
         mean = self.policy.init(jax.random.split(mean_key, 1)[0], self.init, self.init_scale)
         algorithm, params = self.strategy
-        zero = jnp.zeros(())
         with _evosax_arithmetic():
             strategy = _strong(algorithm.init(strategy_key, mean, params))
-        return EvolutionState(
-            key=jax.random.key_data(base_key),
-            strategy=strategy,
-            best_theta=mean,
-            best_return=zero - jnp.inf,
-            last_return=zero + jnp.nan,
-            nonfinite_theta=jnp.zeros_like(mean),
-            healthy=jnp.ones((), dtype=jnp.bool_),
-        )
+        return EvolutionState(progress=begin(base_key, mean), strategy=strategy)
 
     def propose(self, state: EvolutionState, iteration: Int[Array, ""]) -> Population:
         """The population `[N, P]` that the strategy asks to evaluate."""
         return self._ask(state, iteration)[0]
 
-    def leader(self, state: EvolutionState) -> jax.Array:
+    def centre(self, state: EvolutionState) -> jax.Array:
         """The strategy's mean `[P]`; of `randomsearch` the best policy so far."""
         return state.strategy.mean
 
@@ -128,7 +144,7 @@ class EvolutionLearner(PolicySearch):
     ) -> tuple[EvolutionState, Metrics]:
         """Tells the strategy how its population did."""
         finite = jnp.isfinite(evaluation.returns)
-        state = keep_nonfinite(state, thetas, finite)
+        progress = keep_nonfinite(state.progress, thetas, finite)
         before = state.strategy
         after = self._tell(state, iteration, thetas, _fitness(evaluation.returns, finite))
         healthy = jnp.isfinite(after.mean).all()
@@ -136,7 +152,8 @@ class EvolutionLearner(PolicySearch):
         learned = jax.tree.map(
             lambda new, old: jnp.where(healthy & finite.any(), new, old), after, before
         )
-        state = state._replace(strategy=learned, healthy=state.healthy & healthy)
+        progress = progress._replace(healthy=progress.healthy & healthy)
+        state = state._replace(strategy=learned, progress=progress)
         nan = jnp.full((), jnp.nan)
         return state, rollout_metrics(evaluation, finite) | {
             "value/spearman": nan,
@@ -144,7 +161,7 @@ class EvolutionLearner(PolicySearch):
             "loss/value": nan,
             "policy/clipped_fraction": jnp.zeros(()),
             "policy/step_norm": jnp.linalg.norm(learned.mean - before.mean),
-            "healthy": state.healthy,
+            "healthy": progress.healthy,
         }
 
     def _ask(self, state: EvolutionState, iteration: Int[Array, ""]) -> tuple[Population, Any]:
@@ -321,3 +338,48 @@ def _strong(tree: Any) -> Any:
         return jax.lax.convert_element_type(array, array.dtype)
 
     return jax.tree.map(strong, tree)
+
+
+def build(parts: Parts) -> EvolutionLearner:
+    """The strategy that the configuration names."""
+    shared, config = common(parts), parts.config
+    policy = parts.policy
+    draw = partial(policy.init, init=config.policy.init, scale=config.policy.init_scale)
+    strategy = make_strategy(
+        config.method.name,
+        config.method.evolution,
+        config.num_envs,
+        policy.num_parameters,
+        shared["iterations"],
+        draw,
+    )
+    return EvolutionLearner(**shared, strategy=strategy)
+
+
+def check(config: Plan) -> None:
+    """Raises a `UserError` where settings contradict each other."""
+    for name in ("learning_rate", "std"):
+        check_decay("evolution", name, config.method.evolution)
+
+
+def _method(summary: str, *reads: str) -> Method:
+    """A strategy that reads these fields of `EvolutionConfig`."""
+    others = (item.name for item in fields(EvolutionConfig) if item.name not in reads)
+    return Method(
+        settings=EvolutionSettings,
+        summary=summary,
+        build=build,
+        check=check,
+        unread=frozenset({"policy.num_centres", *(f"evolution.{name}" for name in others)}),
+        needs="baselines",
+    )
+
+
+_MEAN = ("std", "optimizer", "learning_rate", "final_learning_rate")
+
+OPENES = _method("OpenES (Salimans et al. 2017), evosax", *_MEAN, "final_std")
+PGPE = _method("PGPE (Sehnke et al. 2010), evosax", *_MEAN, "std_learning_rate")
+ARS = _method("ARS (Mania et al. 2018), evosax", *_MEAN, "final_std", "elite_ratio")
+CMAES = _method("CMA-ES with a dense covariance, evosax", "std")
+SEPCMAES = _method("CMA-ES with a diagonal covariance, evosax", "std")
+RANDOMSEARCH = _method("the best of policies drawn at random, evosax")

@@ -8,21 +8,44 @@ Parameter-based state-value functions are Faccio et al. 2021's; equation 2 of Bo
 here it is wherever the population goes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-from epvf.methods.base import Metrics, PolicySearch, keep_nonfinite
-from epvf.methods.epvf import PolicyUpdateConfig
+from epvf.errors import UserError
+from epvf.methods.base import (
+    Method,
+    Parts,
+    Plan,
+    PolicySearch,
+    Progress,
+    begin,
+    check_decay,
+    common,
+    keep_nonfinite,
+)
+from epvf.methods.epvf import PolicyUpdateConfig, check_pairs
+from epvf.methods.metrics import Metrics
 from epvf.methods.optimizers import decay, make_optimizer
 from epvf.policies import scaling as coordinates
 from epvf.policies.noise import PerturbationConfig, clip_weights, perturb
-from epvf.types import Array, Envs, Evaluation, Mask, Population, PRNGKey, Segment
+from epvf.types import (
+    Array,
+    Envs,
+    Evaluation,
+    Fraction,
+    Mask,
+    NonNegative,
+    OpenFraction,
+    Population,
+    PRNGKey,
+    Segment,
+)
 from epvf.value.advantages import Steps, advantages, strides
 from epvf.value.targets import spearman
 from epvf.value.v_state_theta import (
@@ -36,6 +59,9 @@ from epvf.value.v_state_theta import (
 )
 
 Coordinates: TypeAlias = Literal["standardised", "raw"]
+
+LARGEST = 2**31 - 1
+"""Steps of an iteration, which JAX indexes with 32 bits."""
 
 FORGETTING = 0.05
 """How much of a running mean each iteration replaces."""
@@ -88,8 +114,8 @@ class PSVFConfig:
     """
 
     horizon: int = 32
-    discount: float = 0.99
-    gae_lambda: float = 0.9
+    discount: OpenFraction = 0.99
+    gae_lambda: Fraction = 0.9
     advantage: Advantage = "importance"
     trust: float = 0.2
     hidden_sizes: tuple[int, ...] = (32, 32)
@@ -102,13 +128,29 @@ class PSVFConfig:
     final_noise: float | None = None
     divergence: float | None = 0.02
     coordinates: Coordinates = "standardised"
-    bound_cost: float = 0.02
+    bound_cost: NonNegative = 0.02
+
+
+@dataclass(frozen=True)
+class PSVFSettings:
+    """What search by V(s, θ) reads.
+
+    Attributes:
+        name: of the method.
+        perturbation, psvf, policy_update: the parts, each described in its own class.
+    """
+
+    name: str = "psvf"
+    perturbation: PerturbationConfig = field(default_factory=PerturbationConfig)
+    psvf: PSVFConfig = field(default_factory=PSVFConfig)
+    policy_update: PolicyUpdateConfig = field(default_factory=PolicyUpdateConfig)
 
 
 class PSVFState(NamedTuple):
-    """All that one seed's learner remembers between iterations; see `search.State`.
+    """All that one seed's learner remembers between iterations.
 
     Attributes:
+        progress: what every method remembers.
         theta: `[P]` the centre.
         value: parameters of v and of A's network.
         value_opt, policy_opt: optimizer states of `value` and `theta`.
@@ -121,7 +163,7 @@ class PSVFState(NamedTuple):
         predicted_gain, step_norm: of the newest update.
     """
 
-    key: Int[Array, "2"]
+    progress: Progress
     theta: Float[Array, "P"]
     value: Any
     value_opt: Any
@@ -132,13 +174,8 @@ class PSVFState(NamedTuple):
     rate: Float[Array, ""]
     iterations: Int[Array, ""]
     envs: Envs | None
-    best_theta: Float[Array, "P"]
-    best_return: Float[Array, ""]
-    last_return: Float[Array, ""]
     predicted_gain: Float[Array, ""]
     step_norm: Float[Array, ""]
-    nonfinite_theta: Float[Array, "P"]
-    healthy: Bool[Array, ""]
 
 
 class _Fit(NamedTuple):
@@ -177,9 +214,9 @@ class PSVFLearner(PolicySearch):
         return self.config.horizon
 
     @property
-    def leader_metrics(self) -> tuple[str, ...]:
-        """Names of what `record_leader` measures."""
-        return (*super().leader_metrics, "eval/perturbed_return")
+    def centre_metrics(self) -> tuple[str, ...]:
+        """Names of what `record_centre` measures."""
+        return (*super().centre_metrics, "eval/perturbed_return")
 
     def init_state(self, key: PRNGKey) -> PSVFState:
         """Everything as before the first iteration, but for the environments."""
@@ -196,7 +233,7 @@ class PSVFLearner(PolicySearch):
         }
         zero, one = jnp.zeros(()), jnp.ones(())
         return PSVFState(
-            key=jax.random.key_data(base_key),
+            progress=begin(base_key, theta),
             theta=theta,
             value=value,
             value_opt=self._value_optimizer().init(value),
@@ -207,33 +244,28 @@ class PSVFLearner(PolicySearch):
             rate=one,
             iterations=jnp.zeros((), jnp.int32),
             envs=None,
-            best_theta=theta,
-            best_return=zero - jnp.inf,
-            last_return=zero + jnp.nan,
             predicted_gain=zero + jnp.nan,
             step_norm=zero,
-            nonfinite_theta=jnp.zeros_like(theta),
-            healthy=jnp.ones((), dtype=jnp.bool_),
         )
 
     def propose(self, state: PSVFState, iteration: Int[Array, ""]) -> Population:
         """The iteration's perturbed policies `[N, P]`."""
         return self.perturbed(state, self.keys(state, iteration)[0], self.num_envs)
 
-    def leader(self, state: PSVFState) -> jax.Array:
+    def centre(self, state: PSVFState) -> jax.Array:
         """The centre θ `[P]`."""
         return state.theta
 
-    def leader_cloud(self, state: PSVFState, iteration: Int[Array, ""]) -> Population:
+    def centre_cloud(self, state: PSVFState, iteration: Int[Array, ""]) -> Population:
         """Copies of the unperturbed θ, then as many perturbed policies: `[2 E, P]`."""
         key = jax.random.fold_in(self.keys(state, iteration)[1], 1)
         others = self.perturbed(state, key, self.eval_episodes)
-        return jnp.concatenate([super().leader_cloud(state, iteration), others])
+        return jnp.concatenate([super().centre_cloud(state, iteration), others])
 
-    def record_leader(self, state: PSVFState, evaluation: Evaluation) -> tuple[PSVFState, Metrics]:
+    def record_centre(self, state: PSVFState, evaluation: Evaluation) -> tuple[PSVFState, Metrics]:
         """As for every method; and how perturbed policies did that were left to play to the end."""
-        leader, others = evaluation.returns.reshape(2, -1)
-        state, metrics = super().record_leader(state, evaluation._replace(returns=leader))
+        centre, others = evaluation.returns.reshape(2, -1)
+        state, metrics = super().record_centre(state, evaluation._replace(returns=centre))
         return state, metrics | {"eval/perturbed_return": others.mean()}
 
     def learn(
@@ -248,7 +280,7 @@ class PSVFLearner(PolicySearch):
         self, state: PSVFState, iteration: Int[Array, ""], thetas: Population, segment: Segment
     ) -> tuple[PSVFState, Metrics]:
         finite = jnp.isfinite(segment.rewards).all(axis=1)
-        state = keep_nonfinite(state, thetas, finite)
+        state = state._replace(progress=keep_nonfinite(state.progress, thetas, finite))
         state = self._rescale(state, segment, finite)
         met, deviation, metrics = self.met(state, segment, finite)
         fitted, losses = self._fit(state, met, self.keys(state, iteration)[3], deviation)
@@ -271,7 +303,9 @@ class PSVFLearner(PolicySearch):
             envs=self._staggered(state, segment.envs),
             iterations=state.iterations + finite.any(),
             # without a single finite rollout there is nothing to learn, but nothing broke either
-            healthy=state.healthy & (healthy | ~finite.any()),
+            progress=state.progress._replace(
+                healthy=state.progress.healthy & (healthy | ~finite.any())
+            ),
         )
         bound = self.policy_update.weight_clip
         clipped = jnp.zeros(()) if bound is None else (jnp.abs(state.theta) >= bound).mean()
@@ -283,7 +317,7 @@ class PSVFLearner(PolicySearch):
             "policy/divergence": divergence,
             "perturbation/output_deviation": deviation.mean(),
             "rollout/nonfinite": (~finite).sum(),
-            "healthy": state.healthy,
+            "healthy": state.progress.healthy,
         }
 
     def perturbed(self, state: PSVFState, key: PRNGKey, num: int) -> Population:
@@ -546,3 +580,49 @@ def _finite_or_zero(rewards: Float[Array, "N H"]) -> jax.Array:
 
 def _finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def build(parts: Parts) -> PSVFLearner:
+    """The learner of a configuration whose settings are `PSVFSettings`."""
+    own, spec = parts.config.method, parts.spec
+    return PSVFLearner(
+        **common(parts),
+        config=own.psvf,
+        perturbation=own.perturbation,
+        policy_update=own.policy_update,
+        fixed_length=None if spec.terminates else spec.episode_length,
+    )
+
+
+def check(config: Plan) -> None:
+    """Raises a `UserError` where settings contradict each other or the rest."""
+    own, psvf = config.method, config.method.psvf
+    check_pairs(own.perturbation, config.num_envs)
+    check_decay("policy_update", "learning_rate", own.policy_update)
+    check_decay("psvf", "noise", psvf)
+    if psvf.fraction > 1:
+        raise UserError(f"psvf.fraction is {psvf.fraction}; it must be at most 1")
+    if config.num_envs * psvf.horizon > LARGEST:
+        raise UserError(f"num_envs times psvf.horizon is too large; the largest is {LARGEST}")
+    if psvf.horizon % psvf.stride:
+        raise UserError(
+            f"psvf.horizon {psvf.horizon} is not a multiple of psvf.stride {psvf.stride}"
+        )
+    strides = int(config.num_envs * psvf.horizon // psvf.stride * psvf.fraction)
+    if psvf.minibatches > strides:
+        raise UserError(
+            f"psvf.minibatches {psvf.minibatches} are more than the {strides} strides of a pass "
+            "(num_envs times psvf.horizon / psvf.stride times psvf.fraction)"
+        )
+    if own.policy_update.optimizer == "normalised":
+        raise UserError("method 'psvf' needs policy_update.optimizer adam or sgd")
+
+
+METHOD = Method(
+    settings=PSVFSettings,
+    summary="V(s, θ): a value function of states and policies, learned from every step",
+    build=build,
+    check=check,
+    unread=frozenset({"policy.num_centres", "policy_update.steps", "policy_update.gradient_at"}),
+    segment=lambda settings: settings.psvf.horizon,
+)

@@ -1,6 +1,7 @@
 """A ring of (θ, return) pairs: the replay buffer D of Algorithm 1."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,23 @@ from jaxtyping import Bool, Float, Int
 
 from epvf.policies.noise import Perturbed, is_lazy
 from epvf.types import Array, Population, PRNGKey, Returns, Starts
+
+Store: TypeAlias = Literal["weights", "seeds"]
+
+
+@dataclass(frozen=True)
+class BufferConfig:
+    """The replay buffer.
+
+    Attributes:
+        size: newest pairs (θ, return) that are kept.
+        store: what is kept of a θ. `weights`: all of them. `seeds`: its population's centre and
+            key, from which it is drawn again when it is read. That takes next to no memory and
+            time of its own: for policies and populations so large that storing them is the cost.
+    """
+
+    size: int = 4096
+    store: Store = "weights"
 
 
 class Buffer(NamedTuple):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from epvf.types import Array, Population, PRNGKey
+from epvf.types import Array, NonNegative, Population, PRNGKey
 
 ROWS = 1024
 """Policies that are drawn at a time of a population that is not stored."""
@@ -33,8 +33,8 @@ class PerturbationConfig:
     """
 
     noise: Noise = "scaled_uniform"
-    scale: float = 0.3
-    floor: float = 0.0
+    scale: NonNegative = 0.3
+    floor: NonNegative = 0.0
     clip: float | None = None
     antithetic: bool = False
 

@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from epvf.errors import UserError, unknown
 from epvf.policies.mlp import Policy
-from epvf.types import Array, PRNGKey
+from epvf.types import Array, NonNegativeInt, PRNGKey
 from epvf.value.unf import (
     EquivariantLinear,
     InvariantNetwork,
@@ -126,7 +126,7 @@ class RepresentationConfig:
     unf_sign_symmetry: bool = False
     unf_input: UnfInput = "natural"
     unf_scale: float = 10.0
-    unf_chunk: int | None = None
+    unf_chunk: NonNegativeInt | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_probing_states", "unf_channels", "unf_matrix_channels", "unf_layers"):

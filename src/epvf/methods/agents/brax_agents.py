@@ -24,10 +24,10 @@ from brax.training.agents.sac import checkpoint as sac_checkpoint
 from brax.training.agents.sac import networks as sac_networks
 from brax.training.agents.sac import train as sac_train
 
-from epvf.config.schema import Config
 from epvf.methods.agents.brax_env import BraxEnv, IdleEnv
 from epvf.methods.agents.categorical import Categorical
 from epvf.methods.agents.tally import Counted, Tally
+from epvf.methods.base import Plan
 from epvf.policies.mlp import ACTIVATIONS
 from epvf.tasks.engines.rollout import JaxTask
 
@@ -66,7 +66,7 @@ class Progress(NamedTuple):
 Listener: TypeAlias = Callable[[Progress], None]
 
 
-def ppo(config: Config, task: JaxTask, iterations: int, tally: Tally, listener: Listener) -> None:
+def ppo(config: Plan, task: JaxTask, iterations: int, tally: Tally, listener: Listener) -> None:
     """Trains with Brax's PPO; whatever `listener` raises ends it.
 
     Args:
@@ -76,7 +76,7 @@ def ppo(config: Config, task: JaxTask, iterations: int, tally: Tally, listener: 
         tally: is told of the episodes that end.
         listener: called after every iteration.
     """
-    own = config.ppo
+    own = config.method.ppo
     newest: list[Any] = []
 
     def keep(step: int, make_policy: Any, parameters: Any) -> None:
@@ -117,9 +117,9 @@ def ppo(config: Config, task: JaxTask, iterations: int, tally: Tally, listener: 
     )
 
 
-def sac(config: Config, task: JaxTask, iterations: int, tally: Tally, listener: Listener) -> None:
+def sac(config: Plan, task: JaxTask, iterations: int, tally: Tally, listener: Listener) -> None:
     """Trains with Brax's SAC; see `ppo`. Actions are continuous."""
-    own = config.sac
+    own = config.method.sac
     environment, idle = BraxEnv(task), IdleEnv(task)
     prefill = math.ceil(own.min_replay_size / config.num_envs) * config.num_envs
     # Brax hands SAC's parameters over in files only
@@ -181,14 +181,14 @@ def _wrap(tally: Tally, period: int, env: Env, episode_length: int, **options: A
 
 
 def _ppo_networks(
-    config: Config, discrete: bool, observation_size: Any, action_size: int, **options: Any
+    config: Plan, discrete: bool, observation_size: Any, action_size: int, **options: Any
 ) -> ppo_networks.PPONetworks:
     hidden, activation = config.policy.hidden_sizes, _ACTIVATIONS[config.policy.activation]
     both = ppo_networks.make_ppo_networks(
         observation_size,
         action_size,
         policy_hidden_layer_sizes=hidden,
-        value_hidden_layer_sizes=config.ppo.value_hidden_sizes,
+        value_hidden_layer_sizes=config.method.ppo.value_hidden_sizes,
         activation=activation,
         **options,
     )
@@ -206,7 +206,7 @@ def _ppo_networks(
 
 
 def _sac_networks(
-    config: Config, observation_size: Any, action_size: int, **options: Any
+    config: Plan, observation_size: Any, action_size: int, **options: Any
 ) -> sac_networks.SACNetworks:
     return sac_networks.make_sac_networks(
         observation_size,

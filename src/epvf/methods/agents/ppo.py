@@ -1,9 +1,11 @@
-"""Hyperparameters of the agents that learn from single env steps: PPO and SAC."""
+"""Proximal policy optimisation: Brax's, on the same tasks, into the same runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-AGENTS = ("ppo", "sac")
-"""Methods that Brax trains."""
+from epvf.errors import UserError
+from epvf.methods.agents.base import UNREAD, train, unfit
+from epvf.methods.base import Method, Plan
+from epvf.types import Fraction, NonNegative
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,13 @@ class PPOConfig:
 
     learning_rate: float = 4e-4
     anneal: bool = False
-    discount: float = 0.99
-    gae_lambda: float = 0.9
+    discount: Fraction = 0.99
+    gae_lambda: Fraction = 0.9
     clip: float = 0.2
     unroll_length: int = 32
     num_minibatches: int = 8
     epochs: int = 4
-    entropy_cost: float = 0.0
+    entropy_cost: NonNegative = 0.0
     value_cost: float = 0.5
     max_grad_norm: float | None = None
     normalize_observations: bool = True
@@ -42,27 +44,35 @@ class PPOConfig:
 
 
 @dataclass(frozen=True)
-class SACConfig:
-    """How SAC learns (method sac); continuous actions only.
+class PPOSettings:
+    """What PPO reads.
 
     Attributes:
-        learning_rate: Adam's, of policy and Q functions.
-        discount: γ.
-        tau: how far the target Q functions move to the Q functions in each update.
-        batch_size: transitions per update.
-        updates: gradient updates after each step of all environments.
-        replay_size: newest transitions that are kept.
-        min_replay_size: transitions that are collected before the first update.
-        unroll_length: env steps of each environment per iteration.
-        normalize_observations: to zero mean and unit variance over all that was seen.
+        name: of the method.
+        ppo: its hyperparameters.
     """
 
-    learning_rate: float = 3e-4
-    discount: float = 0.99
-    tau: float = 0.005
-    batch_size: int = 256
-    updates: int = 8
-    replay_size: int = 1_000_000
-    min_replay_size: int = 8192
-    unroll_length: int = 32
-    normalize_observations: bool = True
+    name: str = "ppo"
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+
+
+def check(config: Plan) -> None:
+    """Raises a `UserError` where the environments do not make whole minibatches."""
+    parts = config.method.ppo.num_minibatches
+    if config.num_envs % parts:
+        raise UserError(
+            f"num_envs {config.num_envs} is not a multiple of ppo.num_minibatches {parts}"
+        )
+
+
+METHOD = Method(
+    settings=PPOSettings,
+    summary="PPO (Schulman et al. 2017), Brax's",
+    train=train,
+    unread=UNREAD,
+    unfit=unfit,
+    check=check,
+    segment=lambda settings: settings.ppo.unroll_length,
+    resumable=False,
+    needs="baselines",
+)

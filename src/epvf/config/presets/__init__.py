@@ -1,0 +1,76 @@
+"""Named configurations of each task: the paper's, ours, and a quick one for trying things.
+
+A family of tasks is a module: `PRESETS` for every method, of which each takes what it reads; `OWN`
+of methods that need others; `CHANGES` of a method in all of them; and `DEFAULT_METHODS`.
+"""
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, Literal, TypeAlias
+
+from epvf.config.presets import cartpole, walkers
+from epvf.config.schema import Config, default_settings, reads, replace
+from epvf.errors import unknown
+from epvf.methods.registry import METHODS
+from epvf.tasks import make
+
+Preset: TypeAlias = Literal["paper", "tuned", "debug"]
+PRESETS: tuple[Preset, ...] = ("paper", "tuned", "debug")
+
+
+def default_method(task: str, name: str) -> str:
+    """The method that a preset of a task trains unless told otherwise."""
+    method: str = family(task).DEFAULT_METHODS.get(name, "epvf")
+    return method
+
+
+def preset(task: str, name: str = "tuned", method: str | None = None) -> Config:
+    """The configuration of a task under a preset's name, for a method; None: its default.
+
+    A task that nobody made presets for has those of its kind: the walkers' where actions are
+    continuous, CartPole's where they are discrete.
+
+    Example:
+        >>> config = preset("cartpole", "debug", method="psvf")
+        >>> config.method.name, config.method.psvf.horizon
+        ('psvf', 8)
+
+    Raises:
+        UserError: if there is no such task, preset or method.
+    """
+    if name not in PRESETS:
+        raise unknown("preset", name, PRESETS)
+    kind = family(task)
+    method = method or default_method(task, name)
+    base = Config(method=_settings(method))
+    changes = {"task.name": task, **_delta(kind, name, method)}
+    return replace(base, {field: value for field, value in changes.items() if reads(method, field)})
+
+
+def family(task: str) -> ModuleType:
+    """The module of a task's presets.
+
+    Raises:
+        UserError: if there is no such task.
+    """
+    if task in _FAMILIES:
+        return _FAMILIES[task]
+    return cartpole if make(task).spec.discrete else walkers
+
+
+_FAMILIES = {"cartpole": cartpole} | dict.fromkeys(
+    ("ant", "hopper", "halfcheetah", "walker2d"), walkers
+)
+
+
+def _settings(method: str) -> Any:
+    if method not in METHODS:
+        raise unknown("method", method, METHODS.names())
+    return default_settings(method)
+
+
+def _delta(kind: ModuleType, name: str, method: str) -> Mapping[str, Any]:
+    if method in kind.OWN:
+        own: Mapping[str, Any] = kind.OWN[method][name]
+        return own
+    return {**kind.PRESETS[name], **kind.CHANGES.get(method, {})}

@@ -1,0 +1,87 @@
+"""What presets of several families share."""
+
+from typing import Any, TypeAlias
+
+Delta: TypeAlias = dict[str, Any]
+"""Dotted fields and their values; a method takes those that it reads."""
+
+# V as a regression that forgets: on offsets from θ in units of the noise the least-squares problem
+# is white, so one gradient step of rate a moves V by a fraction 2a from what it knew to what the
+# newest population says. Under returns this noisy, averaging over iterations beats fitting hard.
+LINEAR_VALUE: Delta = {
+    "value.hidden_sizes": [],
+    "value.inputs": "standardised",
+    "value.zero_init": True,
+    "target.transform": "centred_ranks",
+    "value_update.steps": 1,
+    "value_update.optimizer": "sgd",
+    "value_update.learning_rate": 0.1,
+    "policy_update.steps": 1,
+}
+
+# PPO of RL-X, the paper's authors' code, in November 2024 (2e9 env steps); its SAC's network sizes
+# and number of environments are ours.
+PPO_PAPER: Delta = {
+    "policy.hidden_sizes": [512, 256, 128],
+    "policy.activation": "elu",
+    "policy.output": "tanh",
+    "ppo.value_hidden_sizes": [512, 256, 128],
+    "ppo.learning_rate": 4e-4,
+    "ppo.anneal": True,
+    "ppo.unroll_length": 128,
+    "ppo.num_minibatches": 16,
+    "ppo.epochs": 10,
+    "ppo.discount": 0.99,
+    "ppo.gae_lambda": 0.9,
+    "ppo.clip": 0.1,
+    "ppo.value_cost": 1.0,
+    "ppo.max_grad_norm": 5.0,
+    "ppo.normalize_observations": False,
+    "num_envs": 4096,
+    "iterations": 3815,
+    "eval.interval": 33,
+}
+
+PPO_TUNED: Delta = {
+    "policy.hidden_sizes": [256, 128],
+    "policy.activation": "elu",
+    "policy.output": "tanh",
+    "num_envs": 1024,
+    "iterations": 1221,
+    "eval.interval": 50,
+}
+
+SAC_PAPER: Delta = {
+    "policy.hidden_sizes": [256, 256],
+    "policy.activation": "relu",
+    "policy.output": "tanh",
+    "sac.updates": 64,
+    "sac.normalize_observations": False,
+    "num_envs": 64,
+    "iterations": 976_563,
+    "eval.interval": 500,
+}
+
+# V(s, θ) on every step. Noise alike on all weights, whose size is adapted to the actions.
+PSVF: Delta = {
+    "perturbation.noise": "gaussian",
+    "perturbation.scale": 0.05,
+    "policy_update.optimizer": "adam",
+    "policy_update.learning_rate": 1e-3,
+    "psvf.final_noise": 0.1,
+    "num_envs": 1024,
+    "iterations": 1526,
+    "eval.interval": 50,
+}
+
+PSVF_DEBUG: Delta = {
+    **PSVF,
+    "policy.hidden_sizes": [8],
+    "psvf.hidden_sizes": [8],
+    "psvf.horizon": 8,
+    "psvf.minibatches": 2,
+    "num_envs": 32,
+    "iterations": 5,
+    "eval.interval": 2,
+    "eval.episodes": 8,
+}

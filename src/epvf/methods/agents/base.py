@@ -1,0 +1,38 @@
+"""What PPO and SAC share: agents that step environments themselves, trained by Brax."""
+
+from collections.abc import Callable
+from typing import Any
+
+from epvf.methods.agents import brax_compat
+from epvf.tasks.base import TaskSpec
+
+UNREAD = frozenset(
+    {
+        "policy.num_centres",
+        "policy.init",
+        "policy.init_scale",
+        "checkpoint",
+        "num_seeds",
+        "schedule_iterations",
+    }
+)
+"""Of a configuration's fields; Brax's state cannot be saved whole, so there are no checkpoints."""
+
+
+def unfit(spec: TaskSpec) -> str | None:
+    """Why an agent cannot learn a task."""
+    if not spec.traceable:
+        return "needs an engine in JAX: --backend mjx"
+    return None
+
+
+def train(
+    config: Any, task: Any, iterations: int, tally: Any, listener: Callable[[Any], None]
+) -> None:
+    """Trains with Brax's function of the method's name; whatever `listener` raises ends it."""
+    with brax_compat.tolerated():
+        from epvf.methods.agents import brax_agents
+
+        {"ppo": brax_agents.ppo, "sac": brax_agents.sac}[config.method.name](
+            config, task, iterations, tally, listener
+        )
