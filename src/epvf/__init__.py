@@ -1,40 +1,61 @@
 """Policy search by explicit policy-conditioned value functions V(θ).
 
-The names below are loaded when first used, so that `import epvf` and `epvf --help` are quick. The
-training loop is `epvf.training.loop.train`, the run folder `epvf.runs.folder`.
+The names below are the public interface. They are loaded when first used, so that `import epvf` and
+`epvf --help` are quick.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from epvf._version import __version__
 from epvf.errors import UserError
 
 if TYPE_CHECKING:
+    from epvf.analysis.evaluation import evaluate
     from epvf.config.presets import preset
     from epvf.config.schema import Config
+    from epvf.methods.registry import register_method
     from epvf.policies.formats.safetensors import load_policy, save_policy
     from epvf.policies.mlp import Policy
+    from epvf.runs.folder import Run
+    from epvf.runs.train import Result, train
     from epvf.tasks import make
+    from epvf.tasks.base import TaskSpec
+    from epvf.types import Evaluation
+
+__version__ = "0.2.0"
 
 _HOMES = {
     "Config": "epvf.config.schema",
+    "Evaluation": "epvf.types",
     "Policy": "epvf.policies.mlp",
+    "Result": "epvf.runs.train",
+    "Run": "epvf.runs.folder",
+    "TaskSpec": "epvf.tasks.base",
+    "evaluate": "epvf.analysis.evaluation",
     "load_policy": "epvf.policies.formats.safetensors",
     "make": "epvf.tasks",
     "preset": "epvf.config.presets",
+    "register_method": "epvf.methods.registry",
     "save_policy": "epvf.policies.formats.safetensors",
+    "train": "epvf.runs.train",
 }
 
 __all__ = [
     "Config",
+    "Evaluation",
     "Policy",
+    "Result",
+    "Run",
+    "TaskSpec",
     "UserError",
     "__version__",
+    "evaluate",
     "load_policy",
     "make",
     "preset",
+    "register_method",
     "save_policy",
+    "train",
 ]
 
 
@@ -42,3 +63,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

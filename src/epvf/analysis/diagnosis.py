@@ -15,17 +15,16 @@ import numpy as np
 
 from epvf.analysis.neighbourhood import Neighbourhood, neighbourhood, no_value_function
 from epvf.analysis.plotting import save
-from epvf.config.schema import Config, check_seed
+from epvf.config.schema import check_seed
 from epvf.errors import UserError
 from epvf.files import write_json
-from epvf.methods.agents.settings import AGENTS
-from epvf.methods.base import PolicySearch
-from epvf.methods.registry import make_learner
+from epvf.methods.registry import METHODS
 from epvf.policies.noise import jitter
 from epvf.runs.checkpoints import Checkpoints
 from epvf.runs.folder import read_config
-from epvf.tasks.base import Task
-from epvf.training.loop import TrainState, fit, init_state
+from epvf.training.loop import init_state
+from epvf.training.prepare import Setup, prepare
+from epvf.training.state import TrainState
 from epvf.types import Evaluate, Evaluation
 from epvf.value.linear_fit import es_line, ridge_line
 from epvf.value.targets import spearman, transform
@@ -91,21 +90,21 @@ def diagnose(
         UserError: if the folder is no run, has no checkpoint, or its method has no V.
     """
     asked = read_config(run)
-    if asked.method in AGENTS:
-        raise no_value_function(asked.method)
-    config, task = fit(asked)
+    if METHODS[asked.method.name].build is None:
+        raise no_value_function(asked.method.name)
+    setup = prepare(asked)
+    config = setup.config
     if settings.get("population") is None:
         settings["population"] = config.num_envs
     wanted = Settings(**settings)
-    learner = make_learner(config, task.spec)
-    look = neighbourhood(config, task)
-    whole = _newest(run, config, learner, task)
+    look = neighbourhood(setup)
+    whole = newest_state(run, setup)
     state = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), whole.learner)
     around = look(state)
-    probe = Probe(around, task.evaluator(learner.policy), wanted, announce)
+    probe = Probe(around, setup.evaluate, wanted, announce)
     return {
         "run": str(run),
-        "method": config.method,
+        "method": config.method.name,
         "update": whole.iteration,
         "env_steps": int(whole.env_steps[0]),
         "population": wanted.population,
@@ -338,15 +337,19 @@ def draw(result: dict[str, Any]) -> "Figure":
     return figure
 
 
-def _newest(run: Path, config: Config, learner: PolicySearch, task: Task) -> TrainState:
-    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep, read_only=True)
+def newest_state(run: Path, setup: Setup) -> TrainState:
+    """The newest checkpoint of a run.
+
+    Raises:
+        UserError: if there is none, or it cannot be read.
+    """
+    checkpoints = Checkpoints(run / "checkpoints", keep=1, read_only=True)
     try:
-        like = jax.eval_shape(lambda: init_state(config, learner, task).learner)
-        state = checkpoints.restore(like)
+        state = checkpoints.restore(jax.eval_shape(lambda: init_state(setup).learner))
     finally:
         checkpoints.close()
     if state is None:
-        raise UserError(f"{run} has no checkpoint yet")
+        raise UserError(f"run {run} has no checkpoint yet")
     return state
 
 

@@ -13,7 +13,7 @@ from epvf.policies.formats.safetensors import SavedPolicy
 from epvf.policies.mlp import Policy
 from epvf.tasks import make
 from epvf.tasks.base import check_policy
-from epvf.training.loop import evaluate_theta
+from epvf.training.measure import evaluate_theta
 
 GYMNASIUM = {"cartpole": "CartPole-v1", "hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5"}
 """Tasks that are somebody else's, under the names of the originals."""

@@ -13,14 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from epvf.config.schema import Config
 from epvf.errors import UserError
 from epvf.methods.base import PolicySearch
 from epvf.methods.epvf import Learner, LearnerState
 from epvf.methods.psvf import PSVFLearner, PSVFState
-from epvf.methods.registry import make_learner
 from epvf.policies.noise import clip_weights, noise_deviation, perturb
-from epvf.tasks.base import Task, explorer_of
+from epvf.training.prepare import Setup
 from epvf.types import Array, Envs, Evaluation, Explore, Population, PRNGKey
 from epvf.value.targets import TargetConfig
 from epvf.value.v_state_theta import Met
@@ -75,19 +73,20 @@ class Neighbourhood(Protocol):
         ...
 
 
-def neighbourhood(config: Config, task: Task) -> Callable[[Any], Neighbourhood]:
+def neighbourhood(setup: Setup) -> Callable[[Any], Neighbourhood]:
     """What makes one of a seed's learner state.
 
     Raises:
         UserError: if the method has no value function of policies.
     """
-    learner = make_learner(config, task.spec)
+    learner = setup.method
     if isinstance(learner, Learner):
-        return partial(AroundTheta, config, learner)
+        return partial(AroundTheta, learner)
     if isinstance(learner, PSVFLearner):
-        explore = explorer_of(task, learner.policy, learner.horizon)
-        return partial(AroundStates, learner, explore, task.spec.episode_length)
-    raise no_value_function(config.method)
+        assert setup.explore is not None
+        length = setup.task.spec.episode_length
+        return partial(AroundStates, learner, setup.explore, length)
+    raise no_value_function(setup.config.method.name)
 
 
 def no_value_function(method: str) -> UserError:
@@ -99,26 +98,25 @@ def no_value_function(method: str) -> UserError:
 class AroundTheta:
     """See `Neighbourhood`; V(θ)."""
 
-    config: Config
     learner: Learner
     state: LearnerState
 
     @property
     def targets(self) -> TargetConfig:
-        return self.config.target
+        return self.learner.targets
 
     @property
     def theta(self) -> jax.Array:
-        return self.learner.leader(self.state)
+        return self.learner.centre(self.state)
 
     @cached_property
     def deviation(self) -> jax.Array:
-        return noise_deviation(self.config.perturbation, self.theta)
+        return noise_deviation(self.learner.perturbation, self.theta)
 
     def population(
         self, key: PRNGKey, theta: Float[Array, "P"], num: int, antithetic: bool = False
     ) -> Population:
-        noise = self.config.perturbation
+        noise = self.learner.perturbation
         noise = replace(noise, antithetic=noise.antithetic or antithetic)
         return perturb(noise, key, theta[None, :], num)
 
@@ -126,7 +124,7 @@ class AroundTheta:
         return _per_deviation(jnp.asarray(thetas) - self.theta[None, :], self.deviation)
 
     def moved(self, move: Float[Array, "P"]) -> jax.Array:
-        bound = self.config.policy_update.weight_clip
+        bound = self.learner.policy_update.weight_clip
         return clip_weights(self.theta + self.deviation * move, bound)
 
     def slopes(self, key: PRNGKey) -> dict[str, tuple[jax.Array, int]]:

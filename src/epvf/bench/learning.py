@@ -10,16 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from epvf.config.schema import Config, replace
-from epvf.methods.epvf import Learner, LearnerState
+from epvf.methods.epvf import EPVFSettings, Learner, LearnerState
 from epvf.runtime.compilation import compiler_options
-from epvf.tasks.base import TaskSpec
-from epvf.training.loop import make_learner
+from epvf.training.prepare import Setup
 from epvf.value.representations import Stage
 
 Call: TypeAlias = Callable[[], Any]
 
 
-def bench_learner(config: Config, spec: TaskSpec, repeats: int = 5) -> dict[str, Any]:
+def bench_learner(setup: Setup, repeats: int = 5) -> dict[str, Any]:
     """Times the K steps of V and the L steps of the policy on a full buffer, for one seed.
 
     Returns:
@@ -28,11 +27,12 @@ def bench_learner(config: Config, spec: TaskSpec, repeats: int = 5) -> dict[str,
         `representation_ms`, for each stage of the representation (probing, or an equivariant
         layer), forward and backward once over a batch.
     """
-    learner = make_learner(config, spec)
+    learner = setup.method
+    assert isinstance(learner, Learner)
     begin = time.perf_counter()
     value, policy, memory = update_calls(learner)
     compiled = time.perf_counter() - begin
-    stages = stage_calls(learner, config.value_update.batch_size)
+    stages = stage_calls(learner, learner.value_update.batch_size)
     calls = {"value": value, "policy": policy} | {f"stage {n}": c for n, c in stages.items()}
     times = milliseconds(take_turns(calls, repeats))
     return {
@@ -40,7 +40,7 @@ def bench_learner(config: Config, spec: TaskSpec, repeats: int = 5) -> dict[str,
         "policy_ms": times["policy"],
         "learner_compile_seconds": compiled,
         "learner_bytes": memory,
-        "representation": config.representation.name,
+        "representation": "+".join(name for name, _ in learner.value.representation.parts),
         "representation_ms": {name: times[f"stage {name}"] for name in stages},
     }
 
@@ -48,7 +48,10 @@ def bench_learner(config: Config, spec: TaskSpec, repeats: int = 5) -> dict[str,
 def with_num_envs(config: Config, num_envs: int) -> Config:
     """Another number of policies an iteration; batch and buffer follow where they were equal."""
     sizes = {"num_envs": num_envs}
-    follow = config.buffer.size == config.value_update.batch_size == config.num_envs
+    own = config.method
+    follow = isinstance(own, EPVFSettings) and (
+        own.buffer.size == own.value_update.batch_size == config.num_envs
+    )
     if follow and num_envs > 0:  # else the error would name the buffer, which nobody set
         sizes |= {"buffer.size": num_envs, "value_update.batch_size": num_envs}
     return replace(config, sizes)

@@ -7,15 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from epvf.bench.learning import Call, milliseconds, take_turns
-from epvf.config.schema import Config
 from epvf.methods.psvf import PSVFLearner, PSVFState
 from epvf.runtime.compilation import compiler_options
-from epvf.tasks.base import Task, explorer_of
-from epvf.training.loop import init_state, make_learner
+from epvf.training.loop import init_state
+from epvf.training.prepare import Setup
 from epvf.types import Segment
 
 
-def bench_psvf(config: Config, task: Task, repeats: int = 5) -> dict[str, Any]:
+def bench_psvf(setup: Setup, repeats: int = 5) -> dict[str, Any]:
     """Times the parts of an iteration turn by turn, for one seed and at θ's start.
 
     Returns:
@@ -23,14 +22,10 @@ def bench_psvf(config: Config, task: Task, repeats: int = 5) -> dict[str, Any]:
         `value_ms`, the gradient steps of V, and `policy_ms`, all else that is learned from the
         segments; `learner_compile_seconds` and `learner_bytes`, what the compiled update needs
         beyond its arguments.
-
-    Raises:
-        UserError: if the task's environments cannot wait for the next policies.
     """
-    learner = make_learner(config, task.spec)
-    assert isinstance(learner, PSVFLearner)
-    explore = explorer_of(task, learner.policy, learner.horizon)
-    states = init_state(config, learner, task).learner
+    learner, explore = setup.method, setup.explore
+    assert isinstance(learner, PSVFLearner) and explore is not None
+    states = init_state(setup).learner
     state: PSVFState = jax.tree.map(lambda leaf: leaf[0], states)
     assert state.envs is not None
     propose = jax.jit(learner.propose)

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from epvf.config.presets import preset
-from epvf.config.schema import Config, replace
+from epvf.config.schema import Config, reads, replace
 from epvf.errors import UserError
 from epvf.experiments.paper import Arm
 from epvf.experiments.runner import Plan
-from epvf.training.prepare import fit
+from epvf.methods.registry import METHODS
+from epvf.training.prepare import prepare
 
 EVALUATIONS = 12
 """Of the unperturbed policy, at least, in a run whose episodes are of full length."""
@@ -68,23 +69,16 @@ def _budgeted(config: Config, env_steps: int) -> Config:
     episodes of full length, if that is more. Evaluations come as often as in the preset, or
     `EVALUATIONS` times in so many iterations, if that is more.
     """
-    fitted, task = fit(config)
-    whole = config.num_envs * _longest(config, task.spec.episode_length)
+    setup = prepare(config)
+    method = METHODS[config.method.name]
+    segment = method.segment(config.method) or setup.task.spec.episode_length
+    whole = config.num_envs * segment
     iterations = math.ceil(env_steps / whole)
     budget = {
         "env_steps": env_steps,
         "iterations": math.ceil(env_steps / config.num_envs),  # no episode is shorter than a step
-        "schedule_iterations": max(config.iterations, iterations),
         "eval.interval": min(config.eval.interval, max(1, iterations // EVALUATIONS)),
     }
-    return replace(fitted, budget | {"task.backend": config.task.backend})
-
-
-def _longest(config: Config, episode_length: int) -> int:
-    """Env steps of an environment in an iteration: a segment, or an episode of full length."""
-    segments = {
-        "psvf": config.psvf.horizon,
-        "ppo": config.ppo.unroll_length,
-        "sac": config.sac.unroll_length,
-    }
-    return segments.get(config.method, episode_length)
+    if reads(config.method.name, "schedule_iterations"):
+        budget["schedule_iterations"] = max(config.iterations, iterations)
+    return replace(setup.config, budget | {"task.backend": config.task.backend})

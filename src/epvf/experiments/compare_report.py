@@ -19,7 +19,7 @@ from epvf.analysis.plotting import (
 from epvf.experiments.report import FINAL, by_seed, end_of_run, groups_of, tidy_csv
 from epvf.experiments.runner import Plan
 from epvf.files import write_atomically, write_json
-from epvf.methods.agents.settings import AGENTS
+from epvf.methods.registry import METHODS
 from epvf.runs.metrics import Record
 from epvf.tasks import make
 
@@ -71,6 +71,11 @@ def max_return(plan: Plan) -> float | None:
     return None if reward is None else reward * spec.episode_length
 
 
+def _agents(methods: dict[str, Any]) -> bool:
+    """Whether there are methods with a loop of their own among these."""
+    return any(name in METHODS and METHODS[name].build is None for name in methods)
+
+
 def table(summary: dict[str, Any]) -> str:
     """Final returns as lines of text."""
     rows = [
@@ -109,7 +114,7 @@ def page(summary: dict[str, Any]) -> str:
             f"## What a return costs\n\nEnv steps / seconds until the mean return first reaches a "
             f"part of the task's maximum, {summary['max_return']:g}: the median over the seeds "
             "that reached it, and how many did. Seconds are of training, without compilation"
-            + (", but with it for PPO and SAC" if set(AGENTS) & set(methods) else "")
+            + (", but with it for PPO and SAC" if _agents(methods) else "")
             + ".",
             *(_reached_table(which, methods) for which in RETURNS),
         ]

@@ -1,23 +1,22 @@
 """Running an experiment: every run to its end, finished ones kept, an interrupted one resumed."""
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from epvf.config.schema import Config, flatten, replace
+from epvf.config.schema import Config, flatten, reads, replace
 from epvf.errors import UserError
 from epvf.experiments.launch import local as processes
 from epvf.experiments.launch.local import Cores, Job
 from epvf.experiments.paper import Arm
 from epvf.files import read_json, write_json
-from epvf.methods.agents.settings import AGENTS
-from epvf.methods.registry import reads
+from epvf.methods.registry import METHODS
 from epvf.runs.display import Display, Extra, clock
 from epvf.runs.folder import Run, check_free, read_config, read_info
-from epvf.training.prepare import fit, record
+from epvf.runs.recorder import record
+from epvf.training.prepare import prepare
 
 FORMAT = "epvf-experiment/1"
 
@@ -142,25 +141,23 @@ def _unfinished(folder: Path, plan: Plan) -> list[Arm]:
 
 def _complete_run(path: Path, config: Config, argv: Sequence[str], display: Display) -> int:
     """The exit code of a run that is begun or gone on with."""
-    config, task = fit(config)
-    run = _open(path, config, argv)
+    setup = prepare(config)
+    run = _open(path, setup.config, argv)
     try:
-        return record(run, task, display).exit_code
+        return record(run, setup, display).exit_code
     finally:
         run.close()
 
 
 def _open(path: Path, config: Config, argv: Sequence[str]) -> Run:
     if (path / "run.json").exists():
-        run = Run.open(path)  # nobody else has it then
-        if config.method not in AGENTS:
+        if METHODS[config.method.name].resumable:
+            run = Run.open(path)
             run.resumed(argv)
             return run
-        run.close()
-    if path.exists():
-        # Killed while the folder was being made, or of a method that cannot go on: made anew.
-        shutil.rmtree(path)
-    return Run.create(path, config, argv)
+        Run.open(path).close()  # nobody else has it then
+    # Killed while the folder was being made, or of a method that cannot go on: made anew.
+    return Run.remake(path, config, argv)
 
 
 def _is_finished(path: Path) -> bool:
@@ -174,8 +171,8 @@ def _check_same(path: Path, config: Config) -> None:
     there = flatten(read_config(path))
     wanted = flatten(replace(config, {"task.backend": there["task.backend"]}))
     for field, value in wanted.items():
-        if there[field] != value and reads(config.method, field):
+        if there.get(field) != value and reads(config.method.name, field):
             raise UserError(
                 f"{path} was made with other settings or by another version: its {field} is "
-                f"{there[field]!r}, not {value!r}; choose another --out"
+                f"{there.get(field)!r}, not {value!r}; choose another --out"
             )

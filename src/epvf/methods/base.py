@@ -81,7 +81,7 @@ class Parts(NamedTuple):
     initialised: bool = False
 
 
-def _fits_all(spec: TaskSpec) -> str | None:
+def _fits_all(spec: TaskSpec, config: Plan) -> str | None:
     return None
 
 
@@ -103,7 +103,7 @@ class Method(NamedTuple):
         build: of a population search, pure functions over pytrees.
         train: of agents that step environments themselves; see `methods.agents`.
         unread: dotted fields, or whole groups, of a configuration that the method does not read.
-        unfit: why the method cannot learn a task, in one sentence, or None.
+        unfit: why the method cannot learn a task, in words, or None.
         check: raises a `UserError` where a configuration contradicts itself.
         segment: env steps that an environment takes in an iteration; None: a whole episode.
         resumable: whether an interrupted run can go on.
@@ -115,7 +115,7 @@ class Method(NamedTuple):
     build: "Callable[[Parts], PolicySearch] | None" = None
     train: Callable[..., None] | None = None
     unread: frozenset[str] = frozenset()
-    unfit: Callable[[TaskSpec], str | None] = _fits_all
+    unfit: Callable[[TaskSpec, Plan], str | None] = _fits_all
     check: Callable[[Plan], None] = _no_contradiction
     segment: Callable[[Any], int | None] = _whole_episode
     resumable: bool = True
@@ -221,6 +221,14 @@ class PolicySearch:
     def init_state(self, key: PRNGKey) -> State:
         """Everything as before the first iteration."""
         raise NotImplementedError
+
+    def start_from(self, state: State, theta: Float[Array, "P"]) -> State:
+        """The first state with θ in the place of the policy that was drawn.
+
+        Raises:
+            UserError: if the method draws all its policies.
+        """
+        raise UserError("this method does not start from a given policy; leave out --init")
 
     def propose(self, state: State, iteration: Int[Array, ""]) -> Population | Perturbed:
         """The iteration's policies `[N, P]`, drawn or not yet."""

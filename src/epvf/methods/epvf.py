@@ -196,6 +196,13 @@ class Learner(PolicySearch):
             step_norm=zero,
         )
 
+    def start_from(self, state: LearnerState, theta: Float[Array, "P"]) -> LearnerState:
+        """The first state with all centres at θ."""
+        centres = jnp.broadcast_to(theta[None, :], state.centres.shape)
+        centres = clip_weights(centres, self.policy_update.weight_clip)
+        progress = state.progress._replace(best_theta=centres[0])
+        return state._replace(centres=centres, progress=progress)
+
     def propose(self, state: LearnerState, iteration: Int[Array, ""]) -> Population | Perturbed:
         """The iteration's perturbed policies `[N, P]`; not drawn yet with `draw_again`."""
         key = self.keys(state, iteration)[0]

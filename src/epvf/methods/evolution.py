@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from epvf.errors import UserError
 from epvf.methods.base import (
@@ -126,6 +126,11 @@ class EvolutionLearner(PolicySearch):
         with _evosax_arithmetic():
             strategy = _strong(algorithm.init(strategy_key, mean, params))
         return EvolutionState(progress=begin(base_key, mean), strategy=strategy)
+
+    def start_from(self, state: EvolutionState, theta: Float[Array, "P"]) -> EvolutionState:
+        """The first state with the mean at θ."""
+        strategy = state.strategy.replace(mean=theta)
+        return EvolutionState(state.progress._replace(best_theta=theta), strategy)
 
     def propose(self, state: EvolutionState, iteration: Int[Array, ""]) -> Population:
         """The population `[N, P]` that the strategy asks to evaluate."""

@@ -196,12 +196,14 @@ class PSVFLearner(PolicySearch):
         perturbation: shape of the noise on θ; its size is adapted.
         policy_update: θ's optimizer.
         fixed_length: env steps of every episode, where nothing ends one early; None elsewhere.
+        initialised: whether the first θ is a given policy rather than a drawn one.
     """
 
     config: PSVFConfig
     perturbation: PerturbationConfig
     policy_update: PolicyUpdateConfig
     fixed_length: int | None = None
+    initialised: bool = False
 
     @property
     def remedy(self) -> str:
@@ -247,6 +249,11 @@ class PSVFLearner(PolicySearch):
             predicted_gain=zero + jnp.nan,
             step_norm=zero,
         )
+
+    def start_from(self, state: PSVFState, theta: Float[Array, "P"]) -> PSVFState:
+        """The first state with the centre at θ."""
+        theta = clip_weights(theta, self.policy_update.weight_clip)
+        return state._replace(theta=theta, progress=state.progress._replace(best_theta=theta))
 
     def propose(self, state: PSVFState, iteration: Int[Array, ""]) -> Population:
         """The iteration's perturbed policies `[N, P]`."""
@@ -414,12 +421,14 @@ class PSVFLearner(PolicySearch):
         return fitted._replace(theta=self.outward(met.scaler, fitted.theta)), losses
 
     def _begin(self, state: PSVFState, fitted: _Fit) -> _Fit:
-        """After the first population, which measured the observations, θ begins in their units."""
+        """After the first population, which measured the observations, θ begins in their units.
+
+        A θ that was given acts on observations as they are: it stays.
+        """
         if self.config.coordinates == "raw":
             return fitted
-        begun = fitted._replace(
-            theta=self.outward(state.scaler, state.theta), policy_opt=state.policy_opt
-        )
+        theta = state.theta if self.initialised else self.outward(state.scaler, state.theta)
+        begun = fitted._replace(theta=theta, policy_opt=state.policy_opt)
         return jax.tree.map(partial(jnp.where, state.iterations == 0), begun, fitted)
 
     def _staggered(self, state: PSVFState, envs: Envs) -> Envs:
@@ -591,6 +600,7 @@ def build(parts: Parts) -> PSVFLearner:
         perturbation=own.perturbation,
         policy_update=own.policy_update,
         fixed_length=None if spec.terminates else spec.episode_length,
+        initialised=parts.initialised,
     )
 
 

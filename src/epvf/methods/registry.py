@@ -26,6 +26,15 @@ METHODS: Registry[Method] = Registry(
 )
 
 
+def register_method(name: str, method: Method) -> None:
+    """Makes a method known under a name, in this process; `epvf.methods` entry points do in all.
+
+    Raises:
+        UserError: if something else has this name.
+    """
+    METHODS.register(name, method)
+
+
 def default_settings(name: str) -> Any:
     """The settings of a method as they are where nothing is asked for.
 

@@ -70,6 +70,10 @@ class Policy:
         """`P`, the length of θ."""
         return sum(fan_in * fan_out + fan_out for fan_in, fan_out in self.shapes)
 
+    def describe(self) -> str:
+        """Sizes, activation and output in a few characters: `34-64-64-8 tanh clip`."""
+        return f"{'-'.join(map(str, self.layer_sizes))} {self.activation} {self.output}"
+
     def init(self, key: PRNGKey, init: Init = "lecun_normal", scale: float = 1.0) -> jax.Array:
         """Draws θ `[P]`: kernels by `init` times `scale`, biases zero.
 

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import time
+from collections import namedtuple
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,13 @@ import orbax.checkpoint as ocp
 
 from epvf.errors import UserError
 from epvf.files import one_line
-from epvf.methods.base import State
+from epvf.methods.base import Progress, State
 from epvf.methods.replay import Buffer
-from epvf.training.loop import TrainState
+from epvf.training.state import TrainState
 
-FORMAT = "epvf-checkpoint/1"
+FORMAT = "epvf-checkpoint/2"
+_FLAT = "epvf-checkpoint/1"
+"""Of 0.1.0, where what every method remembers lay beside the method's own."""
 
 TRANSFER_SECONDS = 0.3
 """How long the other transfers of a failed save or restore are given to end."""
@@ -95,16 +98,18 @@ class Checkpoints:
         if update is None:
             return None
         meta = self._read(update, "meta", ocp.args.JsonRestore())
-        if meta.get("format") != FORMAT:
-            raise self._misfit(update, f"its format is {meta.get('format')!r}, not {FORMAT!r}")
-        ours, theirs = _describe(like), meta["arrays"]
+        told = meta.get("format")
+        if told not in (FORMAT, _FLAT):
+            raise self._misfit(update, f"its format is {told!r}, not {FORMAT!r}")
+        expected = _flat(like) if told == _FLAT else like
+        ours, theirs = _describe(expected), meta["arrays"]
         for name in sorted(ours.keys() | theirs.keys()):
             if ours.get(name) != theirs.get(name):
                 reason = f"{name} is {theirs.get(name)} there and {ours.get(name)} here"
                 raise self._misfit(update, reason)
-        abstract = _stored(jax.tree.map(_abstract, like))
+        abstract = _stored(jax.tree.map(_abstract, expected))
         stored = self._read(update, "state", ocp.args.StandardRestore(abstract))
-        learner = _restored(stored)
+        learner = _restored(stored if told == FORMAT else _nested(stored, like))
         env_steps = np.asarray(meta["env_steps"], np.int64)
         return TrainState(learner, meta["iteration"], env_steps, meta["wall_time"])
 
@@ -176,6 +181,21 @@ def _restored(stored: Any) -> State:
     if not hasattr(stored, "buffer"):
         return stored
     return stored._replace(buffer=Buffer(**stored.buffer))
+
+
+def _flat(learner: State) -> Any:
+    """The state as 0.1.0 had it."""
+    fields = learner._asdict()
+    progress = fields.pop("progress")._asdict()
+    names = (*fields, *progress)
+    return namedtuple("Flat", names)(**fields, **progress)  # type: ignore[misc]
+
+
+def _nested(flat: Any, like: State) -> State:
+    """The state that `_flat` was made from."""
+    fields = flat._asdict()
+    progress = Progress(**{name: fields.pop(name) for name in Progress._fields})
+    return like._replace(**fields, progress=progress)
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

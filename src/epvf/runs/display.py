@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from epvf.config.schema import Config
-from epvf.methods.agents.settings import AGENTS
-from epvf.training.loop import Record, Report, TrainState
+from epvf.methods.registry import METHODS
+from epvf.training.state import Record, Report, TrainState
 
 Extra: TypeAlias = Callable[[float], dict[str, str]]
 """More to show, by name, given the fraction of the run that is done."""
@@ -198,7 +198,8 @@ def _count(value: float) -> str:
 
 def _columns(config: Config) -> dict[str, tuple[str, Callable[[float], str]]]:
     """What is shown of a record, by label."""
-    return _AGENT_COLUMNS if config.method in AGENTS else _COLUMNS
+    searches = METHODS[config.method.name].build is not None
+    return _COLUMNS if searches else _AGENT_COLUMNS
 
 
 _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {

@@ -1,13 +1,13 @@
 """Ending cleanly at Ctrl-C and SIGTERM: between iterations, or within a rollout on the host."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from epvf.policies.mlp import Policy
-from epvf.tasks.base import Task, TaskSpec, explorer_of
+from epvf.training.prepare import Setup
 from epvf.types import Envs, Evaluate, Evaluation, Explore, Population, PRNGKey, Segment
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -36,7 +36,10 @@ class Interrupt:
 
     @contextmanager
     def listening(self) -> Iterator["Interrupt"]:
-        """Handles the signals while the block runs."""
+        """Handles the signals while the block runs; only a program's main thread gets any."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
         before = {number: signal.signal(number, self._receive) for number in SIGNALS}
         try:
             yield self
@@ -44,9 +47,19 @@ class Interrupt:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def guard(self, task: Task) -> Task:
-        """The same task; where it rolls out on the host, a signal ends the rollout."""
-        return task if task.spec.traceable else _Guarded(task, self)
+    def guard(self, setup: Setup) -> Setup:
+        """The same setup; where it rolls out on the host, a signal ends the rollout."""
+        if setup.task.spec.traceable:
+            return setup
+        explore = None if setup.explore is None else _GuardedExplorer(setup.explore, self)
+        return setup._replace(evaluate=self._guarded(setup.evaluate), explore=explore)
+
+    def _guarded(self, evaluate: Evaluate) -> Evaluate:
+        def guarded(key: PRNGKey, thetas: Population) -> Evaluation:
+            with self.in_rollout():
+                return evaluate(key, thetas)
+
+        return guarded
 
     @contextmanager
     def in_rollout(self) -> Iterator[None]:
@@ -66,28 +79,6 @@ class Interrupt:
         self._announce("saving the run and ending; Ctrl-C again ends at once")
         if self._in_rollout:
             raise Interrupted
-
-
-@dataclass(frozen=True)
-class _Guarded:
-    task: Task
-    interrupt: Interrupt
-
-    @property
-    def spec(self) -> TaskSpec:
-        return self.task.spec
-
-    def evaluator(self, policy: Policy) -> Evaluate:
-        evaluate = self.task.evaluator(policy)
-
-        def guarded(key: PRNGKey, thetas: Population) -> Evaluation:
-            with self.interrupt.in_rollout():
-                return evaluate(key, thetas)
-
-        return guarded
-
-    def explorer(self, policy: Policy, horizon: int) -> Explore:
-        return _GuardedExplorer(explorer_of(self.task, policy, horizon), self.interrupt)
 
 
 @dataclass(frozen=True)

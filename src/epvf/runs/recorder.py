@@ -1,9 +1,10 @@
-"""Training into a run folder: what the loop reports is written, saved and shown."""
+"""Training into a run folder: what a loop reports is written, saved and shown."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,22 +12,18 @@ import numpy as np
 from epvf import __version__
 from epvf.errors import RunFailed
 from epvf.files import one_line
+from epvf.methods.registry import METHODS
 from epvf.policies.formats.safetensors import save_policy
 from epvf.runs.checkpoints import Checkpoints
 from epvf.runs.display import Display
 from epvf.runs.folder import Run, Status
 from epvf.runs.interrupt import Interrupt, Interrupted
 from epvf.runs.metrics import MetricsLog
-from epvf.tasks.base import Task
-from epvf.training.loop import (
-    Report,
-    TrainingDiverged,
-    TrainState,
-    finished,
-    init_state,
-    make_learner,
-    train,
-)
+from epvf.training.agents import planned, train_agent
+from epvf.training.loop import init_state, iterate
+from epvf.training.prepare import Setup
+from epvf.training.state import Report, TrainingDiverged, TrainState, finished
+from epvf.types import Array
 
 POLICY_SECONDS = 10.0
 """How often at most the policies are written between checkpoints."""
@@ -51,7 +48,7 @@ class Outcome(NamedTuple):
     exit_code: int
 
 
-def record(run: Run, task: Task, display: Display) -> Outcome:
+def record(run: Run, setup: Setup, display: Display) -> Outcome:
     """Trains a run from its newest checkpoint, or from the start where it has none.
 
     The run's status is noted however this ends.
@@ -60,27 +57,7 @@ def record(run: Run, task: Task, display: Display) -> Outcome:
         UserError: if the checkpoint cannot be used.
         RunFailed: if the training diverged or ran out of memory.
     """
-    return conclude(run, _Recorder(run, task, display))
-
-
-class Session(Protocol):
-    """What trains into a run's open files."""
-
-    def train(self) -> Outcome:
-        """Trains to the end or to the first signal, and saves what there is."""
-        ...
-
-    def remains(self) -> str:
-        """What of the run can still be used, in words."""
-        ...
-
-    def close(self) -> None:
-        """Closes the files."""
-        ...
-
-
-def conclude(run: Run, recorder: Session) -> Outcome:
-    """Trains, and notes how it ended in the run; see `record`."""
+    recorder = _Recorder(run, setup, display)
     try:
         outcome = recorder.train()
         run.ended(outcome.status)
@@ -103,15 +80,17 @@ def conclude(run: Run, recorder: Session) -> Outcome:
 class _Recorder:
     """The open files of a run, and the newest state that the loop reported."""
 
-    def __init__(self, run: Run, task: Task, display: Display) -> None:
-        config = run.config
-        self._run, self._task, self._display = run, task, display
-        self._learner = make_learner(config, task.spec)
-        self._leaders = jax.jit(jax.vmap(self._learner.leader))
+    def __init__(self, run: Run, setup: Setup, display: Display) -> None:
+        config = setup.config
+        self._run, self._setup, self._display = run, setup, display
+        self._centres = _centres(setup)
         self._seeds = range(config.seed, config.seed + config.num_seeds)
-        self._checkpoints = Checkpoints(run.checkpoints, config.checkpoint.keep)
-        like = jax.eval_shape(lambda: init_state(config, self._learner, task).learner)
-        self._state = self._checkpoints.restore(like)
+        self._checkpoints: Checkpoints | None = None
+        self._state: TrainState | None = None
+        if METHODS[config.method.name].resumable:
+            self._checkpoints = Checkpoints(run.checkpoints, config.checkpoint.keep)
+            like = jax.eval_shape(lambda: init_state(setup).learner)
+            self._state = self._checkpoints.restore(like)
         done = 0 if self._state is None else self._state.iteration
         self._metrics = MetricsLog(run.metrics_file, run.tensorboard, self._seeds, done)
         self._saved_iteration, self._saved_time = done, time.monotonic()
@@ -119,20 +98,14 @@ class _Recorder:
 
     def train(self) -> Outcome:
         """Runs the loop to its end or to the first signal, and saves the last state."""
-        config, display = self._run.config, self._display
+        config, display = self._setup.config, self._display
         interrupt = Interrupt(display.announce)
         with interrupt.listening(), display.showing(config, self._state):
-            try:
-                guarded = interrupt.guard(self._task)
-                for report in train(config, guarded, self._state, display.announce):
-                    self._take(report)
-                    if interrupt.received is not None:
-                        break
-            except Interrupted:
-                pass
+            with suppress(Interrupted):
+                self._run_loop(interrupt)
             self._save()
         state = self._state
-        over = state is not None and finished(config, state)
+        over = state is not None and self._over(state)
         return Outcome(
             "finished" if over else "interrupted",
             0 if state is None else state.iteration,
@@ -142,12 +115,35 @@ class _Recorder:
 
     def remains(self) -> str:
         """What of the run can still be used, in words."""
+        if self._checkpoints is None:
+            last = self._run.policy("last")
+            return f"last good policy: {last}" if last.exists() else "there is no policy yet"
         latest = self._checkpoints.latest
         return "there is no checkpoint yet" if latest is None else f"last good checkpoint: {latest}"
 
     def close(self) -> None:
         self._metrics.close()
-        self._checkpoints.close()
+        if self._checkpoints is not None:
+            self._checkpoints.close()
+
+    def _run_loop(self, interrupt: Interrupt) -> None:
+        def take(report: Report) -> None:
+            self._take(report)
+            if interrupt.received is not None:
+                raise Interrupted
+
+        announce = self._display.announce
+        if self._setup.method is None:
+            train_agent(self._setup, take, announce)
+            return
+        for report in iterate(interrupt.guard(self._setup), self._state, announce):
+            take(report)
+
+    def _over(self, state: TrainState) -> bool:
+        config = self._setup.config
+        if self._setup.method is None:
+            return state.iteration >= planned(config)
+        return finished(config, state)
 
     def _take(self, report: Report) -> None:
         self._state = report.state
@@ -160,10 +156,12 @@ class _Recorder:
             self._save_policies(report.state)
 
     def _checkpoint_due(self, state: TrainState) -> bool:
+        if self._checkpoints is None:
+            return False
         if self._checkpoints.latest is None:
             # At once: whether saving works is better known early, and a long run can be killed.
             return True
-        when = self._run.config.checkpoint
+        when = self._setup.config.checkpoint
         by_count = when.every_iterations is not None and (
             state.iteration - self._saved_iteration >= when.every_iterations
         )
@@ -173,25 +171,26 @@ class _Recorder:
     def _save(self) -> None:
         """Saves the newest state, unless there is none or its updates went wrong."""
         state = self._state
-        if state is None or not np.asarray(state.learner.healthy).all():
+        if state is None or not np.asarray(state.learner.progress.healthy).all():
             return
         self._metrics.sync()
         self._save_policies(state)
-        self._checkpoints.save(state)
-        self._saved_iteration, self._saved_time = state.iteration, time.monotonic()
+        if self._checkpoints is not None:
+            self._checkpoints.save(state)
+            self._saved_iteration, self._saved_time = state.iteration, time.monotonic()
 
     def _save_policies(self, state: TrainState) -> None:
-        learner = state.learner
-        returns = np.asarray(learner.best_return)
-        leaders = np.asarray(self._leaders(learner))
+        progress = state.learner.progress
+        returns = np.asarray(progress.best_return)
+        centres = np.asarray(self._centres(state.learner))
         winner = int(np.argmax(returns))
         for m, seed in enumerate(self._seeds):
             names = [None] if len(self._seeds) == 1 else [seed] + [None] * (m == winner)
             for name in names:
                 best, last = (self._run.policy(which, name) for which in ("best", "last"))
-                self._write(best, state, m, learner.best_theta[m], float(returns[m]))
+                self._write(best, state, m, progress.best_theta[m], float(returns[m]))
                 # The last update has made a policy that nobody has evaluated yet.
-                self._write(last, state, m, leaders[m], float("nan"))
+                self._write(last, state, m, centres[m], float("nan"))
         self._policies_time = time.monotonic()
 
     def _keep_nonfinite(self, report: Report) -> None:
@@ -203,23 +202,29 @@ class _Recorder:
                 return
             m = self._seeds.index(int(seed))
             path = folder / f"{report.state.iteration:012}-s{seed}.safetensors"
-            theta = report.state.learner.nonfinite_theta[m]
+            theta = report.state.learner.progress.nonfinite_theta[m]
             self._write(path, report.state, m, theta, float("nan"))
 
-    def _write(
-        self, path: Path, state: TrainState, m: int, theta: jax.Array | np.ndarray, value: float
-    ) -> None:
-        spec = self._task.spec
+    def _write(self, path: Path, state: TrainState, m: int, theta: Array, value: float) -> None:
+        spec = self._setup.task.spec
         extra = {
             "backend": spec.backend,
             "episode_length": spec.episode_length,
             "seed": self._seeds[m],
             "update": state.iteration,
             "env_steps": int(state.env_steps[m]),
+            "method": self._setup.config.method.name,
             "epvf": __version__,
         }
         value = value if np.isfinite(value) else float("nan")
-        save_policy(path, self._learner.policy, theta, spec.name, value, extra)
+        save_policy(path, self._setup.policy, theta, spec.name, value, extra)
+
+
+def _centres(setup: Setup) -> Callable[[Any], Array]:
+    """The unperturbed policies `[M, P]` of a learner's state."""
+    if setup.method is None:
+        return lambda learner: learner.theta
+    return jax.jit(jax.vmap(setup.method.centre))
 
 
 def _explain(error: BaseException) -> str:

@@ -5,14 +5,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 
 from epvf.errors import RunFailed, UserError
 from epvf.files import one_line
-from epvf.policies.noise import drawn
 
 T = TypeVar("T")
 
@@ -30,55 +28,6 @@ class Needs(NamedTuple):
 
     fixed: int
     per_policy: int
-
-
-class Search(Protocol):
-    """As much of a method as its memory depends on."""
-
-    @property
-    def num_envs(self) -> int: ...
-
-    def init_state(self, key: Any) -> Any: ...
-
-    def propose(self, state: Any, iteration: Any) -> Any: ...
-
-
-def check_run(search: Search, num_seeds: int, traceable: bool, multiple: int = 1) -> None:
-    """Refuses a run that cannot fit the memory, before anything of it is compiled.
-
-    Only what is certainly needed is counted, so that nothing is refused which would fit; what
-    passes can still be too large.
-
-    Args:
-        search: the method's statics.
-        num_seeds: M, seeds trained side by side.
-        traceable: whether the rollouts run where the arrays live, rather than on the host.
-        multiple: of which a number of policies has to be one.
-
-    Raises:
-        UserError: if the run cannot fit; it tells how many policies do.
-    """
-    free, where, copies = free_device_bytes(), DEVICE, 1
-    if free is None:
-        # a task on the host gets populations and clouds together, copied into one
-        free, where, copies = free_host_bytes(), HOST, 1 if traceable else 2
-    if free is not None:
-        needs = run_needs(search, num_seeds, traceable, copies)
-        check_fits(search.num_envs, needs, free, multiple, where)
-
-
-def run_needs(search: Search, num_seeds: int, traceable: bool, copies: int) -> Needs:
-    """What a run needs, by the shapes of its state and of so many copies of its populations.
-
-    Populations that a traceable task draws as it goes take next to nothing.
-    """
-    state = jax.eval_shape(search.init_state, jax.eval_shape(lambda: jax.random.key(0)))
-    iteration = jax.ShapeDtypeStruct((), jnp.int32)
-    thetas = jax.eval_shape(search.propose, state, iteration)
-    if not traceable:
-        thetas = jax.eval_shape(drawn, thetas)
-    per_policy = _num_bytes(thetas) // search.num_envs
-    return Needs(num_seeds * _num_bytes(state), num_seeds * copies * per_policy)
 
 
 def check_fits(
@@ -169,7 +118,8 @@ def _highest(before: int | None, after: int | None) -> int | None:
     return after if after > before else None
 
 
-def _num_bytes(tree: Any) -> int:
+def num_bytes(tree: Any) -> int:
+    """Bytes of all arrays, or shapes, of a tree."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 

@@ -1,27 +1,144 @@
-"""From the method of a configuration to what trains it."""
+"""From a configuration to everything that training needs, built once."""
 
-from types import ModuleType
+from typing import NamedTuple
 
-from epvf.config.schema import Config
-from epvf.methods.agents.settings import AGENTS
-from epvf.runs import agent_recorder, recorder
-from epvf.runs.display import Display
-from epvf.runs.folder import Run
-from epvf.runs.recorder import Outcome
-from epvf.tasks.base import SteppableTask
-from epvf.training import loop as train
+import jax
+import jax.numpy as jnp
+
+from epvf.config.schema import Config, replace
+from epvf.errors import UserError
+from epvf.methods.base import Method, Parts, PolicySearch
+from epvf.methods.registry import METHODS
+from epvf.policies.mlp import Policy
+from epvf.policies.noise import drawn
+from epvf.runtime.memory import (
+    DEVICE,
+    HOST,
+    Needs,
+    check_fits,
+    free_device_bytes,
+    free_host_bytes,
+    num_bytes,
+)
+from epvf.tasks import make
+from epvf.tasks.base import Task, TaskSpec, check_policy, explorer_of
+from epvf.tasks.registry import engines
+from epvf.types import Array, Evaluate, Explore
 
 
-def fit(config: Config) -> tuple[Config, SteppableTask]:
-    """The task of a configuration, and the configuration with the engine that it came to.
+class Setup(NamedTuple):
+    """What a run is made of; the loop, the recorder, benchmarks and diagnoses take it.
+
+    Attributes:
+        config: with the engine that it came to.
+        task: what turns policies into returns.
+        policy: architecture of the policies.
+        method: of a population search; None for agents that step environments themselves.
+        evaluate: policies to returns of whole episodes.
+        explore: policies to segments, where the method asks for them.
+        initial: `[P]` where the run starts; None: where the method draws it.
+    """
+
+    config: Config
+    task: Task
+    policy: Policy
+    method: PolicySearch | None
+    evaluate: Evaluate
+    explore: Explore | None
+    initial: Array | None = None
+
+    @property
+    def search(self) -> PolicySearch:
+        """The method, of which it is known that it searches by populations."""
+        assert self.method is not None
+        return self.method
+
+
+def prepare(config: Config, task: Task | None = None, initial: Array | None = None) -> Setup:
+    """Builds task, method and engine functions of a configuration, and checks that they fit.
+
+    Args:
+        config: the run.
+        task: what to train on; None: the one that the configuration names.
+        initial: `[P]` where the run starts; None: where the method draws it.
 
     Raises:
-        UserError: if method, task and configuration do not fit.
+        UserError: if task, method and configuration do not fit, something is not installed, or the
+            run does not fit the memory.
     """
-    return agent_recorder.fit(config) if config.method in AGENTS else train.fit(config)
+    method = METHODS[config.method.name]
+    task = make_task(config, method) if task is None else task
+    spec = task.spec
+    if (reason := method.unfit(spec, config)) is not None:
+        raise UserError(f"method {config.method.name!r} cannot learn task {spec.name!r}: {reason}")
+    policy = make_policy(config, spec)
+    check_policy(spec, policy)
+    evaluate = task.evaluator(policy)
+    changed = {"task.backend": spec.backend, "task.name": spec.name}
+    config = replace(config, changed)
+    if method.build is None:
+        return Setup(config, task, policy, None, evaluate, None)
+    search = method.build(Parts(config, spec, policy, initial is not None))
+    explore = None if search.horizon is None else explorer_of(task, policy, search.horizon)
+    check_memory(search, config.num_seeds, spec.traceable, 2 * config.policy.num_centres)
+    return Setup(config, task, policy, search, evaluate, explore, initial)
 
 
-def record(run: Run, task: SteppableTask, display: Display) -> Outcome:
-    """Trains a run to its end or to a signal; see `epvf.runs.recorder.record`."""
-    home: ModuleType = agent_recorder if run.config.method in AGENTS else recorder
-    return home.record(run, task, display)
+def make_policy(config: Config, spec: TaskSpec) -> Policy:
+    """The architecture that the configuration asks for on a task."""
+    sizes = (spec.observation_size, *config.policy.hidden_sizes, spec.action_size)
+    return Policy(sizes, config.policy.activation, config.policy.output)
+
+
+def make_task(config: Config, method: Method) -> Task:
+    """The task that a configuration names, on an engine that suits the method."""
+    asked, backend = config.task, config.task.backend
+    if backend == "auto" and method.build is None:
+        # agents step environments within their own programs
+        names = engines(asked.name)
+        backend = next((name for name in ("jax", "mjx") if name in names), backend)
+    return make(
+        asked.name,
+        backend=backend,
+        episode_length=asked.episode_length,
+        num_threads=asked.num_threads,
+        num_slots=asked.num_slots,
+    )
+
+
+def check_memory(search: PolicySearch, num_seeds: int, traceable: bool, multiple: int = 1) -> None:
+    """Refuses a run that cannot fit the memory, before anything of it is compiled.
+
+    Only what is certainly needed is counted, so that nothing is refused which would fit; what
+    passes can still be too large.
+
+    Args:
+        search: the method's statics.
+        num_seeds: M, seeds trained side by side.
+        traceable: whether the rollouts run where the arrays live, rather than on the host.
+        multiple: of which a number of policies has to be one.
+
+    Raises:
+        UserError: if the run cannot fit; it tells how many policies do.
+    """
+    free, where, copies = free_device_bytes(), DEVICE, 1
+    if free is None:
+        # a task on the host gets populations and clouds together, copied into one
+        free, where, copies = free_host_bytes(), HOST, 1 if traceable else 2
+    if free is not None:
+        needs = run_needs(search, num_seeds, traceable, copies)
+        check_fits(search.num_envs, needs, free, multiple, where)
+
+
+def run_needs(search: PolicySearch, num_seeds: int, traceable: bool, copies: int) -> Needs:
+    """What a run needs, by the shapes of its state and of so many copies of its populations.
+
+    Populations that a traceable task draws as it goes take next to nothing.
+    """
+    state = jax.eval_shape(search.init_state, jax.eval_shape(lambda: jax.random.key(0)))
+    iteration = jax.ShapeDtypeStruct((), jnp.int32)
+    thetas = jax.eval_shape(search.propose, state, iteration)
+    if not traceable:
+        thetas = jax.eval_shape(drawn, thetas)
+    per_policy = num_bytes(thetas) // search.num_envs
+    return Needs(num_seeds * num_bytes(state), num_seeds * copies * per_policy)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from epvf.methods.agents import brax_compat
+from epvf.methods.base import Plan
 from epvf.tasks.base import TaskSpec
 
 UNREAD = frozenset(
@@ -19,10 +20,13 @@ UNREAD = frozenset(
 """Of a configuration's fields; Brax's state cannot be saved whole, so there are no checkpoints."""
 
 
-def unfit(spec: TaskSpec) -> str | None:
+def unfit(spec: TaskSpec, config: Plan) -> str | None:
     """Why an agent cannot learn a task."""
+    brax_compat.require(config.method.name)
     if not spec.traceable:
-        return "needs an engine in JAX: --backend mjx"
+        return "it needs an engine in JAX: --backend mjx"
+    if not spec.discrete and config.policy.output != "tanh":
+        return f"it squashes its actions: use policy.output 'tanh', not {config.policy.output!r}"
     return None
 
 

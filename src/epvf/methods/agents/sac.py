@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from epvf.methods.agents.base import UNREAD, train, unfit
-from epvf.methods.base import Method
+from epvf.methods.base import Method, Plan
 from epvf.tasks.base import TaskSpec
 from epvf.types import Fraction
 
@@ -48,11 +48,11 @@ class SACSettings:
     sac: SACConfig = field(default_factory=SACConfig)
 
 
-def continuous(spec: TaskSpec) -> str | None:
+def continuous(spec: TaskSpec, config: Plan) -> str | None:
     """Why SAC cannot learn a task."""
     if spec.discrete:
-        return "has no discrete actions, which the task needs; use 'ppo'"
-    return unfit(spec)
+        return "it has no discrete actions, which the task needs; use 'ppo'"
+    return unfit(spec, config)
 
 
 METHOD = Method(

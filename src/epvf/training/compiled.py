@@ -1,0 +1,132 @@
+"""The loop where whole iterations, rollouts included, run inside one compiled program."""
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from epvf.config.schema import Config
+from epvf.methods.base import State
+from epvf.policies.noise import drawn
+from epvf.runtime.compilation import compiler_options
+from epvf.training.prepare import Setup
+from epvf.training.state import TrainState, env_steps_left, finished, may_be_last
+from epvf.training.steps import (
+    Announce,
+    Step,
+    Timing,
+    advance,
+    compile_announced,
+    evaluation_due,
+    longest_segment,
+    unmeasured,
+)
+from epvf.types import Evaluate
+
+MAX_CHUNK = 256
+"""Most iterations that one call of the compiled loop runs; bounds the metrics it carries."""
+
+CHUNK_SECONDS = 1.0
+"""How often the host wakes during a compiled loop, for logging, checkpoints and Ctrl-C."""
+
+
+def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]:
+    """Many iterations a call."""
+    config, longest, task_evaluate = setup.config, longest_segment(setup), setup.evaluate
+    evaluate = task_evaluate
+    if not setup.task.spec.draws:
+        evaluate = lambda key, thetas: task_evaluate(key, drawn(thetas))  # noqa: E731
+    counter = jax.ShapeDtypeStruct((), jnp.int32)
+    flag = jax.ShapeDtypeStruct((), jnp.bool_)
+    chunk = compile_announced(
+        "rollouts, value and policy updates",
+        jax.jit(partial(_run_chunk, setup, evaluate), donate_argnums=(0,)),
+        (state.learner, counter, counter, flag),
+        announce,
+        compiler_options(),
+    )
+    num = 1
+    while not finished(config, state):
+        num = _within_budget(config, state, num, longest)
+        begin = time.perf_counter()
+        counters = (jnp.asarray(x, jnp.int32) for x in (state.iteration, num))
+        last = jnp.asarray(may_be_last(config, state, longest))
+        learners, stacked = chunk(state.learner, *counters, last)
+        metrics = {name: np.asarray(value)[:num] for name, value in stacked.items()}
+        seconds = time.perf_counter() - begin
+        wall = state.wall_time + seconds * np.arange(1, num + 1) / num
+        state = advance(state, learners, metrics, num, seconds)
+        yield state, metrics, Timing(np.full(num, seconds / num), wall)
+        num = int(np.clip(num * CHUNK_SECONDS / max(seconds, 1e-6), max(num // 2, 1), num * 2))
+
+
+def _run_chunk(
+    setup: Setup,
+    evaluate: Evaluate,
+    learners: State,
+    start: jax.Array,
+    num: jax.Array,
+    last: jax.Array,
+) -> tuple[State, dict[str, jax.Array]]:
+    """`num` iterations from `start`; metrics `[MAX_CHUNK, M]`, of which `num` rows are filled.
+
+    With `last` every centre is evaluated: after each of these iterations the run may be over.
+
+    The number is an argument, not a constant, so that every chunk runs the same machine code and a
+    resumed run repeats an uninterrupted one to the bit, however its chunks fall.
+    """
+    iterate = partial(_iterate_seeds, setup, evaluate)
+    shapes = jax.eval_shape(iterate, learners, start, last)[1]
+    empty = jax.tree.map(lambda s: jnp.zeros((MAX_CHUNK, *s.shape), s.dtype), shapes)
+
+    def body(i: jax.Array, carry: Any) -> Any:
+        states, metrics = carry
+        states, new = iterate(states, start + i, last)
+        return states, jax.tree.map(lambda rows, row: rows.at[i].set(row), metrics, new)
+
+    return jax.lax.fori_loop(0, num, body, (learners, empty))
+
+
+def _iterate_seeds(
+    setup: Setup,
+    evaluate: Evaluate,
+    learners: State,
+    iteration: jax.Array,
+    last: jax.Array,
+) -> tuple[State, dict[str, jax.Array]]:
+    """One iteration of every seed, rollouts included."""
+    config, search, explore = setup.config, setup.search, setup.explore
+
+    def measure(state: State) -> Any:
+        key = jax.random.fold_in(search.keys(state, iteration)[2], 1)
+        evaluation = evaluate(key, search.centre_cloud(state, iteration))
+        state, metrics = search.record_centre(state, evaluation)
+        return state, metrics, evaluation.lengths.sum()
+
+    def improve(state: State) -> Any:
+        thetas = search.propose(state, iteration)
+        key = search.keys(state, iteration)[2]
+        rolled = evaluate(key, thetas) if explore is None else explore(key, thetas, state.envs)
+        return search.learn(state, iteration, thetas, rolled)
+
+    def skip(states: State) -> Any:
+        return states, unmeasured(config, search), jnp.zeros(config.num_seeds, jnp.int32)
+
+    due = evaluation_due(config, iteration, last)
+    learners, measured, num_steps = jax.lax.cond(due, jax.vmap(measure), skip, learners)
+    learners, metrics = jax.vmap(improve)(learners)
+    metrics["rollout/all_steps"] = metrics["rollout/steps"] + num_steps
+    return learners, metrics | measured
+
+
+def _within_budget(config: Config, state: TrainState, num: int, longest: int) -> int:
+    """At most `num` iterations; of several none may be the one that uses up the env steps."""
+    num = min(num, MAX_CHUNK, config.iterations - state.iteration)
+    left = env_steps_left(config, state)
+    if left is None:
+        return num
+    return max(1, min(num, (left - 1) // (config.num_envs * longest)))

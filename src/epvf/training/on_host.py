@@ -1,0 +1,153 @@
+"""The loop where the task is called from the host between compiled functions."""
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from operator import itemgetter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from epvf.config.schema import Config
+from epvf.methods.base import PolicySearch, State
+from epvf.policies.noise import drawn
+from epvf.runtime.compilation import compiler_options
+from epvf.training.prepare import Setup
+from epvf.training.state import TrainState, finished, may_be_last
+from epvf.training.steps import (
+    Announce,
+    Step,
+    Timing,
+    advance,
+    compile_announced,
+    evaluation_due,
+    longest_segment,
+    split_seeds,
+    unmeasured,
+)
+from epvf.types import Evaluate, Evaluation, Explore, Population, Segment
+
+
+def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]:
+    """One iteration a time."""
+    config, search, longest = setup.config, setup.search, longest_segment(setup)
+    propose = jax.jit(partial(_propose_seeds, search), static_argnums=(2,))
+    record = jax.jit(jax.vmap(search.record_centre), donate_argnums=(0,))
+    learn = compile_announced(
+        "value and policy updates",
+        jax.jit(jax.vmap(search.learn, in_axes=(0, None, 0, 0)), donate_argnums=(0,)),
+        (state.learner, *_learn_arguments(config, search, state.learner)),
+        announce,
+        compiler_options(),
+    )
+    announce("first rollouts; an engine is compiled when it is first used ...")
+    while not finished(config, state):
+        begin = time.perf_counter()
+        iteration = jnp.asarray(state.iteration, jnp.int32)
+        due = bool(evaluation_due(config, state.iteration, may_be_last(config, state, longest)))
+        key, proposed, thetas, cloud = propose(state.learner, iteration, due)
+        rolled: Any
+        if setup.explore is None:
+            rolled, centre, seconds = _evaluate_seeds(search, setup.evaluate, key, thetas, cloud)
+        else:
+            rolled, centre, seconds = _explore_seeds(
+                search, setup.evaluate, setup.explore, key, thetas, cloud, state.learner.envs
+            )
+        learners, measured = state.learner, unmeasured(config, search)
+        if due:
+            learners, measured = record(learners, centre)
+        learners, learned = learn(learners, iteration, proposed, rolled)
+        metrics = {name: np.asarray(value)[None] for name, value in (measured | learned).items()}
+        metrics["rollout/all_steps"] = metrics["rollout/steps"] + centre.lengths.sum(axis=1)[None]
+        state = advance(state, learners, metrics, 1, time.perf_counter() - begin)
+        yield state, metrics, Timing(np.array([seconds]), np.array([state.wall_time]))
+
+
+def _propose_seeds(
+    search: PolicySearch, learners: State, iteration: jax.Array, due: bool
+) -> tuple[jax.Array, Any, Population, Population]:
+    """The key of the rollouts, proposals, their policies `[M, N, P]`, clouds `[M, E or 0, P]`."""
+    proposed = jax.vmap(search.propose, in_axes=(0, None))(learners, iteration)
+    thetas = jax.vmap(drawn)(proposed)
+    # One key serves the whole call: a host task sees all seeds' policies as one population.
+    key = search.keys(jax.tree.map(lambda x: x[0], learners), iteration)[2]
+    cloud = thetas[:, :0]
+    if due:
+        cloud = jax.vmap(search.centre_cloud, in_axes=(0, None))(learners, iteration)
+    return key, proposed, thetas, cloud
+
+
+def _learn_arguments(config: Config, search: PolicySearch, learners: State) -> tuple[Any, ...]:
+    """Shapes of what `learn` takes after the state, for compiling it before the first rollout."""
+    seeds, num = config.num_seeds, config.num_envs
+    rows: Any = partial(jax.ShapeDtypeStruct, (seeds, num))
+    iteration = jax.ShapeDtypeStruct((), jnp.int32)
+    propose = jax.vmap(search.propose, in_axes=(0, None))
+    thetas = jax.eval_shape(propose, learners, iteration)
+    if search.horizon is not None:
+        steps: Any = partial(jax.ShapeDtypeStruct, (seeds, num, search.horizon))
+        observation, *_, action = search.policy.layer_sizes
+        envs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), learners.envs)
+        shapes = ((search.horizon + 1, observation), (search.horizon, action))
+        read, acted = (jax.ShapeDtypeStruct((seeds, num, *shape), jnp.float32) for shape in shapes)
+        segment = Segment(read, acted, steps(jnp.float32), steps(jnp.bool_), steps(jnp.bool_), envs)
+        return iteration, thetas, segment
+    starts = jax.eval_shape(partial(search.empty_starts, num))
+    starts = jax.tree.map(lambda s: jax.ShapeDtypeStruct((seeds, *s.shape), s.dtype), starts)
+    return iteration, thetas, Evaluation(rows(jnp.float32), rows(jnp.int32), starts)
+
+
+def _evaluate_seeds(
+    search: PolicySearch, evaluate: Evaluate, key: jax.Array, thetas: Population, cloud: Population
+) -> tuple[Evaluation, Evaluation, float]:
+    """Evaluates populations and clouds of all seeds in one call, so that no thread idles between.
+
+    Returns:
+        The evaluation of `thetas [M, N, P]`, that of `cloud [M, E, P]`, and the seconds it took.
+    """
+    parts = [np.asarray(x).reshape(-1, x.shape[-1]) for x in (thetas, cloud) if x.size]
+    everything = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    begin = time.perf_counter()
+    evaluation = evaluate(key, everything)
+    seconds = time.perf_counter() - begin
+    starts = search.read_starts(evaluation.starts)
+    rows = Evaluation(
+        np.asarray(evaluation.returns, np.float32),
+        np.asarray(evaluation.lengths, np.int32),
+        jax.tree.map(lambda x: np.asarray(x, np.float32), starts),
+    )
+    middle = thetas.shape[0] * thetas.shape[1]
+    first, second = (
+        jax.tree.map(itemgetter(part), rows) for part in (slice(middle), slice(middle, None))
+    )
+    return _by_seed(first, thetas), _by_seed(second, cloud), seconds
+
+
+def _explore_seeds(
+    search: PolicySearch,
+    evaluate: Evaluate,
+    explore: Explore,
+    key: jax.Array,
+    thetas: Population,
+    cloud: Population,
+    envs: Any,
+) -> tuple[Segment, Evaluation, float]:
+    """Explores with the populations `[M, N, P]` of all seeds in one call, and evaluates clouds."""
+    seeds = thetas.shape[0]
+    merge = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])  # noqa: E731
+    begin = time.perf_counter()
+    segment = explore(key, merge(thetas), jax.tree.map(merge, envs))
+    seconds = time.perf_counter() - begin
+    nobody = np.zeros((seeds, 0))
+    centre = Evaluation(nobody, nobody.astype(np.int32))
+    if cloud.size:
+        centre, _, more = _evaluate_seeds(search, evaluate, key, cloud, cloud[:, :0])
+        seconds += more
+    return split_seeds(segment, seeds), centre, seconds
+
+
+def _by_seed(evaluation: Evaluation, thetas: Population) -> Evaluation:
+    """The rows of an evaluation as those of `thetas [M, N, P]`."""
+    return jax.tree.map(lambda x: x.reshape(*thetas.shape[:2], *x.shape[1:]), evaluation)
