@@ -12,8 +12,7 @@ from epvf.errors import UserError
 
 if TYPE_CHECKING:
     from epvf.config.schema import Config
-    from epvf.policies.mlp import Policy
-    from epvf.tasks.base import Task
+    from epvf.training.prepare import Setup
     from epvf.types import Population
 
 
@@ -56,25 +55,23 @@ def run(argv: list[str]) -> int:
     if asked.out is not None:
         raise UserError("option --out goes with --sweep; see epvf bench --help")
     # without the cache of compiled programs, since their compilation is measured too
-    from epvf.bench.iteration import bench_iteration
-    from epvf.bench.learning import with_num_envs
-    from epvf.bench.rollouts import bench as measure
-    from epvf.bench.rollouts import render
+    from epvf.bench.iteration import bench_iteration, check_method
+    from epvf.bench.rollouts import bench, render
     from epvf.runtime import memory
-    from epvf.training.prepare import fit
+    from epvf.training.prepare import prepare
 
-    config, task = fit(with_num_envs(_measured(asked), asked.num_envs))
+    setup = prepare(_measured(asked))
+    check_method(setup)
     with memory.explained(f"num_envs {asked.num_envs}"):
-        policy, thetas = _population(config, task)
-        result = measure(task, policy, thetas, asked.repeats)
-        result |= bench_iteration(config, task, result, asked.repeats)
+        result = bench(setup.task, setup.policy, _population(setup), asked.repeats)
+        result |= bench_iteration(setup, result, asked.repeats)
     print_result(result | {"preset": asked.preset}, render(result), asked.json)
     return 0
 
 
 def _measured(asked: Options) -> "Config":
     """The configuration whose iterations are measured."""
-    from epvf.bench.iteration import check_method
+    from epvf.bench.learning import with_num_envs
     from epvf.cli.options import Start, started
     from epvf.config.schema import replace
 
@@ -84,9 +81,7 @@ def _measured(asked: Options) -> "Config":
         delta["task.backend"] = asked.backend
     if asked.representation is not None:
         delta["representation.name"] = asked.representation
-    config = replace(started(start), delta)
-    check_method(config)
-    return config
+    return with_num_envs(replace(started(start), delta), asked.num_envs)
 
 
 def _sweep(asked: Options) -> int:
@@ -113,8 +108,8 @@ def _sweep(asked: Options) -> int:
     return 0
 
 
-def _population(config: "Config", task: "Task") -> "tuple[Policy, Population]":
-    """An architecture and a population `[N, P]` of it, as in a run's first iteration.
+def _population(setup: "Setup") -> "Population":
+    """The population `[N, P]` of a run's first iteration.
 
     It is not drawn where the run would not do so either.
     """
@@ -122,10 +117,8 @@ def _population(config: "Config", task: "Task") -> "tuple[Policy, Population]":
     import numpy as np
 
     from epvf.policies.noise import drawn
-    from epvf.training.loop import init_state, make_learner
+    from epvf.training.loop import init_state
 
-    learner = make_learner(config, task.spec)
-    states = init_state(config, learner, task).learner
-    state = jax.tree.map(lambda leaf: leaf[0], states)
-    thetas = jax.jit(learner.propose)(state, 0)
-    return learner.policy, thetas if task.spec.draws else np.asarray(drawn(thetas))
+    state = jax.tree.map(lambda leaf: leaf[0], init_state(setup).learner)
+    thetas = jax.jit(setup.search.propose)(state, 0)
+    return thetas if setup.task.spec.draws else np.asarray(drawn(thetas))

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
-from epvf._version import __version__
+from epvf import __version__
 from epvf.errors import RunFailed, UserError, unknown
 
 

@@ -36,8 +36,6 @@ class Options:
 def run(argv: list[str]) -> int:
     """Trains a run on from its newest checkpoint; returns the exit code."""
     asked = arguments.read(Options, "epvf resume", argv)
-    if asked.iterations is not None and asked.env_steps is not None:
-        raise UserError("--iterations and --env-steps both say where the run ends; give one")
     from epvf.cli import recording
     from epvf.runs.folder import Run, extended, read_config, read_info
     from epvf.training.prepare import prepare
@@ -52,7 +50,7 @@ def run(argv: list[str]) -> int:
         config = opened.config
         if extends:
             config = extended(config, asked.iterations, asked.env_steps)
-        setup = prepare(config)
+        setup = prepare(config, initial=opened.initial)
         if extends:
             _tell_schedules(opened.config)
             opened.reconfigure(setup.config)

@@ -13,9 +13,8 @@ from epvf.config.variants import VARIANTS
 from epvf.errors import UserError
 from epvf.methods.registry import METHODS
 from epvf.policies.formats.safetensors import SavedPolicy, load_policy
-from epvf.policies.mlp import Policy
 from epvf.runs.folder import Run, check_free
-from epvf.training.prepare import prepare
+from epvf.training.prepare import Setup, prepare
 
 PROG = "epvf train"
 
@@ -60,9 +59,9 @@ def run(argv: list[str]) -> int:
     if asked.out is not None:
         check_free(asked.out)
     saved = None if asked.init is None else load_policy(asked.init)
-    setup = prepare(config, init=None if saved is None else saved.theta)
+    setup = prepare(config, initial=None if saved is None else saved.theta)
     if saved is not None:
-        _check_fits(asked.init, saved, setup.policy)
+        _check_fits(asked.init, saved, setup)
     _tell_if_not_resumable(config)
     command = ["epvf", "train", *argv]
     if asked.out is not None:
@@ -100,17 +99,14 @@ def understood(argv: list[str]) -> tuple[Options, Config, str]:
     return asked, options.changed(base, values), start.origin
 
 
-def _check_fits(path: Path | None, saved: SavedPolicy, policy: Policy) -> None:
-    if saved.policy != policy:
+def _check_fits(path: Path | None, saved: SavedPolicy, setup: Setup) -> None:
+    if setup.initial is None:
+        raise UserError(f"method {setup.config.method.name!r} cannot start from a policy file")
+    if saved.policy != setup.policy:
         raise UserError(
-            f"policy {path} is {_shape(saved.policy)}, but this run's is {_shape(policy)}; it "
-            "could be made to fit by the options --policy.hidden-sizes, --policy.activation and "
-            "--policy.output where the task has its inputs and outputs"
+            f"policy {path} is {saved.policy.describe()}, but this run's is "
+            f"{setup.policy.describe()}"
         )
-
-
-def _shape(policy: Policy) -> str:
-    return f"{'-'.join(map(str, policy.layer_sizes))} {policy.activation} {policy.output}"
 
 
 def _tell_if_not_resumable(config: Config) -> None:
