@@ -189,7 +189,8 @@ def parse(
             found = tyro.cli(
                 kind,
                 prog=prog,
-                args=list(argv),
+                # help tells all options, also those that are given
+                args=["--help"] if asks_help(argv) else list(argv),
                 description=description,
                 config=(tyro.conf.HelptextFromCommentsOff,),
             )

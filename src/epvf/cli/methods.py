@@ -23,12 +23,8 @@ def run(argv: list[str]) -> int:
     asked = arguments.read(Options, "epvf methods", argv)
     from epvf.methods.registry import METHODS
 
-    broken = METHODS.broken()
-    found = [
-        _described(name, origin)
-        for name, origin in METHODS.entries()
-        if not (name in broken and origin not in ("epvf", "registered"))
-    ]
+    broken, usable = METHODS.broken(), METHODS.usable()
+    found = [_described(name, origin) for name, origin in METHODS.entries() if name in usable]
     print_result({"methods": found, "broken": broken}, _text(found, broken), asked.json)
     return 0
 

@@ -156,23 +156,11 @@ def _varied(config: Config, name: str) -> Config:
 def _all_options() -> list[Option]:
     """Options of the fields of all methods, each once."""
     found: dict[str, Option] = {}
-    for method in _usable():
+    for method in METHODS.usable():
         for leaf in leaves(Config(method=default_settings(method))):
             if reads(method, leaf.name) and leaf.name not in _NOT_OPTIONS:
                 found.setdefault(leaf.name, _option(leaf, {}))
     return list(found.values())
-
-
-def _usable() -> list[str]:
-    """The methods but those of other packages that cannot be loaded."""
-    usable = []
-    for name in METHODS.names():
-        try:
-            METHODS[name]
-        except UserError:
-            continue
-        usable.append(name)
-    return usable
 
 
 def _option(leaf: Leaf, said: Mapping[str, Mapping[str, str]]) -> Option:

@@ -1,12 +1,12 @@
 """`epvf train`: a task into a new run folder."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from epvf.cli import arguments, options, recording
-from epvf.cli.arguments import Shown
+from epvf.cli.arguments import Option, Shown
 from epvf.config.presets import PRESETS
 from epvf.config.schema import Config
 from epvf.config.variants import VARIANTS
@@ -44,7 +44,7 @@ class Options:
         Shown("TASK", positional=True, missing="which task? epvf train TASK; see epvf tasks"),
     ]
     preset: Annotated[str | None, Shown(_choices(PRESETS), default=options.DEFAULT_PRESET)] = None
-    method: Annotated[str | None, Shown(_choices(METHODS.names()), default="the preset's")] = None
+    method: Annotated[str | None, Shown(_choices(METHODS.names()))] = None
     variant: Annotated[str | None, Shown(_choices(VARIANTS))] = None
     config: Annotated[Path | None, Shown("FILE")] = None
     init: Annotated[Path | None, Shown("POLICY")] = None
@@ -83,6 +83,7 @@ def understood(argv: list[str]) -> tuple[Options, Config, str]:
     own = arguments.fields(Options)
     start = options.started_by(own, argv)
     base = options.started(start)
+    own = [_with_value(option, base) for option in own]
     values = arguments.parse(
         [*own, *options.options(base)],
         PROG,
@@ -97,6 +98,13 @@ def understood(argv: list[str]) -> tuple[Options, Config, str]:
             raise UserError("--backend and --task.backend say the same; give one of them")
         values["task.backend"] = asked.backend
     return asked, options.changed(base, values), start.origin
+
+
+def _with_value(option: Option, base: Config) -> Option:
+    """An option whose value help can only show now."""
+    if option.name != "method":
+        return option
+    return replace(option, shown=option.shown._replace(default=base.method.name))
 
 
 def _check_fits(path: Path | None, saved: SavedPolicy, setup: Setup) -> None:
