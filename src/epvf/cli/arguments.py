@@ -35,7 +35,7 @@ from epvf.errors import UserError
 
 T = TypeVar("T")
 
-REQUIRED: Any = dataclasses.MISSING
+REQUIRED: Any = object()
 """As a default: there is none."""
 
 HELP = ("-h", "--help")
@@ -129,7 +129,7 @@ def fields(kind: Any) -> list[Option]:
         Option(
             item.name,
             hints[item.name],
-            item.default,
+            REQUIRED if item.default is dataclasses.MISSING else item.default,
             said.get(item.name, ""),
             _marked(hints[item.name]),
         )
