@@ -112,5 +112,5 @@ def test_a_name_that_clashes_is_ignored_and_told(offer) -> None:
 
 @pytest.mark.parametrize("reference", ["math:no_such", "no_such_module:x", "math:pi.no"])
 def test_load_tells_what_is_missing(reference) -> None:
-    with pytest.raises(UserError, match="has no attribute|cannot import"):
+    with pytest.raises(UserError, match=r"has no attribute|cannot import"):
         load(reference)

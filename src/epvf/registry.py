@@ -112,13 +112,13 @@ class Registry(Generic[T]):
 
     @cached_property
     def _found(self) -> _Found:
-        return _Found({}, {}) if self._group is None else self._look()
+        return _Found({}, {}) if self._group is None else self._look(self._group)
 
-    def _look(self) -> _Found:
+    def _look(self, group: str) -> _Found:
         from importlib.metadata import entry_points
 
         found = _Found({}, {})
-        for point in sorted(entry_points(group=self._group), key=_distribution):
+        for point in sorted(entry_points(group=group), key=_distribution):
             if point.name in self._own:
                 owner = OWN
             elif point.name in found.usable:
