@@ -7,7 +7,6 @@ body's own, compiled by numba into loops of its own.
 
 from functools import cache, partial
 from pathlib import Path
-from types import FunctionType
 from typing import Any, NamedTuple
 
 import llvmlite.binding
@@ -22,7 +21,7 @@ from numba.extending import overload
 from epvf.policies.mlp import Policy
 from epvf.tasks.body import ALARMS, Body, State
 from epvf.tasks.engines.fingerprint import fingerprint
-from epvf.tasks.engines.jitted import jitted
+from epvf.tasks.engines.jitted import jitted, renamed
 
 STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 """What of a simulation decides its future."""
@@ -218,36 +217,34 @@ def compiled_for(body: Body) -> Loops:
 def _compile(body: Body, version: str) -> Loops:
     """The loops with the body's formulas as names of their module.
 
-    numba looks only at this file to see whether what it kept on disk is out of date, and at what a
-    function encloses: hence `version`, which the functions that are kept enclose. The formulas
-    themselves cannot be enclosed, since numba would take them for new ones in every process.
+    numba looks only at this file and at a function's name to see whether what it kept on disk is
+    out of date, and the linker only at names, too: hence the `version` of the formulas in the name
+    of everything that is compiled for them.
     """
+    end = body.terminated or _never
     names = {
         **globals(),
-        "_formula_observe": jitted(body.observe),
-        "_formula_reward": jitted(body.reward),
-        "_formula_terminated": jitted(_never if body.terminated is None else body.terminated),
+        "_formula_observe": jitted(body.observe, version),
+        "_formula_reward": jitted(body.reward, version),
+        "_formula_terminated": jitted(end, version),
         "_OBSERVATION_LIMIT": body.observation_limit,
         "_READS_TIME": "time" in body.reads,
     }
 
     def bound(function: Any, **options: Any) -> Any:
-        closure = function.__closure__
-        copy = FunctionType(function.__code__, names, function.__name__, None, closure)
-        copy.__qualname__ = function.__qualname__
-        return _jit(**options)(copy)
+        return _jit(**options)(renamed(function, version, names))
 
     names["_look"] = bound(_look)
     names["_observe"] = bound(_observe)
     names["_advance"] = bound(_advance)
-    return Loops(*(bound(loop, cache=True) for loop in _loops(version)))
+    return Loops(*(bound(loop, cache=True) for loop in (_run, _explore, _transitions)))
 
 
 def _never(s: Any) -> bool:
     return False
 
 
-# What stands below down to `_look` is compiled for each body, with its formulas as these names.
+# What follows down to `_look` is compiled for each body, with its formulas as these names.
 _formula_observe: Any
 _formula_reward: Any
 _formula_terminated: Any
@@ -255,80 +252,76 @@ _OBSERVATION_LIMIT: float
 _READS_TIME: bool
 
 
-def _loops(version: str) -> tuple[Any, Any, Any]:
-    def run(
-        simulation: Any,
-        network: Any,
-        theta: Any,
-        episode_length: Any,
-        start: Any,
-        stop: Any,
-        samples: Any,
-        seen: Any,
-    ) -> Any:
-        _ = version
-        interval = max(1, episode_length // max(1, len(samples)))
-        total = np.float32(0.0)
-        taken = 0
-        _begin(simulation, start)
-        _observe(simulation, network.observation)
-        if len(seen):
-            seen[:] = network.observation
-        for step in range(episode_length):
-            reward, terminated = _advance(simulation, network, theta)
-            if np.isnan(reward):
-                return np.float32(np.nan), step + 1, taken
-            total += np.float32(reward)
-            # in the middle of intervals: at their starts, short episodes would count for too much
-            if step % interval == interval // 2 and taken < len(samples):
-                _get_state(simulation.model, simulation.data, samples[taken].ctypes.data, STATE)
-                taken += 1
-            if terminated or stop[0]:
-                return total, step + 1, taken
-        return total, episode_length, taken
+def _run(
+    simulation: Any,
+    network: Any,
+    theta: Any,
+    episode_length: Any,
+    start: Any,
+    stop: Any,
+    samples: Any,
+    seen: Any,
+) -> Any:
+    interval = max(1, episode_length // max(1, len(samples)))
+    total = np.float32(0.0)
+    taken = 0
+    _begin(simulation, start)
+    _observe(simulation, network.observation)
+    if len(seen):
+        seen[:] = network.observation
+    for step in range(episode_length):
+        reward, terminated = _advance(simulation, network, theta)
+        if np.isnan(reward):
+            return np.float32(np.nan), step + 1, taken
+        total += np.float32(reward)
+        # in the middle of intervals: at their starts, short episodes would count for too much
+        if step % interval == interval // 2 and taken < len(samples):
+            _get_state(simulation.model, simulation.data, samples[taken].ctypes.data, STATE)
+            taken += 1
+        if terminated or stop[0]:
+            return total, step + 1, taken
+    return total, episode_length, taken
 
-    def explore(
-        simulation: Any,
-        network: Any,
-        theta: Any,
-        episode_length: Any,
-        start: Any,
-        rows: SegmentRows,
-    ) -> None:
-        _ = version
-        _resume(simulation, rows.state, start)
-        _observe(simulation, network.observation)
-        for step in range(len(rows.rewards)):
-            rows.observations[step] = network.observation
-            reward, terminated = _advance(simulation, network, theta)
-            rows.outputs[step] = network.logits
-            rows.rewards[step] = reward
-            rows.steps[0] += 1
-            if np.isfinite(reward):
-                rows.total[0] += np.float32(reward)
-            rows.terminated[step] = terminated
-            rows.truncated[step] = rows.steps[0] >= episode_length and not terminated
-            if rows.terminated[step] or rows.truncated[step]:
-                rows.finished[0], rows.finished_steps[0] = rows.total[0], rows.steps[0]
-                rows.total[0], rows.steps[0] = 0.0, 0
-                _begin(simulation, start)
-                _observe(simulation, network.observation)
-        rows.observations[-1] = network.observation
-        _pause(simulation, rows.state)
 
-    def transitions(states: Any, observation: Any, reward: Any, terminated: Any) -> None:
-        _ = version
-        for i in range(len(reward)):
-            state = State(
-                states.qpos[i],
-                states.qvel[i],
-                states.ctrl[i],
-                states.previous_qpos[i],
-                states.time[i],
-            )
-            reward[i], terminated[i] = _look(state, observation[i])
+def _explore(
+    simulation: Any,
+    network: Any,
+    theta: Any,
+    episode_length: Any,
+    start: Any,
+    rows: SegmentRows,
+) -> None:
+    _resume(simulation, rows.state, start)
+    _observe(simulation, network.observation)
+    for step in range(len(rows.rewards)):
+        rows.observations[step] = network.observation
+        reward, terminated = _advance(simulation, network, theta)
+        rows.outputs[step] = network.logits
+        rows.rewards[step] = reward
+        rows.steps[0] += 1
+        if np.isfinite(reward):
+            rows.total[0] += np.float32(reward)
+        rows.terminated[step] = terminated
+        rows.truncated[step] = rows.steps[0] >= episode_length and not terminated
+        if rows.terminated[step] or rows.truncated[step]:
+            rows.finished[0], rows.finished_steps[0] = rows.total[0], rows.steps[0]
+            rows.total[0], rows.steps[0] = 0.0, 0
+            _begin(simulation, start)
+            _observe(simulation, network.observation)
+    rows.observations[-1] = network.observation
+    _pause(simulation, rows.state)
 
-    return run, explore, transitions
+
+def _transitions(states: Any, observation: Any, reward: Any, terminated: Any) -> None:
+    for i in range(len(reward)):
+        state = State(
+            states.qpos[i],
+            states.qvel[i],
+            states.ctrl[i],
+            states.previous_qpos[i],
+            states.time[i],
+        )
+        reward[i], terminated[i] = _look(state, observation[i])
 
 
 def _advance(simulation: Any, network: Any, theta: Any) -> Any:

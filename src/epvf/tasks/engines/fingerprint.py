@@ -2,27 +2,35 @@
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 
+from epvf.tasks import formulas
 from epvf.tasks.body import Body
 
 _LIBRARIES = {"builtins", "jax", "math", "numba", "numpy"}
 """What formulas call of these is not part of the formulas."""
 
 
+_TRANSLATORS = (Path(__file__).with_name("jitted.py"), Path(formulas.__file__))
+"""What else decides what numba makes of formulas."""
+
+
 def fingerprint(body: Body) -> str:
     """Changes with the formulas' code and with every constant that they and their helpers name."""
     digest = hashlib.sha256()
+    for file in _TRANSLATORS:
+        digest.update(file.read_bytes())
     seen: set[int] = set()
     for formula in (body.observe, body.reward, body.terminated):
         digest.update(b"formula")
         for part in _parts(formula, seen):
             digest.update(part)
     digest.update(repr((body.observation_limit, sorted(body.reads))).encode())
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]
 
 
 def _parts(value: Any, seen: set[int]) -> Iterator[bytes]:
