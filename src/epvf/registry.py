@@ -108,6 +108,17 @@ class Registry(Generic[T]):
                 wrong[name] = str(error)
         return wrong
 
+    def usable(self) -> tuple[str, ...]:
+        """All names whose objects can be loaded, which it does."""
+        return tuple(name for name in self.names() if self._loads(name))
+
+    def _loads(self, name: str) -> bool:
+        try:
+            self[name]
+        except UserError:
+            return False
+        return True
+
     @property
     def _offered(self) -> list[str]:
         return sorted(self._found.usable)

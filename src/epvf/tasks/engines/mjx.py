@@ -71,9 +71,7 @@ def _as_it_is(reward: jax.Array, data: mjx.Data) -> jax.Array:
     return reward
 
 
-def make(
-    body: Body, episode_length: int | None = None, num_slots: int | None = None
-) -> JaxTask:
+def make(body: Body, episode_length: int | None = None, num_slots: int | None = None) -> JaxTask:
     """The task on MJX; on a CPU with few environments side by side unless told otherwise."""
     if num_slots is None and jax.default_backend() == "cpu":
         num_slots = CPU_SLOTS
