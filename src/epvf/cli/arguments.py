@@ -301,7 +301,7 @@ def _annotation(option: Option) -> Any:
     told = tyro.conf.arg(
         help=option.text,
         help_behavior_hint="(required)" if option.default is REQUIRED else _default(option),
-        **({} if option.switch else {"metavar": _metavar(option)}),
+        metavar=None if option.switch else _metavar(option),
     )
     if option.switch:
         # a field of a configuration may be turned off again, what only a command knows need not
