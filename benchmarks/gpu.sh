@@ -39,7 +39,7 @@ measure() {
     shift
   done
   echo "== $name: ${variables[*]-} epvf bench ant $*"
-  if ! env "${variables[@]}" "$python" -m epvf.cli.main bench ant "$@" --repeats "$repeats" \
+  if ! env "${variables[@]}" "$python" -m epvf bench ant "$@" --repeats "$repeats" \
     --sweep "num_envs=$sizes" --out "$out/$name" --json \
     > "$out/$name.json" 2> >(tee "$out/$name.log" >&2); then
     echo "   failed, see $out/$name.log"
@@ -71,7 +71,7 @@ else
   variants=${VARIANTS:-native gymnasium}
 fi
 
-"$python" -m epvf.cli.main doctor | tee "$out/doctor.txt"
+"$python" -m epvf doctor | tee "$out/doctor.txt"
 for variant in $variants; do
   case $variant in
     mjx) measure mjx --backend mjx ;;

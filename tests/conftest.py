@@ -51,7 +51,7 @@ class Epvf:
         """Starts and returns the process."""
         paths = [str(SOURCE), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         return subprocess.Popen(
-            [sys.executable, "-m", "epvf.cli.main", *map(str, arguments)],
+            [sys.executable, "-m", "epvf", *map(str, arguments)],
             cwd=self.folder,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
             stdout=subprocess.PIPE,

@@ -64,10 +64,12 @@ class Registry(Generic[T]):
         Raises:
             UserError: if something else has this name.
         """
-        if name in self and self._origin(name) is not value and self._origin(name) != value:
+        there = self._origin(name)
+        if there is value or (isinstance(value, str) and there == value):
+            return
+        if name in self:
             raise UserError(f"there already is a {self._kind} {name!r}; choose another name")
-        if name not in self:
-            self._registered[name] = value
+        self._registered[name] = value
 
     def __contains__(self, name: object) -> bool:
         return name in self._own or name in self._registered or name in self._found.usable
@@ -105,6 +107,17 @@ class Registry(Generic[T]):
             except UserError as error:
                 wrong[name] = str(error)
         return wrong
+
+    def usable(self) -> tuple[str, ...]:
+        """All names whose objects can be loaded, which it does."""
+        return tuple(name for name in self.names() if self._loads(name))
+
+    def _loads(self, name: str) -> bool:
+        try:
+            self[name]
+        except UserError:
+            return False
+        return True
 
     @property
     def _offered(self) -> list[str]:
@@ -168,7 +181,7 @@ def load(reference: str) -> Any:
     except UserError:
         raise
     except Exception as error:  # whatever a foreign module does when it is imported
-        raise UserError(f"cannot import {module!r}: {_told(error)}") from error
+        raise UserError(f"cannot import {module!r}: {in_a_line(error)}") from error
     for part in attribute.split("."):
         if not hasattr(value, part):
             raise UserError(f"module {module!r} has no attribute {attribute!r}")
@@ -176,7 +189,8 @@ def load(reference: str) -> Any:
     return value
 
 
-def _told(error: BaseException) -> str:
+def in_a_line(error: BaseException) -> str:
+    """An exception's name, and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

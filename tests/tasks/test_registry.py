@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from epvf.errors import UserError
-from epvf.tasks import make, registry
+from epvf.tasks import entry, make
 
 
 def test_sizes() -> None:
@@ -30,7 +30,10 @@ def test_auto_backend(platform: str, backend: str, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "antt"}, "unknown task 'antt'.*'ant'.*cartpole, ant, hopper, halfcheetah"),
+        (
+            {"name": "antt"},
+            "unknown task 'antt'.*'ant'.*cartpole, ant, hopper, halfcheetah, walker2d",
+        ),
         ({"name": "ant", "backend": "nativ"}, "did you mean 'native'.*auto, native, mjx, warp"),
         ({"name": "cartpole", "backend": "native"}, "'native'; valid: auto, jax"),
         ({"name": "ant", "episode_length": 0}, "episode_length is 0"),
@@ -51,7 +54,7 @@ def test_errors_in_words(arguments: dict, message: str) -> None:
 
 @pytest.mark.parametrize("backend", ["mjx", "warp"])
 def test_engine_that_is_not_installed(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    monkeypatch.setattr(entry, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=rf"pip install 'epvf\[{backend}\]'.*'native'"):
         make("ant", backend)
 

@@ -99,7 +99,7 @@ def measure_apart(arguments: Sequence[str], field: str) -> Measure:
     option = f"--{field.replace('_', '-')}"
 
     def measure(value: int) -> Row:
-        command = [sys.executable, "-m", "epvf.cli.main", "bench", *arguments, option, str(value)]
+        command = [sys.executable, "-m", "epvf", "bench", *arguments, option, str(value)]
         done = subprocess.run([*command, "--json"], capture_output=True, text=True)
         if done.returncode == 0:
             # an engine may have said something before

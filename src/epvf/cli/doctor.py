@@ -1,26 +1,41 @@
-"""What epvf finds on this machine, and what could be installed."""
+"""`epvf doctor`: what epvf finds on this machine, and what could be installed."""
 
-import importlib.util
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from epvf.cli import arguments
+from epvf.cli.extras import EXTRAS, has, how_to
+from epvf.cli.results import print_result
 from epvf.files import one_line
-from epvf.runs import provenance
 from epvf.runtime import startup
 
-EXTRAS = {
-    "mjx": ("mujoco.mjx",),
-    "warp": ("mujoco.mjx", "warp"),
-    "baselines": ("brax", "evosax"),
-    "video": ("imageio", "imageio_ffmpeg"),
-}
-"""Optional parts and the modules that each needs."""
+
+@dataclass(frozen=True)
+class Options:
+    """Tell what epvf finds on this machine, and what could be installed.
+
+    Attributes:
+        json: print the findings as JSON.
+    """
+
+    json: bool = False
+
+
+def run(argv: list[str]) -> int:
+    """Prints the findings; returns the exit code."""
+    asked = arguments.read(Options, "epvf doctor", argv)
+    findings = examine()
+    print_result(findings, render(findings), asked.json)
+    return 0
 
 
 def examine() -> dict[str, Any]:
     """All findings as plain values."""
+    from epvf.runs import provenance
+
     return {
         "versions": provenance.versions(),
         "devices": provenance.devices(),
@@ -58,7 +73,7 @@ def _engines() -> dict[str, str]:
     return {
         "jax": "yes",
         "native": _native(),
-        "mjx": "yes" if _has("mujoco.mjx") else _how_to("mjx"),
+        "mjx": "yes" if has("mujoco.mjx") else _how_to("mjx"),
         "warp": _warp(),
     }
 
@@ -73,7 +88,7 @@ def _native() -> str:
 
 
 def _warp() -> str:
-    if not all(map(_has, EXTRAS["warp"])):
+    if not all(map(has, EXTRAS["warp"])):
         return _how_to("warp")
     import jax
 
@@ -81,18 +96,11 @@ def _warp() -> str:
 
 
 def _extra(name: str) -> str:
-    return "installed" if all(map(_has, EXTRAS[name])) else _how_to(name)
+    return "installed" if all(map(has, EXTRAS[name])) else _how_to(name)
 
 
 def _how_to(extra: str) -> str:
-    return f'no; to get it: pip install "epvf[{extra}]"'
-
-
-def _has(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ImportError:
-        return False
+    return f"no; to get it: {how_to(extra)}"
 
 
 def _rendering() -> str:

@@ -1,186 +1,168 @@
-"""The configuration as command-line options: every field, named by its group, unset by default.
+"""The configuration as command-line options: every field that the run reads, and no other.
 
-What the user gives arrives as a nested dict of only that, and is checked by `config.from_dict`
-like a file: one place knows what is valid.
+What is read depends on the method, which words of the same command line choose. So these are looked
+for first; preset, variant and file make the configuration that the options then change.
 """
 
-import dataclasses
-import inspect
-import types
-import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Any, NamedTuple
 
-import docstring_parser
-import tyro
-
-from epvf.config.presets import PRESETS, TASKS, fits, preset
-from epvf.config.schema import METHODS, Config, from_dict, load_fields
+from epvf.cli import arguments
+from epvf.cli.arguments import Option
+from epvf.config.presets import PRESETS, preset
+from epvf.config.schema import (
+    Config,
+    Leaf,
+    from_dict,
+    groups,
+    leaves,
+    load_fields,
+    readable,
+    readers,
+    reads,
+    replace,
+)
 from epvf.config.variants import VARIANTS, vary
 from epvf.errors import UserError
+from epvf.methods.registry import METHODS, default_settings
 
-DEFAULT_PRESET = "tuned"
-# Types made at run time, which type checkers cannot follow.
-_POSITIONAL: Any = tyro.conf.Positional
-_TYPED_DICT: Any = TypedDict
-_V_THETA = {"variant", "buffer", "representation", "value", "target", "value_update"}
-"""What only V(θ) reads: asking for it asks for method `epvf`."""
-_OWN = ("task_name", "preset", "variant", "config", "out", "backend", "json")
+DEFAULT_PRESET: str = PRESETS[1]
+DEFAULT_TASK = "cartpole"
+"""Whose values help shows where no task is named."""
+
+_NOT_OPTIONS = ("task.name",)
+_ABLATED = "value.hidden_sizes"
+"""Read by the methods that the paper's ablations are of."""
 
 
-def train_options(argv: list[str]) -> Any:
-    """The type that `epvf train` parses its arguments into: a dict of what was given.
+class Start(NamedTuple):
+    """What a configuration starts from, in words of the command line; None: not given.
 
-    The help shows the values of the task, preset and method that `argv` seems to ask for.
+    Attributes:
+        task: its name.
+        preset, method, variant: names.
+        file: of fields to change.
     """
-    task = next((word for word in argv if word in TASKS), TASKS[0])
-    name = next((word for word in argv if word in PRESETS), DEFAULT_PRESET)
-    method = next((word for word in argv if word in METHODS and fits(task, word)), None)
-    own = {
-        "task_name": _POSITIONAL[
-            _own(str, f"what to solve: {', '.join(TASKS)}", "(required)", "TASK")
-        ],
-        "preset": _own(
-            str,
-            "named configuration",
-            f"(default: {DEFAULT_PRESET})",
-            "{" + ",".join(PRESETS) + "}",
-        ),
-        "variant": _own(
-            str,
-            "one of the paper's ablations, applied to the preset",
-            "(default: none)",
-            "{" + ",".join(VARIANTS) + "}",
-        ),
-        "config": _own(str, "JSON or YAML file of fields to change", "(default: none)", "FILE"),
-        "out": _own(str, "run folder to make", "(default: runs/TASK/TIME-PRESET-sSEED)", "DIR"),
-        "backend": _own(str, "the engine; the same as --task.backend", "(default: auto)", "NAME"),
-        "json": _own(bool, "print the result as JSON", "(default: False)", None),
-    }
-    fields = _fields(preset(task, name, method), "", leave_out=("task.name",))
-    options = _TYPED_DICT("TrainOptions", own | fields, total=False)
-    options.__doc__ = (
-        "Train a task into a new run folder; every field of the configuration is an option."
-    )
-    return options
+
+    task: str
+    preset: str | None = None
+    method: str | None = None
+    variant: str | None = None
+    file: Path | None = None
+
+    @property
+    def origin(self) -> str:
+        """A word for where the configuration comes from."""
+        return self.preset or (DEFAULT_PRESET if self.file is None else "config")
 
 
-def train_config(given: Mapping[str, Any]) -> tuple[Config, str]:
-    """The configuration that was asked for, and a word for where it started from.
+def started(start: Start) -> Config:
+    """The configuration before single fields are changed: preset, then variant, then file.
 
-    Preset (of task and method), then variant, then file, then single fields. Where neither option
-    nor file names the method it is the preset's, or `epvf` where something of V(θ) is asked for.
+    Where neither option nor file names the method it is the preset's.
 
     Raises:
         UserError: if anything is unknown, of the wrong type, or contradicts something else.
     """
-    if "task_name" not in given:
-        raise UserError(f"which task? epvf train TASK; valid: {', '.join(TASKS)}")
-    task = given["task_name"]
-    written = load_fields(Path(given["config"])) if "config" in given else {}
-    asked = {name for name, value in (*given.items(), *written.items()) if value != {}}
-    implied = "epvf" if _V_THETA & asked else None
-    method = given.get("method", written.get("method", implied))
-    config = preset(task, given.get("preset", DEFAULT_PRESET), method)
-    if "variant" in given:
-        if config.method != "epvf":
-            raise UserError(f"--variant changes method 'epvf', not {method!r}")
-        config = vary(config, given["variant"])
-    if "config" in given:
-        config = from_dict(written, config)
-        if config.task.name != task:
-            raise UserError(f"{given['config']} is for task {config.task.name!r}, not {task!r}")
-        if config.method != method and "method" in given:
-            raise UserError(f"{given['config']} is for method {config.method!r}, not {method!r}")
-    delta = _plain({name: value for name, value in given.items() if name not in _OWN})
-    if "backend" in given:
-        if "backend" in delta.setdefault("task", {}):
-            raise UserError("--backend and --task.backend say the same; give one of them")
-        delta["task"]["backend"] = given["backend"]
-    origin = given.get("preset", "config" if "config" in given else DEFAULT_PRESET)
-    return from_dict(delta, config), origin
+    written = {} if start.file is None else load_fields(start.file)
+    method = start.method or written.get("method")
+    config = preset(start.task, start.preset or DEFAULT_PRESET, method)
+    if start.variant is not None:
+        config = _varied(config, start.variant)
+    if start.file is None:
+        return config
+    config = from_dict(written, config)
+    if config.task.name != start.task:
+        raise UserError(f"{start.file} is for task {config.task.name!r}, not {start.task!r}")
+    if start.method not in (None, config.method.name):
+        raise UserError(f"{start.file} is for method {config.method.name!r}, not {start.method!r}")
+    return config
 
 
-def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The given options as plain values."""
+def started_by(own: Sequence[Option], argv: Sequence[str]) -> Start:
+    """What the words of a command line start from, as far as they can be understood.
+
+    Args:
+        own: options of the command beside those of the configuration.
+        argv: all words.
+    """
+    words = arguments.split([*own, *_all_options()], argv)
+    named = {name: values[0] for name, values in words.named.items() if values}
+    return Start(
+        words.loose[0] if words.loose else DEFAULT_TASK,
+        named.get("preset"),
+        named.get("method"),
+        named.get("variant"),
+        Path(named["config"]) if "config" in named else None,
+    )
+
+
+def options(config: Config) -> list[Option]:
+    """One option for each field that a run of this configuration reads."""
+    said = {name: arguments.texts(type(group)) for name, group in groups(config).items()}
+    return [
+        _option(leaf, said | {"": arguments.texts(Config)})
+        for leaf in readable(config).values()
+        if leaf.name not in _NOT_OPTIONS
+    ]
+
+
+def group_texts(config: Config) -> dict[str, str]:
+    """What each group of options is, in a line."""
     return {
-        name: _plain(value) if isinstance(value, Mapping) else _value(value)
-        for name, value in given.items()
-        if value != {}
+        name: arguments.about(type(group)).split("\n")[0] for name, group in groups(config).items()
     }
 
 
-def _fields(config: Any, prefix: str, leave_out: tuple[str, ...]) -> dict[str, Any]:
-    hints, texts = typing.get_type_hints(type(config)), _texts(type(config))
-    fields: dict[str, Any] = {}
-    for item in dataclasses.fields(config):
-        name, value = f"{prefix}{item.name}", getattr(config, item.name)
-        if name in leave_out:
-            continue
-        if dataclasses.is_dataclass(value):
-            inner = _fields(value, f"{name}.", leave_out)
-            group = _TYPED_DICT(item.name, inner, total=False)
-            text = inspect.cleandoc(type(value).__doc__ or "").split("\n")[0]
-            fields[item.name] = Annotated[group, tyro.conf.arg(help=text)]
-        else:
-            fields[item.name] = _option(hints[item.name], value, texts.get(item.name, ""))
-    return fields
+def changed(config: Config, values: Mapping[str, Any]) -> Config:
+    """The configuration with the values of its options, some of which may differ.
 
-
-def _texts(kind: type) -> dict[str, str]:
-    """What a class's docstring says of its attributes."""
-    parsed = docstring_parser.parse(kind.__doc__ or "")
-    return {
-        name.strip(): " ".join((param.description or "").split())
-        for param in parsed.params
-        for name in param.arg_name.split(",")
+    Raises:
+        UserError: if they contradict each other.
+    """
+    before = readable(config)
+    delta = {
+        name: value
+        for name, value in values.items()
+        if name in before and value != before[name].value
     }
+    return replace(config, delta)
 
 
-def _own(kind: Any, text: str, hint: str, metavar: str | None) -> Any:
-    return Annotated[kind, tyro.conf.arg(help=text, help_behavior_hint=hint, metavar=metavar)]
+def unread(config: Config, flag: str) -> str | None:
+    """Why an option of another method is refused; None where no method has it."""
+    for option in _all_options():
+        if flag in (option.flag, option.negation) and not reads(config.method.name, option.name):
+            return _unread(config.method.name, flag, readers(option.name))
+    return None
 
 
-def _option(hint: Any, default: Any, text: str) -> Any:
-    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-    kind: Any = str
-    if hint is bool:
-        kind = bool
-    elif typing.get_origin(hint) is tuple:
-        kind = tuple[str, ...]
-    default_text = f"(default: {'none' if default in (None, ()) else shown})"
-    return _own(kind, text, default_text, None if hint is bool else _metavar(hint))
+def _unread(method: str, what: str, others: list[str]) -> str:
+    told = f"; {', '.join(map(repr, others))} {'does' if len(others) == 1 else 'do'}"
+    return f"method {method!r} does not read {what}{told}: --method {others[0]}"
 
 
-def _metavar(hint: Any) -> str:
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return "{" + ",".join(map(str, parts)) + "}"
-    if origin in (typing.Union, types.UnionType):
-        return "|".join("none" if part is type(None) else _metavar(part) for part in parts)
-    if origin is tuple:
-        return f"[{_metavar(parts[0])} ...]"
-    return hint.__name__.upper()
+def _varied(config: Config, name: str) -> Config:
+    if name in VARIANTS and not reads(config.method.name, _ABLATED):
+        others = readers(_ABLATED)
+        raise UserError(
+            f"--variant changes what method {', '.join(map(repr, others))} reads, not "
+            f"{config.method.name!r}: --method {others[0]}"
+        )
+    return vary(config, name)
 
 
-def _value(given: Any) -> Any:
-    """A number, a list of them, or None where the text says so; otherwise the text."""
-    if given == ("none",):
-        return []
-    if isinstance(given, tuple):
-        return [_value(part) for part in given]
-    if not isinstance(given, str):
-        return given
-    if given.lower() in ("none", "null"):
-        return None
-    try:
-        return int(given)
-    except ValueError:
-        pass
-    try:
-        number = float(given)
-    except ValueError:
-        return given
-    # 25e6 is a whole number to a person.
-    return int(number) if number.is_integer() else number
+def _all_options() -> list[Option]:
+    """Options of the fields of all methods, each once."""
+    found: dict[str, Option] = {}
+    for method in METHODS.usable():
+        for leaf in leaves(Config(method=default_settings(method))):
+            if reads(method, leaf.name) and leaf.name not in _NOT_OPTIONS:
+                found.setdefault(leaf.name, _option(leaf, {}))
+    return list(found.values())
+
+
+def _option(leaf: Leaf, said: Mapping[str, Mapping[str, str]]) -> Option:
+    group, _, last = leaf.name.rpartition(".")
+    return Option(leaf.name, leaf.hint, leaf.value, said.get(group, {}).get(last, ""))

@@ -193,7 +193,7 @@ def reads(method: str, name: str) -> bool:
 
 def readers(name: str) -> list[str]:
     """The methods that read a dotted field."""
-    return [method for method in METHODS.names() if reads(method, name) and _has(method, name)]
+    return [method for method in METHODS.usable() if reads(method, name) and _has(method, name)]
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -339,7 +339,7 @@ def _place(base: Config, name: str) -> Any:
     plain = [item.name for item in dataclasses.fields(base)]
     if name in plain and name != "method":
         return base
-    others = [other for other in METHODS.names() if name in _own_groups(default_settings(other))]
+    others = [other for other in METHODS.usable() if name in _own_groups(default_settings(other))]
     if others:
         raise _unread(base.method.name, name, others)
     raise unknown("field of the config", name, dict.fromkeys(["method", *found, *plain]))

@@ -142,6 +142,26 @@ class Progress(NamedTuple):
     healthy: Bool[Array, ""]
 
 
+class Keys(NamedTuple):
+    """What an iteration draws, each from a key of its own.
+
+    Attributes:
+        perturbation: the population's noise.
+        cloud: the jitter of the centre's copies.
+        rollouts: where the population's episodes start.
+        batches: of V's updates; in evolution strategies, what they draw when they are told.
+        evaluation: where the cloud's episodes start, if it is not rolled out with the population.
+        perturbed_cloud: perturbed policies that are evaluated beside the centre's copies.
+    """
+
+    perturbation: PRNGKey
+    cloud: PRNGKey
+    rollouts: PRNGKey
+    batches: PRNGKey
+    evaluation: PRNGKey
+    perturbed_cloud: PRNGKey
+
+
 def begin(key: PRNGKey, theta: Float[Array, "P"]) -> Progress:
     """Before the first iteration, at θ."""
     zero = jnp.zeros(())
@@ -259,21 +279,22 @@ class PolicySearch:
         """What the method reads of the start states that a task tells."""
         return None
 
-    def keys(self, state: State, iteration: Int[Array, ""]) -> jax.Array:
-        """The iteration's keys `[4]`: perturbation, evaluation cloud, rollouts, batches."""
+    def keys(self, state: State, iteration: Int[Array, ""]) -> Keys:
+        """The iteration's keys, each of one use."""
         base = jax.random.wrap_key_data(state.progress.key)
-        return jax.random.split(jax.random.fold_in(base, iteration), 4)
+        folded = jax.random.fold_in(base, iteration)
+        return Keys(*jax.random.split(folded, len(Keys._fields)))
 
     def centre_cloud(self, state: State, iteration: Int[Array, ""]) -> Population:
         """`eval_episodes` copies of the unperturbed centre `[E, P]`, for measuring it."""
-        key = self.keys(state, iteration)[1]
+        key = self.keys(state, iteration).cloud
         return jitter(key, self.centre(state), self.eval_episodes, self.eval_jitter)
 
     def record_centre(self, state: State, evaluation: Evaluation) -> tuple[State, Metrics]:
         """Remembers how the centre's cloud did, and the centre itself if it is the best so far."""
         mean, progress = evaluation.returns.mean(), state.progress
         # A θ any of whose copies turned non-finite is not to be recommended.
-        better = jnp.nan_to_num(mean, nan=-jnp.inf) > progress.best_return
+        better = jnp.isfinite(mean) & (mean > progress.best_return)
         metrics = {
             "eval/episode_return": mean,
             "policy/realized_gain": mean - progress.last_return,

@@ -205,7 +205,7 @@ class Learner(PolicySearch):
 
     def propose(self, state: LearnerState, iteration: Int[Array, ""]) -> Population | Perturbed:
         """The iteration's perturbed policies `[N, P]`; not drawn yet with `draw_again`."""
-        key = self.keys(state, iteration)[0]
+        key = self.keys(state, iteration).perturbation
         population = perturbed(self.perturbation, key, state.centres, self.num_envs)
         return population if self.draw_again else drawn(population)
 
@@ -252,7 +252,7 @@ class Learner(PolicySearch):
             self._predict(state.value, thetas, frame, starts), evaluation.returns, finite
         )
         metrics["policy/predicted_gain"] = state.predicted_gain
-        batch_key = self.keys(state, iteration)[3]
+        batch_key = self.keys(state, iteration).batches
         filled = (iteration + 1) * self.num_envs
         updated, loss = self.update_value(state, batch_key, filled, frame)
         updated = self.update_policy(updated, thetas, frame, starts)

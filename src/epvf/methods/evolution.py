@@ -170,7 +170,7 @@ class EvolutionLearner(PolicySearch):
         }
 
     def _ask(self, state: EvolutionState, iteration: Int[Array, ""]) -> tuple[Population, Any]:
-        key = self.keys(state, iteration)[0]
+        key = self.keys(state, iteration).perturbation
         algorithm, params = self.strategy
         with _evosax_arithmetic():
             return algorithm.ask(key, state.strategy, params)
@@ -180,7 +180,7 @@ class EvolutionLearner(PolicySearch):
     ) -> Any:
         # What asking changed in the state is worked out again: `propose` hands back policies only.
         asked = self._ask(state, iteration)[1]
-        key = self.keys(state, iteration)[3]
+        key = self.keys(state, iteration).batches
         algorithm, params = self.strategy
         with _evosax_arithmetic():
             return _strong(algorithm.tell(key, thetas, fitness, asked, params)[0])

@@ -30,7 +30,7 @@ from epvf.methods.base import (
     keep_nonfinite,
 )
 from epvf.methods.epvf import PolicyUpdateConfig, check_pairs
-from epvf.methods.metrics import Metrics
+from epvf.methods.metrics import Metrics, count_steps
 from epvf.methods.optimizers import decay, make_optimizer
 from epvf.policies import scaling as coordinates
 from epvf.policies.noise import PerturbationConfig, clip_weights, perturb
@@ -257,7 +257,7 @@ class PSVFLearner(PolicySearch):
 
     def propose(self, state: PSVFState, iteration: Int[Array, ""]) -> Population:
         """The iteration's perturbed policies `[N, P]`."""
-        return self.perturbed(state, self.keys(state, iteration)[0], self.num_envs)
+        return self.perturbed(state, self.keys(state, iteration).perturbation, self.num_envs)
 
     def centre(self, state: PSVFState) -> jax.Array:
         """The centre θ `[P]`."""
@@ -265,7 +265,7 @@ class PSVFLearner(PolicySearch):
 
     def centre_cloud(self, state: PSVFState, iteration: Int[Array, ""]) -> Population:
         """Copies of the unperturbed θ, then as many perturbed policies: `[2 E, P]`."""
-        key = jax.random.fold_in(self.keys(state, iteration)[1], 1)
+        key = self.keys(state, iteration).perturbed_cloud
         others = self.perturbed(state, key, self.eval_episodes)
         return jnp.concatenate([super().centre_cloud(state, iteration), others])
 
@@ -290,7 +290,7 @@ class PSVFLearner(PolicySearch):
         state = state._replace(progress=keep_nonfinite(state.progress, thetas, finite))
         state = self._rescale(state, segment, finite)
         met, deviation, metrics = self.met(state, segment, finite)
-        fitted, losses = self._fit(state, met, self.keys(state, iteration)[3], deviation)
+        fitted, losses = self._fit(state, met, self.keys(state, iteration).batches, deviation)
         # a minibatch's worth of steps tells how far θ went
         some = met.take(slice(None, None, self.config.minibatches))
         divergence = _divergence(self._offsets(fitted.theta, some, deviation), some)
@@ -316,7 +316,7 @@ class PSVFLearner(PolicySearch):
         )
         bound = self.policy_update.weight_clip
         clipped = jnp.zeros(()) if bound is None else (jnp.abs(state.theta) >= bound).mean()
-        return state, metrics | _episode_metrics(segment) | {
+        return state, metrics | _episode_metrics(segment, finite) | {
             "loss/value": losses.mean(),
             "policy/step_norm": state.step_norm,
             "policy/predicted_gain": state.predicted_gain,
@@ -557,11 +557,12 @@ class PSVFLearner(PolicySearch):
         return optax.chain(optax.clip_by_global_norm(MAX_GRADIENT), optimizer)
 
 
-def _episode_metrics(segment: Segment) -> Metrics:
+def _episode_metrics(segment: Segment, finite: Mask) -> Metrics:
     """Of each environment the newest episode that ended, or the one it is in if none has."""
     envs = segment.envs
     ended = envs.finished_steps > 0
-    returns = jnp.where(ended, envs.finished, envs.total)
+    # of rollouts none of which was finite there is nothing to tell
+    returns = jnp.where(finite.any(), jnp.where(ended, envs.finished, envs.total), jnp.nan)
     lengths = jnp.where(ended, envs.finished_steps, envs.steps)
     return {
         "rollout/episode_return": returns.mean(),
@@ -569,13 +570,15 @@ def _episode_metrics(segment: Segment) -> Metrics:
         "rollout/episode_return_min": returns.min(),
         "rollout/episode_return_max": returns.max(),
         "rollout/episode_length": lengths.astype(jnp.float32).mean(),
-        "rollout/steps": jnp.asarray(segment.rewards.size, jnp.int32),
+        "rollout/steps": count_steps(jnp.asarray([segment.rewards.size], jnp.int32)),
     }
 
 
 def _mean(rows: Float[Array, "B *X"], weight: Float[Array, "B"]) -> jax.Array:
+    """Of rows by their weight; a row of weight 0 may hold anything, also what is not finite."""
     expanded = weight.reshape(-1, *[1] * (rows.ndim - 1))
-    return (expanded * rows).sum(axis=0) / jnp.maximum(weight.sum(), 1.0)
+    weighted = jnp.where(expanded > 0.0, expanded * rows, 0.0)
+    return weighted.sum(axis=0) / jnp.maximum(weight.sum(), 1.0)
 
 
 def _divergence(offsets: Float[Array, "B A"], met: Met) -> jax.Array:

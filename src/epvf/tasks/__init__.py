@@ -1,6 +1,15 @@
 """Tasks: what turns policies into returns."""
 
 from epvf.tasks.base import Replay, ReplayableTask, Task, TaskSpec
-from epvf.tasks.registry import engines, make
+from epvf.tasks.registry import describe, engines, make, register
 
-__all__ = ["Replay", "ReplayableTask", "Task", "TaskSpec", "engines", "make"]
+__all__ = [
+    "Replay",
+    "ReplayableTask",
+    "Task",
+    "TaskSpec",
+    "describe",
+    "engines",
+    "make",
+    "register",
+]

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from epvf.tasks.base import TaskSpec
 from epvf.tasks.engines.environment import Environment
 from epvf.tasks.engines.rollout import JaxTask
+from epvf.tasks.entry import Engine, TaskEntry
 from epvf.types import PRNGKey
 
 EPISODE_LENGTH = 500
@@ -87,3 +88,6 @@ def make(episode_length: int | None = None, num_slots: int | None = None) -> Jax
         draws=True,
     )
     return JaxTask(spec, Environment(reset, step, observe), num_slots)
+
+
+TASK = TaskEntry({"jax": Engine(make, ("num_slots",))})

@@ -1,42 +1,34 @@
-"""Gymnasium's HalfCheetah (`HalfCheetah-v5`): its model, what it observes and is paid for.
-
-The formulas take numbers and rows, so that they compile into a CPU's loop.
-"""
+"""Gymnasium's HalfCheetah (`HalfCheetah-v5`): its model, what it observes and is paid for."""
 
 from functools import cache
 from typing import Any
 from xml.etree import ElementTree
 
 import mujoco
-import numpy as np
-from jaxtyping import Float
 
+from epvf.tasks.body import Body, Draws
 from epvf.tasks.gym_models import model_file
 
-OBSERVATION_SIZE = 17
-ACTION_SIZE = 6
-EPISODE_LENGTH = 1000
 FRAME_SKIP = 5  # of 0.01 s
 SECONDS = 0.05
 CONTROL_COST = 0.1
 RESET_NOISE = 0.1
 
 
-def observed(qpos: Any, qvel: Any) -> Any:
+def observe(s: Any) -> tuple[Any, Any]:
     """`[17]` positions (m, rad) but where it is, and velocities (m/s, rad/s)."""
-    return np.concatenate((qpos[1:], qvel))
+    return s.qpos[1:], s.qvel
 
 
-def reward(metres: Any, ctrl: Any) -> Any:
-    """Speed (m/s) of a step that led so far forwards, less the controls' cost."""
-    return metres / SECONDS - CONTROL_COST * (ctrl**2).sum()
+def reward(s: Any) -> Any:
+    """Speed (m/s) forwards, less the controls' cost."""
+    return (s.qpos[0] - s.previous_qpos[0]) / SECONDS - CONTROL_COST * (s.ctrl**2).sum()
 
 
-def starts(random: np.random.Generator, num: int) -> Float[np.ndarray, "num 18"]:
-    """Offsets of positions and velocities from the model's own, at the start of episodes."""
+def starts(random: Draws, num: int) -> tuple[Any, Any]:
+    """Positions off uniformly, velocities off normally."""
     positions = random.uniform(-RESET_NOISE, RESET_NOISE, (num, model().nq))
-    velocities = RESET_NOISE * random.standard_normal((num, model().nv))
-    return np.concatenate([positions, velocities], axis=1)
+    return positions, RESET_NOISE * random.standard_normal((num, model().nv))
 
 
 @cache
@@ -57,3 +49,14 @@ def model() -> mujoco.MjModel:
         mujoco.mj_setTotalmass(compiled, float(mass))
         mujoco.mj_setConst(compiled, mujoco.MjData(compiled))
     return compiled
+
+
+BODY = Body(
+    name="halfcheetah",
+    model=model,
+    frame_skip=FRAME_SKIP,
+    episode_length=1000,
+    observe=observe,
+    reward=reward,
+    starts=starts,
+)

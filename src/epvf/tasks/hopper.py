@@ -1,20 +1,13 @@
-"""Gymnasium's Hopper (`Hopper-v5`): its model, what it observes and is paid for.
-
-The formulas take numbers and rows, so that they compile into a CPU's loop.
-"""
+"""Gymnasium's Hopper (`Hopper-v5`): its model, what it observes and is paid for."""
 
 from functools import cache
 from typing import Any
 
 import mujoco
-import numpy as np
-from jaxtyping import Float
 
+from epvf.tasks.body import Body, Draws
 from epvf.tasks.gym_models import model_file
 
-OBSERVATION_SIZE = 11
-ACTION_SIZE = 3
-EPISODE_LENGTH = 1000
 FRAME_SKIP = 4  # of 0.002 s
 SECONDS = 0.008
 STATE_LIMIT = 100.0  # positions but the first two, and velocities; beyond it the Hopper is down
@@ -26,26 +19,29 @@ CONTROL_COST = 1e-3
 RESET_NOISE = 5e-3
 
 
-def observed(qpos: Any, qvel: Any) -> Any:
+def observe(s: Any) -> tuple[Any, Any]:
     """`[11]` positions (m, rad) but where it is, and velocities (m/s, rad/s) clipped to ±10."""
-    return np.concatenate((qpos[1:], np.minimum(np.maximum(qvel, -VELOCITY_LIMIT), VELOCITY_LIMIT)))
+    return s.qpos[1:], s.qvel.clip(-VELOCITY_LIMIT, VELOCITY_LIMIT)
 
 
-def down(qpos: Any, qvel: Any) -> Any:
+def reward(s: Any) -> Any:
+    """Speed (m/s) forwards, 1 for standing, less the controls' cost."""
+    metres = s.qpos[0] - s.previous_qpos[0]
+    healthy = HEALTHY_REWARD * (1.0 - terminated(s))
+    return metres / SECONDS + healthy - CONTROL_COST * (s.ctrl**2).sum()
+
+
+def terminated(s: Any) -> Any:
     """Whether the episode is over: too low, tilted, or far from any sound state."""
-    largest = max(np.abs(qpos[2:]).max(), np.abs(qvel).max())
-    return qpos[1] <= MIN_HEIGHT or abs(qpos[2]) >= MAX_ANGLE or largest >= STATE_LIMIT
+    far = (abs(s.qpos[2:]).max() >= STATE_LIMIT) | (abs(s.qvel).max() >= STATE_LIMIT)
+    return (s.qpos[1] <= MIN_HEIGHT) | (abs(s.qpos[2]) >= MAX_ANGLE) | far
 
 
-def reward(metres: Any, ctrl: Any, is_down: Any) -> Any:
-    """Speed (m/s) of a step that led so far forwards, 1 for standing, less the controls' cost."""
-    healthy = 0.0 if is_down else HEALTHY_REWARD
-    return metres / SECONDS + healthy - CONTROL_COST * (ctrl**2).sum()
-
-
-def starts(random: np.random.Generator, num: int) -> Float[np.ndarray, "num 12"]:
-    """Offsets of positions and velocities from the model's own, at the start of episodes."""
-    return random.uniform(-RESET_NOISE, RESET_NOISE, (num, model().nq + model().nv))
+def starts(random: Draws, num: int) -> tuple[Any, Any]:
+    """Every position and velocity a little off, uniformly."""
+    nq, nv = model().nq, model().nv
+    offsets = random.uniform(-RESET_NOISE, RESET_NOISE, (num, nq + nv))
+    return offsets[:, :nq], offsets[:, nq:]
 
 
 @cache
@@ -56,3 +52,15 @@ def model() -> mujoco.MjModel:
         UserError: if Gymnasium's model file is not installed.
     """
     return mujoco.MjModel.from_xml_path(str(model_file("hopper.xml", "hopper")))
+
+
+BODY = Body(
+    name="hopper",
+    model=model,
+    frame_skip=FRAME_SKIP,
+    episode_length=1000,
+    observe=observe,
+    reward=reward,
+    terminated=terminated,
+    starts=starts,
+)

@@ -1,12 +1,49 @@
-"""From the name of a task and of an engine to the task."""
+"""From the name of a task and of an engine to the task. A task is one module and one line here."""
 
+import hashlib
+import importlib.util
+import sys
 from collections.abc import Callable
-from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, cast
 
-import jax
+from epvf.errors import UserError
+from epvf.registry import Registry, in_a_line, load
+from epvf.tasks.base import ReplayableTask, Task
+from epvf.tasks.body import Body
+from epvf.tasks.entry import TaskEntry, from_factory, of_body
 
-from epvf.errors import UserError, unknown
-from epvf.tasks.base import ReplayableTask
+TASKS: Registry[Any] = Registry(
+    "task",
+    {
+        "cartpole": "epvf.tasks.cartpole:TASK",
+        "ant": "epvf.tasks.ant:BODY",
+        "hopper": "epvf.tasks.hopper:BODY",
+        "halfcheetah": "epvf.tasks.half_cheetah:BODY",
+        "walker2d": "epvf.tasks.walker2d:BODY",
+    },
+    group="epvf.tasks",
+)
+"""Names to a `TaskEntry`, a `Body`, a task, or a function that makes one."""
+
+
+class TaskInfo(NamedTuple):
+    """What there is to say of a task.
+
+    Attributes:
+        name: as on the command line.
+        engines: backends; empty where only making it tells.
+        origin: `epvf`, `registered`, or the package that it comes from.
+        needs: backend to the extra of `pip install epvf[extra]` that it needs.
+        problem: why it cannot be used, in a line; None if it can.
+    """
+
+    name: str
+    engines: tuple[str, ...]
+    origin: str
+    needs: dict[str, str]
+    problem: str | None = None
 
 
 def make(
@@ -20,9 +57,10 @@ def make(
     """Makes a task.
 
     Args:
-        name: `cartpole`, `ant`, `hopper` or `halfcheetah`.
-        backend: the engine; `auto` is MJX for the Ant on an accelerator and MuJoCo's C engine
-            (`native`) otherwise.
+        name: of a task; `package.module:factory`; or `path/to/file.py:factory`. A factory is
+            called with those of this function's other options that it takes.
+        backend: the engine; `auto` is, for bodies on MuJoCo, MJX on an accelerator and MuJoCo's C
+            engine (`native`) otherwise.
         episode_length: longest episode in steps; the task's own if not given.
         num_threads: threads of the `native` backend; one a processor if not given.
         num_slots: policies that the backends `jax` and `mjx` run side by side, while others wait;
@@ -32,23 +70,22 @@ def make(
         UserError: if there is no such task or backend, an engine is not installed, or an option
             does not fit.
     """
-    if name not in _FACTORIES:
-        raise unknown("task", name, _FACTORIES)
-    factories = _FACTORIES[name]
-    backend = _resolve(backend, factories)
-    if backend not in factories:
-        raise unknown(f"backend of task {name!r}", backend, ["auto", *factories])
-    if episode_length is not None and episode_length < 1:
-        raise UserError(f"episode_length is {episode_length}, but must be at least 1")
-    if num_slots is not None and num_slots < 1:
-        raise UserError(f"num_slots is {num_slots}, but must be at least 1")
-    own = {"num_threads": num_threads, "num_slots": num_slots}
-    given = {name: value for name, value in own.items() if value is not None}
-    for name in given:
-        if backend not in _OWN[name]:
-            owners = " and ".join(map(repr, _OWN[name]))
-            raise UserError(f"{name} goes with backend {owners}, not with {backend!r}")
-    return factories[backend](episode_length=episode_length, **given)
+    options = {
+        "episode_length": episode_length,
+        "num_threads": num_threads,
+        "num_slots": num_slots,
+    }
+    given = {option: value for option, value in options.items() if value is not None}
+    for option, value in given.items():
+        if value < 1:
+            raise UserError(f"{option} is {value}, but must be at least 1")
+    stands = _behind(name)
+    if isinstance(stands, TaskEntry):
+        task = stands.make(name, backend, given)
+    else:
+        task = from_factory(stands, name, backend, given)
+    # what a foreign task lacks of it, whoever needs it says
+    return cast(ReplayableTask, task)
 
 
 def engines(name: str) -> tuple[str, ...]:
@@ -57,79 +94,87 @@ def engines(name: str) -> tuple[str, ...]:
     Raises:
         UserError: if there is no such task.
     """
-    if name not in _FACTORIES:
-        raise unknown("task", name, _FACTORIES)
-    return tuple(_FACTORIES[name])
+    stands = _behind(name)
+    if isinstance(stands, TaskEntry):
+        return tuple(stands.engines)
+    return (from_factory(stands, name, "auto", {}).spec.backend,)
 
 
-def _resolve(backend: str, factories: dict[str, Callable[..., ReplayableTask]]) -> str:
-    if backend != "auto":
-        return backend
-    if len(factories) == 1:
-        return next(iter(factories))
-    return "native" if jax.default_backend() == "cpu" else "mjx"
+def register(name: str, factory: Callable[..., Task] | Task | Body | TaskEntry | str) -> None:
+    """Adds a task under a name: a function that makes it, itself, or a lazy `module:attribute`.
+
+    Raises:
+        UserError: if another task has this name, or a name has a colon.
+    """
+    if ":" in name:
+        raise UserError(f"the name of a task has no colon, but {name!r} has")
+    TASKS.register(name, factory)
 
 
-def _require(module: str, backend: str) -> None:
-    if find_spec(module) is None:
-        raise UserError(
-            f"backend {backend!r} is not installed: pip install 'epvf[{backend}]', "
-            "or use backend 'native'"
-        )
+def describe() -> list[TaskInfo]:
+    """All tasks, also those that cannot be loaded. Loads them, but no engine."""
+    broken = TASKS.broken()
+    return [_described(name, origin, broken.get(name)) for name, origin in TASKS.entries()]
 
 
-# engines are imported only by those who use them
-def _cartpole(episode_length: int | None, num_slots: int | None = None) -> ReplayableTask:
-    from epvf.tasks import cartpole
-
-    return cartpole.make(episode_length, num_slots)
-
-
-def _native_ant(episode_length: int | None, num_threads: int | None = None) -> ReplayableTask:
-    from epvf.tasks.engines import native
-
-    return native.make(episode_length, num_threads)
+def _described(name: str, origin: str, problem: str | None) -> TaskInfo:
+    if problem is None or origin == "epvf":
+        stands = _behind(name)
+        if isinstance(stands, TaskEntry):
+            needs = {name: e.extra for name, e in stands.engines.items() if e.extra is not None}
+            return TaskInfo(name, tuple(stands.engines), origin, needs)
+    return TaskInfo(name, (), origin, {}, problem)
 
 
-def _native_hopper(episode_length: int | None, num_threads: int | None = None) -> ReplayableTask:
-    from epvf.tasks import body as bodies
-    from epvf.tasks.engines import native
-
-    return native.make(episode_length, num_threads, bodies.HOPPER)
-
-
-def _native_half_cheetah(
-    episode_length: int | None, num_threads: int | None = None
-) -> ReplayableTask:
-    from epvf.tasks import body as bodies
-    from epvf.tasks.engines import native
-
-    return native.make(episode_length, num_threads, bodies.HALF_CHEETAH)
+def _behind(name: str) -> Any:
+    """What stands behind a name; a body on its engines."""
+    value = _loaded(name) if ":" in name else TASKS[name]
+    return of_body(value) if isinstance(value, Body) else value
 
 
-def _mjx_ant(episode_length: int | None, num_slots: int | None = None) -> ReplayableTask:
-    _require("mujoco.mjx", "mjx")
-    from epvf.tasks.engines import mjx
+def _loaded(name: str) -> Any:
+    """What `package.module:attribute` or `file.py:attribute` names.
 
-    return mjx.make(episode_length, num_slots)
+    Raises:
+        UserError: if there is no such module, file or attribute, or importing it fails.
+    """
+    place, _, attribute = name.rpartition(":")
+    if not place or not attribute:
+        raise UserError(f"task {name!r} must be `package.module:factory` or `file.py:factory`")
+    if place.endswith(".py"):
+        return _attribute(_file(Path(place)), attribute, place)
+    here = str(Path.cwd())
+    if here not in sys.path:  # a module that lies where one works, as with `python -m`
+        sys.path.append(here)
+    return load(name)
 
 
-def _warp_ant(episode_length: int | None) -> ReplayableTask:
-    _require("mujoco.mjx", "warp")
-    _require("warp", "warp")
-    if jax.default_backend() != "gpu":
-        raise UserError("backend 'warp' needs a CUDA GPU that JAX can use; use backend 'native'")
-    from epvf.tasks.engines import warp
+def _file(path: Path) -> ModuleType:
+    """The module in a file, imported once, under a name of its own."""
+    if not path.is_file():
+        raise UserError(f"there is no file {path} to take a task from")
+    path = path.resolve()
+    digest = hashlib.sha256(str(path).encode()).hexdigest()
+    name = f"epvf_file_{path.stem}_{digest[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs, as dataclasses look themselves up there
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except BaseException as error:
+        del sys.modules[name]
+        if not isinstance(error, Exception):
+            raise
+        raise UserError(f"cannot import {path}: {in_a_line(error)}") from error
+    return module
 
-    return warp.make(episode_length)
 
-
-_FACTORIES: dict[str, dict[str, Callable[..., ReplayableTask]]] = {
-    "cartpole": {"jax": _cartpole},
-    "ant": {"native": _native_ant, "mjx": _mjx_ant, "warp": _warp_ant},
-    "hopper": {"native": _native_hopper},
-    "halfcheetah": {"native": _native_half_cheetah},
-}
-
-_OWN = {"num_threads": ("native",), "num_slots": ("jax", "mjx")}
-"""Backends that an option is for."""
+def _attribute(module: ModuleType, name: str, place: str) -> Any:
+    if not hasattr(module, name):
+        raise UserError(f"{place} has no {name!r}")
+    return getattr(module, name)

@@ -36,6 +36,10 @@ _LOSSES = {
 """Brax's names (of PPO, then of SAC) and ours."""
 
 
+EVALUATIONS = 2**31 - 1
+"""Folded into the seed's key for evaluations."""
+
+
 class AgentState(NamedTuple):
     """What is known of an agent between iterations, with a leading axis over its one seed.
 
@@ -138,11 +142,13 @@ class _Listener:
         last = self._iteration == self._iterations - 1
         if self._iteration % config.eval.interval and not last:
             return math.nan
-        key = jax.random.fold_in(jax.random.key(config.seed), self._iteration)
+        # not of the seed's own key, which Brax splits
+        base = jax.random.fold_in(jax.random.key(config.seed), EVALUATIONS)
+        key = jax.random.fold_in(base, self._iteration)
         jitter = config.eval.jitter if spec.deterministic_reset else 0.0
         result = evaluate_theta(self._setup.evaluate, key, theta, config.eval.episodes, jitter)
         self._last_return = value = float(np.mean(np.asarray(result.returns)))
-        if value > self._best_return:
+        if math.isfinite(value) and value > self._best_return:
             self._best_return, self._best_theta = value, theta
         return value
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from epvf.config.schema import Config
 from epvf.methods.base import State
+from epvf.methods.metrics import DIGITS, count_steps
 from epvf.policies.noise import drawn
 from epvf.runtime.compilation import compiler_options
 from epvf.training.prepare import Setup
@@ -102,19 +103,19 @@ def _iterate_seeds(
     config, search, explore = setup.config, setup.search, setup.explore
 
     def measure(state: State) -> Any:
-        key = jax.random.fold_in(search.keys(state, iteration)[2], 1)
+        key = search.keys(state, iteration).evaluation
         evaluation = evaluate(key, search.centre_cloud(state, iteration))
         state, metrics = search.record_centre(state, evaluation)
-        return state, metrics, evaluation.lengths.sum()
+        return state, metrics, count_steps(evaluation.lengths)
 
     def improve(state: State) -> Any:
         thetas = search.propose(state, iteration)
-        key = search.keys(state, iteration)[2]
+        key = search.keys(state, iteration).rollouts
         rolled = evaluate(key, thetas) if explore is None else explore(key, thetas, state.envs)
         return search.learn(state, iteration, thetas, rolled)
 
     def skip(states: State) -> Any:
-        return states, unmeasured(config, search), jnp.zeros(config.num_seeds, jnp.int32)
+        return states, unmeasured(config, search), jnp.zeros((config.num_seeds, DIGITS), jnp.uint32)
 
     due = evaluation_due(config, iteration, last)
     learners, measured, num_steps = jax.lax.cond(due, jax.vmap(measure), skip, learners)

@@ -16,11 +16,17 @@ import numpy as np
 from epvf.config.schema import Config
 from epvf.errors import UserError
 from epvf.methods.base import PolicySearch
-from epvf.methods.metrics import INTERNAL
+from epvf.methods.metrics import INTERNAL, total_steps
 from epvf.training import compiled, on_host
 from epvf.training.prepare import Setup
 from epvf.training.state import Record, Report, TrainingDiverged, TrainState
 from epvf.training.steps import Announce, Metrics, Timing, split_seeds
+
+RESETS = 2**31 - 1
+"""Folded into a seed's key for where its environments stand first; learners split few keys off."""
+
+HOPELESS = 3
+"""Iterations without a single finite rollout after which a run ends."""
 
 
 def init_state(setup: Setup) -> TrainState:
@@ -33,8 +39,8 @@ def init_state(setup: Setup) -> TrainState:
         start = partial(search.start_from, theta=jnp.asarray(setup.initial))
         learners = jax.jit(jax.vmap(start))(learners)
     if setup.explore is not None:
-        # of all seeds together, and with keys that no iteration uses
-        reset = partial(setup.explore.reset, jax.random.fold_in(keys[0], 1))
+        # of all seeds together, and with a key that no learner's start and no iteration uses
+        reset = partial(setup.explore.reset, jax.random.fold_in(keys[0], RESETS))
         envs = reset(config.num_seeds * config.num_envs)
         learners = learners._replace(envs=split_seeds(envs, config.num_seeds))
     return TrainState(learners, 0, np.zeros(config.num_seeds, np.int64), 0.0)
@@ -59,16 +65,24 @@ def iterate(
             f"method {setup.config.method.name!r} has a loop of its own: use epvf.train"
         )
     first = init_state(setup) if state is None else state
+    hopeless = np.zeros(setup.config.num_seeds, np.int64)
     run = compiled.steps if setup.task.spec.traceable else on_host.steps
     for state, metrics, timing in run(setup, first, announce):
         yield Report(state, _records(setup.config, state, metrics, timing))
         _check_health(setup.config, setup.method, metrics)
+        hopeless = _hopeless(setup.config, metrics, hopeless)
+        if (hopeless >= HOPELESS).any():
+            raise TrainingDiverged(
+                f"not one of {setup.config.num_envs} policies had a finite rollout in {HOPELESS} "
+                "iterations; look at nan/ and at what the task returns, or use a smaller "
+                "policy.init_scale or task.episode_length"
+            )
 
 
 def _records(config: Config, state: TrainState, metrics: Metrics, timing: Timing) -> list[Record]:
     """Flat records in the order of `metrics.jsonl`: iterations, and seeds within each."""
-    steps = metrics["rollout/steps"].astype(np.int64)
-    rolled = metrics["rollout/all_steps"].astype(np.int64).sum(axis=1)
+    steps = total_steps(metrics["rollout/steps"])
+    rolled = total_steps(metrics["rollout/all_steps"]).sum(axis=1)
     num, seeds = steps.shape
     totals = state.env_steps[None, :] - steps.sum(axis=0)[None, :] + steps.cumsum(axis=0)
     records = []
@@ -87,6 +101,18 @@ def _records(config: Config, state: TrainState, metrics: Metrics, timing: Timing
                 record["seed"] = config.seed + m
             records.append(record)
     return records
+
+
+def _hopeless(config: Config, metrics: Metrics, before: np.ndarray) -> np.ndarray:
+    """For how many iterations in a row no rollout of each seed was finite, `[M]`.
+
+    The longest row within these iterations, or the one that they end with.
+    """
+    count, most = before.copy(), before.copy()
+    for row in metrics["rollout/nonfinite"] >= config.num_envs:
+        count = np.where(row, count + 1, 0)
+        most = np.maximum(most, count)
+    return np.where(most >= HOPELESS, most, count)
 
 
 def _check_health(config: Config, learner: PolicySearch, metrics: Metrics) -> None:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from epvf.config.schema import Config
-from epvf.methods.base import PolicySearch, State
+from epvf.methods.base import Keys, PolicySearch, State
+from epvf.methods.metrics import count_steps
 from epvf.policies.noise import drawn
 from epvf.runtime.compilation import compiler_options
 from epvf.training.prepare import Setup
@@ -33,8 +34,8 @@ from epvf.types import Evaluate, Evaluation, Explore, Population, Segment
 def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]:
     """One iteration a time."""
     config, search, longest = setup.config, setup.search, longest_segment(setup)
-    propose = jax.jit(partial(_propose_seeds, search), static_argnums=(2,))
-    record = jax.jit(jax.vmap(search.record_centre), donate_argnums=(0,))
+    propose = _proposing(config, search, state.learner, announce)
+    record = _recording(config, search, state.learner)
     learn = compile_announced(
         "value and policy updates",
         jax.jit(jax.vmap(search.learn, in_axes=(0, None, 0, 0)), donate_argnums=(0,)),
@@ -42,41 +43,94 @@ def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]
         announce,
         compiler_options(),
     )
-    announce("first rollouts; an engine is compiled when it is first used ...")
+    if (warm_up := getattr(setup.task, "warm_up", None)) is not None:
+        announce("compiling the engine ...")
+        warm_up(setup.policy, search.horizon)
     while not finished(config, state):
         begin = time.perf_counter()
         iteration = jnp.asarray(state.iteration, jnp.int32)
         due = bool(evaluation_due(config, state.iteration, may_be_last(config, state, longest)))
-        key, proposed, thetas, cloud = propose(state.learner, iteration, due)
+        keys, proposed, thetas, cloud = propose[due](state.learner, iteration)
         rolled: Any
         if setup.explore is None:
-            rolled, centre, seconds = _evaluate_seeds(search, setup.evaluate, key, thetas, cloud)
+            rolled, centre, seconds = _evaluate_seeds(
+                search, setup.evaluate, keys.rollouts, thetas, cloud
+            )
         else:
             rolled, centre, seconds = _explore_seeds(
-                search, setup.evaluate, setup.explore, key, thetas, cloud, state.learner.envs
+                search, setup.evaluate, setup.explore, keys, thetas, cloud, state.learner.envs
             )
         learners, measured = state.learner, unmeasured(config, search)
         if due:
             learners, measured = record(learners, centre)
         learners, learned = learn(learners, iteration, proposed, rolled)
         metrics = {name: np.asarray(value)[None] for name, value in (measured | learned).items()}
-        metrics["rollout/all_steps"] = metrics["rollout/steps"] + centre.lengths.sum(axis=1)[None]
+        metrics["rollout/all_steps"] = metrics["rollout/steps"] + _digits(centre.lengths)[None]
         state = advance(state, learners, metrics, 1, time.perf_counter() - begin)
         yield state, metrics, Timing(np.array([seconds]), np.array([state.wall_time]))
 
 
+def _proposing(
+    config: Config, search: PolicySearch, learners: State, announce: Announce
+) -> dict[bool, Any]:
+    """`_propose_seeds`, compiled for iterations that measure the centre and for those that do not.
+
+    Before the first iteration, so that no iteration's seconds hold it.
+    """
+    iteration = jax.ShapeDtypeStruct((), jnp.int32)
+    wanted = (True,) if config.eval.interval == 1 else (True, False)
+    return {
+        due: compile_announced(
+            "populations" + ("" if due else ", alone"),
+            jax.jit(partial(_propose_seeds, search, due=due)),
+            (learners, iteration),
+            announce,
+        )
+        for due in wanted
+    }
+
+
+def _recording(config: Config, search: PolicySearch, learners: State) -> Any:
+    """`record_centre` of all seeds, compiled."""
+    cloud = jax.eval_shape(
+        jax.vmap(search.centre_cloud, in_axes=(0, None)),
+        learners,
+        jax.ShapeDtypeStruct((), jnp.int32),
+    )
+    shape = cloud.shape[:2]
+    starts = _start_shapes(config, search, shape[1])
+    evaluation = Evaluation(
+        jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape, jnp.int32), starts
+    )
+    record = jax.jit(jax.vmap(search.record_centre), donate_argnums=(0,))
+    return record.lower(learners, evaluation).compile()
+
+
+def _start_shapes(config: Config, search: PolicySearch, num: int) -> Any:
+    """Shapes `[M, num, ...]` of what the method reads of start states."""
+    starts = jax.eval_shape(partial(search.empty_starts, num))
+    return jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct((config.num_seeds, *s.shape), s.dtype), starts
+    )
+
+
+def _digits(lengths: Any) -> np.ndarray:
+    """`count_steps` of every seed, `[M, 4]`."""
+    return np.stack([np.asarray(count_steps(row)) for row in lengths])
+
+
 def _propose_seeds(
     search: PolicySearch, learners: State, iteration: jax.Array, due: bool
-) -> tuple[jax.Array, Any, Population, Population]:
-    """The key of the rollouts, proposals, their policies `[M, N, P]`, clouds `[M, E or 0, P]`."""
+) -> tuple[Keys, Any, Population, Population]:
+    """The keys of the rollouts, proposals, their policies `[M, N, P]`, clouds `[M, E or 0, P]`."""
     proposed = jax.vmap(search.propose, in_axes=(0, None))(learners, iteration)
     thetas = jax.vmap(drawn)(proposed)
-    # One key serves the whole call: a host task sees all seeds' policies as one population.
-    key = search.keys(jax.tree.map(lambda x: x[0], learners), iteration)[2]
+    # Those of one seed serve the whole call: a host task sees all seeds as one population.
+    keys = search.keys(jax.tree.map(lambda x: x[0], learners), iteration)
     cloud = thetas[:, :0]
     if due:
         cloud = jax.vmap(search.centre_cloud, in_axes=(0, None))(learners, iteration)
-    return key, proposed, thetas, cloud
+    return keys, proposed, thetas, cloud
 
 
 def _learn_arguments(config: Config, search: PolicySearch, learners: State) -> tuple[Any, ...]:
@@ -94,8 +148,7 @@ def _learn_arguments(config: Config, search: PolicySearch, learners: State) -> t
         read, acted = (jax.ShapeDtypeStruct((seeds, num, *shape), jnp.float32) for shape in shapes)
         segment = Segment(read, acted, steps(jnp.float32), steps(jnp.bool_), steps(jnp.bool_), envs)
         return iteration, thetas, segment
-    starts = jax.eval_shape(partial(search.empty_starts, num))
-    starts = jax.tree.map(lambda s: jax.ShapeDtypeStruct((seeds, *s.shape), s.dtype), starts)
+    starts = _start_shapes(config, search, num)
     return iteration, thetas, Evaluation(rows(jnp.float32), rows(jnp.int32), starts)
 
 
@@ -129,7 +182,7 @@ def _explore_seeds(
     search: PolicySearch,
     evaluate: Evaluate,
     explore: Explore,
-    key: jax.Array,
+    keys: Keys,
     thetas: Population,
     cloud: Population,
     envs: Any,
@@ -138,12 +191,12 @@ def _explore_seeds(
     seeds = thetas.shape[0]
     merge = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])  # noqa: E731
     begin = time.perf_counter()
-    segment = explore(key, merge(thetas), jax.tree.map(merge, envs))
+    segment = explore(keys.rollouts, merge(thetas), jax.tree.map(merge, envs))
     seconds = time.perf_counter() - begin
     nobody = np.zeros((seeds, 0))
     centre = Evaluation(nobody, nobody.astype(np.int32))
     if cloud.size:
-        centre, _, more = _evaluate_seeds(search, evaluate, key, cloud, cloud[:, :0])
+        centre, _, more = _evaluate_seeds(search, evaluate, keys.evaluation, cloud, cloud[:, :0])
         seconds += more
     return split_seeds(segment, seeds), centre, seconds
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from epvf.config.schema import Config
 from epvf.methods.base import PolicySearch, State
+from epvf.methods.metrics import total_steps
 from epvf.training.prepare import Setup
 from epvf.training.state import TrainState
 
@@ -49,7 +50,7 @@ def advance(
     state: TrainState, learners: State, metrics: Metrics, num: int, seconds: float
 ) -> TrainState:
     """The state after `num` iterations."""
-    steps = metrics["rollout/steps"].astype(np.int64)
+    steps = total_steps(metrics["rollout/steps"])
     return TrainState(
         learners,
         state.iteration + num,

@@ -8,11 +8,12 @@ import pytest
 
 from epvf.policies.mlp import Policy
 from epvf.tasks import ant
+from epvf.tasks.body import State, transition
 from epvf.tasks.engines import episode
 from epvf.tasks.engines.episode import Episode, state_size
 
 NEVER = np.zeros(1, bool)
-NO_SAMPLES = np.empty((0, state_size()))
+NO_SAMPLES = np.empty((0, state_size(ant.BODY)))
 
 
 def idle(policy: Policy) -> np.ndarray:
@@ -45,56 +46,67 @@ def test_tanh_is_the_c_library_s_to_a_few_last_bits() -> None:
     assert episode.tanh(np.float32(np.inf)) == -episode.tanh(np.float32(-np.inf))
 
 
-def test_observes_like_the_task() -> None:
+def compiled(states: State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the compiled formulas of the Ant make of rows of states."""
+    num = len(states.qpos)
+    result = np.zeros((num, 34), np.float32), np.zeros(num), np.zeros(num, bool)
+    episode.compiled_for(ant.BODY).transitions(states, *result)
+    return result
+
+
+def states(num: int) -> State:
+    """Any orientation and velocity, heights around both limits."""
     rng = np.random.default_rng(0)
-    runner = Episode(Policy((34, 8)))
-    simulation, observation = runner._simulation, runner._network.observation
-    for _ in range(200):
-        simulation.qpos[:] = rng.normal(size=15) + np.array([0, 0, 0.6] + [0] * 12)
-        simulation.qpos[3:7] /= np.linalg.norm(simulation.qpos[3:7])
-        simulation.qvel[:] = 3.0 * rng.normal(size=14)
-        simulation.ctrl[:] = rng.uniform(-1, 1, 8)
-        reward, terminated = episode._observe(simulation, observation)
-        expected = ant.transition(simulation.qpos, simulation.qvel, simulation.ctrl)
-        np.testing.assert_allclose(observation, expected.observation, rtol=1e-6, atol=1e-7)
-        np.testing.assert_allclose(reward, expected.reward, rtol=1e-9)
-        assert terminated == expected.terminated
+    qpos = rng.normal(size=(num, 15)) + np.array([0, 0, 0.6] + [0] * 12)
+    qpos[:, 3:7] /= np.linalg.norm(qpos[:, 3:7], axis=1, keepdims=True)
+    qvel, ctrl = 3.0 * rng.normal(size=(num, 14)), rng.uniform(-1, 1, (num, 8))
+    return State(qpos, qvel, ctrl, qpos, np.zeros(num))
+
+
+def test_observes_like_the_task() -> None:
+    rows = states(200)
+    observation, reward, terminated = compiled(rows)
+    for i in range(200):
+        expected = transition(ant.BODY, State(*(part[i] for part in rows)))
+        np.testing.assert_allclose(observation[i], expected.observation, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(reward[i], expected.reward, rtol=1e-9)
+        assert terminated[i] == expected.terminated
+    assert 0 < terminated.sum() < 200
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e9])
 def test_observes_what_is_not_finite_or_huge_like_the_task(bad: float) -> None:
-    runner = Episode(Policy((34, 8)))
-    simulation, observation = runner._simulation, runner._network.observation
-    simulation.qvel[7] = bad
-    reward, terminated = episode._observe(simulation, observation)
-    expected = ant.transition(simulation.qpos, simulation.qvel, simulation.ctrl)
-    np.testing.assert_allclose(observation, expected.observation, atol=1e-7)
-    np.testing.assert_allclose(reward, expected.reward)
-    assert terminated == expected.terminated
+    rows = states(1)
+    rows.qvel[0, 7] = bad
+    observation, reward, terminated = compiled(rows)
+    expected = transition(ant.BODY, State(*(part[0] for part in rows)))
+    np.testing.assert_allclose(observation[0], expected.observation, atol=1e-7, rtol=1e-6)
+    np.testing.assert_allclose(reward[0], expected.reward)
+    assert terminated[0] == expected.terminated
 
 
 def test_takes_integration_states_in_the_middle_of_intervals_along_the_way() -> None:
     policy = Policy((34, 8))
-    samples = np.zeros((4, state_size()))
-    _, length, taken = Episode(policy).run(idle(policy), 20, NEVER, samples)
+    samples = np.zeros((4, state_size(ant.BODY)))
+    _, length, taken = Episode(policy, ant.BODY).run(idle(policy), 20, NEVER, samples)
     assert (length, taken) == (20, 4)
     data, states = mujoco.MjData(ant.model()), []
     for step in range(20):
         mujoco.mj_step(ant.model(), data)
         if step % 5 == 2:
-            states.append(np.zeros(state_size()))
+            states.append(np.zeros(state_size(ant.BODY)))
             mujoco.mj_getState(ant.model(), data, states[-1], episode.STATE)
     np.testing.assert_array_equal(samples, states)
 
 
 def test_stops_where_it_is_when_told() -> None:
     policy = Policy((34, 8))
-    assert Episode(policy).run(idle(policy), 1000, np.ones(1, bool), NO_SAMPLES)[1] == 1
+    assert Episode(policy, ant.BODY).run(idle(policy), 1000, np.ones(1, bool), NO_SAMPLES)[1] == 1
 
 
 def test_sees_the_alarms_of_its_simulation(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)  # MuJoCo writes its warnings to a file
-    runner = Episode(Policy((34, 8)))
+    runner = Episode(Policy((34, 8)), ant.BODY)
     model, data = runner._owners
     assert not runner._simulation.alarms.any()
     data.qvel[3] = np.nan
@@ -104,7 +116,7 @@ def test_sees_the_alarms_of_its_simulation(tmp_path, monkeypatch) -> None:
 
 def test_alarm_shows_in_the_return_of_that_episode_only() -> None:
     policy = Policy((34, 8))
-    runner = Episode(policy)
+    runner = Episode(policy, ant.BODY)
     sound = runner.run(idle(policy), 5, NEVER, NO_SAMPLES)
     # a view that no reset clears
     runner._simulation = runner._simulation._replace(alarms=np.zeros((2, 2), np.int32)[:, 1] + 1)
@@ -114,7 +126,7 @@ def test_alarm_shows_in_the_return_of_that_episode_only() -> None:
 
 def test_actions_that_are_not_finite_show_in_the_return() -> None:
     policy = Policy((34, 8))
-    total, length, _ = Episode(policy).run(
+    total, length, _ = Episode(policy, ant.BODY).run(
         np.full(policy.num_parameters, np.inf, np.float32), 5, NEVER, NO_SAMPLES
     )
     assert np.isnan(total)
@@ -125,15 +137,15 @@ def test_actions_that_are_not_finite_show_in_the_return() -> None:
 def test_what_is_compiled_and_kept_knows_the_formulas_it_was_made_from(tmp_path, monkeypatch):
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     policy = Policy((34, 8))
-    runner = Episode(policy)
-    start = episode.NOWHERE
-    arguments = (runner._simulation, runner._network, idle(policy), 3, start, NEVER, NO_SAMPLES)
+    runner = Episode(policy, ant.BODY)
+    arguments = (runner._simulation, runner._network, idle(policy), 3)
+    rest = (episode.NOWHERE, NEVER, NO_SAMPLES, episode.UNSEEN)
 
-    def loaded(formulas: bytes) -> bool:
-        run, _ = episode._compile(formulas)
-        run(*arguments)
+    def loaded(version: str) -> bool:
+        run = episode._compile(ant.BODY, version).run
+        run(*arguments, *rest)
         return sum(run.stats.cache_hits.values()) == 1
 
-    assert not loaded(b"old")
-    assert loaded(b"old")
-    assert not loaded(b"new")
+    assert not loaded("old")
+    assert loaded("old")
+    assert not loaded("new")

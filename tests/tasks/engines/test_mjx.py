@@ -12,26 +12,26 @@ from c_engine import c_transitions
 from epvf.policies.mlp import Policy
 from epvf.tasks import ant, make
 from epvf.tasks.engines import mjx
-from epvf.tasks.engines.mjx import AntState
+from epvf.tasks.engines.mjx import MjxState
 
 POLICY = Policy((34, 8, 8))
 LENGTH = 30
 NUM_ENVS = 900
 
-Step = Callable[..., tuple[AntState, Any, Any]]
+Step = Callable[..., tuple[MjxState, Any, Any]]
 
 
 @pytest.fixture(scope="module")
 def step() -> Step:
     """A step of `NUM_ENVS` environments; always as many, so that it compiles once."""
-    return jax.jit(jax.vmap(mjx.make().environment.step))
+    return jax.jit(jax.vmap(mjx.make(ant.BODY).environment.step))
 
 
 def test_single_steps_agree_with_the_c_engine(step: Step) -> None:
     before, after, flatness = c_transitions(NUM_ENVS)
     *moving, ctrl = map(jnp.asarray, before)
     unread = jnp.zeros((NUM_ENVS, 34))
-    state, reward, terminated = step(AntState(moving[0], moving[1], moving[2], unread), ctrl)
+    state, reward, terminated = step(MjxState(moving[0], moving[1], moving[2], unread), ctrl)
     error = np.abs(state.qvel - after).max(axis=1)
     # Feet steeper than 60° to the floor get another contact frame in MJX than in C. Of the others,
     # a few are not solved to the end by the single solver iteration.
@@ -48,7 +48,7 @@ def test_open_loop_agrees_with_native_before_the_first_contact(step: Step) -> No
     actions = np.random.default_rng(0).uniform(-1, 1, (12, NUM_ENVS, 8)).astype(np.float32)
     actions[11, 3] = np.nan
     reference = make("ant", "native").replay(actions)
-    environment = mjx.make().environment
+    environment = mjx.make(ant.BODY).environment
     state = jax.vmap(environment.reset)(jax.random.split(jax.random.key(0), NUM_ENVS))
     for t in range(11):
         state, reward, terminated = step(state, actions[t])

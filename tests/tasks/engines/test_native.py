@@ -13,6 +13,7 @@ import pytest
 from epvf.errors import UserError
 from epvf.policies.mlp import Policy
 from epvf.tasks import ant
+from epvf.tasks.body import State, Transition, transition
 from epvf.tasks.engines import native
 from epvf.tasks.engines.episode import Episode, state_size
 
@@ -28,7 +29,7 @@ def random_thetas(num: int, policy: Policy = POLICY, scale: float = 1.0) -> np.n
 
 
 def evaluate(thetas, num_threads=1, policy=POLICY, episode_length=LENGTH):
-    task = native.make(episode_length=episode_length, num_threads=num_threads)
+    task = native.make(ant.BODY, episode_length=episode_length, num_threads=num_threads)
     return task.evaluator(policy)(jax.random.key(0), thetas)
 
 
@@ -38,24 +39,30 @@ class Single:
     def __init__(self) -> None:
         self.data = mujoco.MjData(ant.model())
 
-    def step(self, action: np.ndarray) -> ant.Transition:
+    def step(self, action: np.ndarray) -> Transition:
         self.data.ctrl[:] = action
         mujoco.mj_step(ant.model(), self.data)
-        state = (self.data.qpos, self.data.qvel, self.data.ctrl)
-        return ant.transition(*(x[None].astype(np.float32) for x in state))
+        return self.look()
+
+    def look(self) -> Transition:
+        """What the Ant's formulas make of the present state, in float32."""
+        qpos, qvel, ctrl = self.data.qpos, self.data.qvel, self.data.ctrl
+        result = transition(ant.BODY, State(qpos, qvel, ctrl, qpos, self.data.time))
+        observation, reward = result.observation.astype(np.float32), np.float32(result.reward)
+        return Transition(observation, reward, result.terminated)
 
 
 def test_replay_equals_single_simulations_to_the_bit() -> None:
     actions = np.random.default_rng(0).uniform(-1, 1, (LENGTH, 5, 8)).astype(np.float32)
-    replay = native.make(num_threads=2).replay(actions)
+    replay = native.make(ant.BODY, num_threads=2).replay(actions)
     for i in range(5):
         single = Single()
         for t in range(LENGTH):
             expected = single.step(actions[t, i])
-            np.testing.assert_array_equal(replay.observation[t, i], expected.observation[0])
-            assert replay.reward[t, i] == expected.reward[0]
-            assert replay.terminated[t, i] == expected.terminated[0]
-            if expected.terminated[0]:
+            np.testing.assert_array_equal(replay.observation[t, i], expected.observation)
+            assert replay.reward[t, i] == expected.reward
+            assert replay.terminated[t, i] == expected.terminated
+            if expected.terminated:
                 break
 
 
@@ -63,7 +70,7 @@ def test_replay_freezes_after_termination() -> None:
     rng = np.random.default_rng(1)
     # controls held for long make the Ant jump or fall
     actions = np.repeat(rng.choice([-1.0, 1.0], (20, 32, 8)), 20, axis=0)
-    replay = native.make(num_threads=1).replay(actions)
+    replay = native.make(ant.BODY, num_threads=1).replay(actions)
     lengths = np.where(
         replay.terminated.any(axis=0), replay.terminated.argmax(axis=0) + 1, len(actions)
     )
@@ -78,22 +85,16 @@ def test_replay_freezes_after_termination() -> None:
         assert replay.terminated[length:, i].all()
 
 
-def initial_observation() -> np.ndarray:
-    data = mujoco.MjData(ant.model())
-    state = (data.qpos, data.qvel, data.ctrl)
-    return ant.transition(*(x.astype(np.float32) for x in state)).observation
-
-
 def test_first_steps_equal_the_policy_in_jax() -> None:
     thetas = random_thetas(3)
     evaluation = evaluate(thetas, episode_length=8)
     for i, theta in enumerate(thetas):
-        layers, observation = POLICY.unravel(theta), initial_observation()
+        layers, observation = POLICY.unravel(theta), Single().look().observation
         single, rewards = Single(), []
         for _ in range(8):
             result = single.step(np.asarray(POLICY.apply(layers, observation)))
-            observation = result.observation[0]
-            rewards.append(result.reward[0])
+            observation = result.observation
+            rewards.append(result.reward)
         np.testing.assert_allclose(evaluation.returns[i], np.sum(rewards), rtol=1e-4)
 
 
@@ -101,8 +102,8 @@ def test_evaluate_equals_one_episode_at_a_time_to_the_bit() -> None:
     thetas = random_thetas(6, scale=3.0)
     evaluation = evaluate(thetas, num_threads=2)
     for i, theta in enumerate(thetas):
-        total, length, _ = Episode(POLICY).run(
-            theta, LENGTH, np.zeros(1, bool), np.empty((0, state_size()))
+        total, length, _ = Episode(POLICY, ant.BODY).run(
+            theta, LENGTH, np.zeros(1, bool), np.empty((0, state_size(ant.BODY)))
         )
         assert evaluation.returns[i] == total
         assert evaluation.lengths[i] == length
@@ -170,7 +171,7 @@ def test_overflow_inside_the_policy_shows_without_a_warning(tmp_path, monkeypatc
 @pytest.mark.parametrize("bad", [np.nan, 1e12])
 def test_unstable_physics_shows_in_the_reward(field, bad, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)  # MuJoCo writes its warnings to a file
-    simulations = native.Simulations(3, num_threads=1)
+    simulations = native.Simulations(ant.BODY, 3, num_threads=1)
     offset = {"qpos": 1, "qvel": 16}[field]  # behind the time, and the positions
     simulations.state[1, offset + 8] = bad
     result = simulations.step(np.zeros((3, 8), np.float32))
@@ -181,7 +182,7 @@ def test_unstable_physics_shows_in_the_reward(field, bad, tmp_path, monkeypatch)
 def test_replay_of_actions_that_are_not_finite() -> None:
     actions = np.zeros((3, 4, 8), np.float32)
     actions[1, 1, 0], actions[1, 2, 7], actions[0, 3, 0] = np.nan, np.inf, 1e30
-    replay = native.make(num_threads=1).replay(actions)
+    replay = native.make(ant.BODY, num_threads=1).replay(actions)
     np.testing.assert_array_equal(np.isnan(replay.reward[1]), [False, True, True, False])
     np.testing.assert_array_equal(replay.terminated[2], [False, True, True, False])
     assert np.isfinite(replay.observation).all()
@@ -233,7 +234,7 @@ def test_error_in_a_worker_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_refuses_policies_that_do_not_fit(policy: Policy, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        native.make().evaluator(policy)
+        native.make(ant.BODY).evaluator(policy)
 
 
 @pytest.mark.parametrize("shape", [(0, 688), (688,), (2, 687), (1, 2, 688)])
@@ -245,4 +246,4 @@ def test_refuses_populations_of_wrong_shape(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("shape", [(3, 8), (0, 2, 8), (3, 0, 8), (3, 2, 7)])
 def test_refuses_actions_of_wrong_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="T, N, 8"):
-        native.make().replay(np.zeros(shape, np.float32))
+        native.make(ant.BODY).replay(np.zeros(shape, np.float32))

@@ -18,7 +18,7 @@ from epvf.policies.mlp import Policy
 from epvf.tasks import ant, make
 from epvf.tasks.base import Replay
 from epvf.tasks.engines import warp
-from epvf.tasks.engines.mjx import AntState
+from epvf.tasks.engines.mjx import MjxState
 from epvf.tasks.engines.rollout import JaxTask
 from epvf.types import Evaluation
 
@@ -30,7 +30,7 @@ NEFC, BROADPHASE, NARROWPHASE, ITERATIONS, LS_ITERATIONS = 1 << 0, 1 << 2, 1 << 
 @pytest.mark.slow
 def test_agrees_with_native_before_the_first_contact() -> None:
     actions = np.random.default_rng(0).uniform(-1, 1, (8, 3, 8)).astype(np.float32)
-    replay, reference = warp.make().replay(actions), make("ant", "native").replay(actions)
+    replay, reference = warp.make(ant.BODY).replay(actions), make("ant", "native").replay(actions)
     np.testing.assert_allclose(replay.observation, reference.observation, atol=1e-3)
     np.testing.assert_array_equal(replay.terminated, reference.terminated)
 
@@ -41,11 +41,11 @@ def test_single_steps_agree_with_the_c_engine_with_feet_on_the_floor() -> None:
     before, _, flatness = c_transitions()
     chosen = np.flatnonzero((flatness > 0.5) & (flatness < 1.0))[:64]
     states = [column[chosen] for column in before]
-    step = jax.jit(jax.vmap(warp.make().sized(len(chosen)).environment.step))
+    step = jax.jit(jax.vmap(warp.make(ant.BODY).sized(len(chosen)).environment.step))
     *moving, ctrl = (jnp.asarray(column) for column in states)
     unread = jnp.zeros((len(chosen), 34))
-    state, *_ = step(AntState(moving[0], moving[1], moving[2], unread), ctrl)
-    error = np.abs(np.asarray(state.qvel) - c_steps(warp.physics(), states)).max(axis=1)
+    state, *_ = step(MjxState(moving[0], moving[1], moving[2], unread), ctrl)
+    error = np.abs(np.asarray(state.qvel) - c_steps(warp.physics(ant.BODY), states)).max(axis=1)
     assert np.mean(error < 1e-3) > 0.9
 
 
@@ -55,7 +55,7 @@ def test_evaluates() -> None:
     policy = Policy((34, 8, 8))
     thetas = np.zeros((3, policy.num_parameters), np.float32)
     thetas[1, 0] = np.nan
-    evaluation = warp.make(episode_length=5).evaluator(policy)(jax.random.key(0), thetas)
+    evaluation = warp.make(ant.BODY, episode_length=5).evaluator(policy)(jax.random.key(0), thetas)
     np.testing.assert_array_equal(np.isnan(evaluation.returns), [False, True, False])
     np.testing.assert_array_equal(evaluation.lengths, [5, 0, 5])
 
@@ -67,7 +67,7 @@ def test_a_buffer_that_overflows_on_the_way_fails_the_evaluation(what: str) -> N
     policy = Policy((34, 8))
     thetas = np.zeros((2, policy.num_parameters), np.float32)
     # the Ant falls onto its feet, each of which takes room
-    task = warp.make(60, **{f"{what}_per_env": 1})
+    task = warp.make(ant.BODY, 60, **{f"{what}_per_env": 1})
     with pytest.raises(RunFailed, match=rf"room for 1 {what}.*raise {what}_per_env"):
         task.evaluator(policy)(jax.random.key(0), thetas)
     explore = task.explorer(policy, 60)
@@ -79,7 +79,7 @@ def test_a_buffer_that_overflows_on_the_way_fails_the_evaluation(what: str) -> N
 @pytest.mark.slow
 def test_explores() -> None:
     policy = Policy((34, 8))
-    explore = warp.make(episode_length=4).explorer(policy, 6)
+    explore = warp.make(ant.BODY, episode_length=4).explorer(policy, 6)
     thetas = np.zeros((2, policy.num_parameters), np.float32)
     segment = explore(jax.random.key(0), thetas, explore.reset(jax.random.key(0), 2))
     assert np.isfinite(segment.observations).all() and np.isfinite(segment.rewards).all()
@@ -123,7 +123,7 @@ def returns(monkeypatch):
 @pytest.mark.parametrize(("value", "what"), [(np.inf, "constraints"), (-np.inf, "contacts")])
 def test_an_overflow_is_never_silent(returns, value: float, what: str) -> None:
     returns(1.0, value, np.nan)
-    task, policy = warp.make(), Policy((34, 8))
+    task, policy = warp.make(ant.BODY), Policy((34, 8))
     room = {"constraints": 40, "contacts": 8}[what]
     expected = rf"room for {room} {what} .* raise {what}_per_env of epvf.tasks.engines.warp.make"
     with pytest.raises(RunFailed, match=expected) as failed:
@@ -136,7 +136,7 @@ def test_an_overflow_is_never_silent(returns, value: float, what: str) -> None:
 def test_physics_that_fails_is_left_to_be_masked(returns) -> None:
     returns(1.0, np.nan)
     policy = Policy((34, 8))
-    evaluation = warp.make().evaluator(policy)(
+    evaluation = warp.make(ant.BODY).evaluator(policy)(
         jax.random.key(0), np.zeros((2, policy.num_parameters))
     )
     np.testing.assert_array_equal(evaluation.returns, [1.0, np.nan])

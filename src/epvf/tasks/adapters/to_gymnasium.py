@@ -10,13 +10,15 @@ from jaxtyping import Float
 
 from epvf.errors import UserError
 from epvf.tasks import ant
+from epvf.tasks.body import ALARMS, State, transition
 
 
 class AntEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """One Ant on MuJoCo's C engine, equal to the `native` backend to the bit.
 
-    Observation `[34]` and reward are `ant.transition`'s, actions `[8]` the motors' controls in
-    ±1. Every episode starts in the same state; it is terminated when the Ant falls, and truncated
+    Observation `[34]` and reward are `ant.observe`'s and `ant.reward`'s, actions `[8]` the motors'
+    controls in ±1. Every episode starts in the same state; it is terminated when the Ant falls, and
+    truncated
     after `episode_length` steps. The reward of a state that is not finite is NaN.
     """
 
@@ -58,7 +60,7 @@ class AntEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         mujoco.mj_step(self._model, self._data)
         self._num_steps += 1
         observation, reward, terminated = self._transition()
-        if self._data.warning.number[ant.ALARMS].any():
+        if self._data.warning.number[ALARMS].any():
             # MuJoCo went on from a state of its own
             reward, terminated = float("nan"), True
         truncated = self._num_steps >= self._episode_length and not terminated
@@ -67,16 +69,16 @@ class AntEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def _transition(self) -> tuple[Float[np.ndarray, "34"], float, bool]:
         """Observation, reward and termination of the present state.
 
-        `ant.transition` by the formulas it is made of: on arrays this small its batch axes would
-        cost several times as much as the physics.
+        `transition` by the formulas it is made of: on arrays this small the library's functions
+        would cost several times as much as the physics.
         """
         data = self._data
-        qpos, qvel, ctrl = (x.astype(np.float32) for x in (data.qpos, data.qvel, data.ctrl))
-        frame = np.array(ant.torso_frame(*qpos[3:7], *qvel[:3]))
-        observation = np.concatenate(ant.observed(qpos, qvel, ctrl, frame[:3], frame[3:]))
+        state = State(data.qpos, data.qvel, data.ctrl, data.qpos, data.time)
+        observation = np.hstack(ant.observe(state))
         if not np.isfinite(observation).all():
-            result = ant.transition(qpos, qvel, ctrl)
-            return result.observation, float(result.reward), bool(result.terminated)
-        reward = np.exp(ant.log_reward(frame[0], frame[1]))
+            result = transition(ant.BODY, state)
+            observation = result.observation.astype(np.float32)
+            return observation, float(result.reward), bool(result.terminated)
         limit = ant.OBSERVATION_LIMIT
-        return observation.clip(-limit, limit), float(reward), bool(ant.fallen(qpos[2]))
+        seen = observation.clip(-limit, limit).astype(np.float32)
+        return seen, float(ant.reward(state)), bool(ant.terminated(state))

@@ -1,12 +1,11 @@
 """One policy's episode on MuJoCo's C engine as one compiled loop: act, step, observe.
 
 The loop stays with one policy from reset to end, so that its weights and its simulation stay in
-the processor's cache, and it holds neither Python nor its lock on the way. The formulas are those
-of the bodies' own modules, compiled by numba.
+the processor's cache, and it holds neither Python nor its lock on the way. The formulas are the
+body's own, compiled by numba into loops of its own.
 """
 
-import hashlib
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +13,15 @@ import llvmlite.binding
 import mujoco
 import numpy as np
 from jaxtyping import Bool, Float
-from numba import literal_unroll, njit
+from numba import literal_unroll, njit, types
 from numba.core.types import ExternalFunction, int32, uintp, void
 from numba.core.typing import signature
+from numba.extending import overload
 
 from epvf.policies.mlp import Policy
-from epvf.tasks import ant, half_cheetah, hopper
-from epvf.tasks.body import ANT, HOPPER, Body
+from epvf.tasks.body import ALARMS, Body, State
+from epvf.tasks.engines.fingerprint import fingerprint
+from epvf.tasks.engines.jitted import jitted, renamed
 
 STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 """What of a simulation decides its future."""
@@ -28,14 +29,18 @@ STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 NOWHERE = np.zeros(0)
 """Offsets of the start of an episode that begins where the model does."""
 
+UNSEEN = np.zeros(0, np.float32)
+"""No room for what is observed at the start of an episode."""
+
+_TIME = int(mujoco.mjtState.mjSTATE_TIME)
+
 
 class _Simulation(NamedTuple):
     """Addresses of MuJoCo's structs, live views of what is in them, and room for a state.
 
-    `before` is for the first coordinate of the position before a step.
+    `previous` is for the positions before a step, `time` for the simulation's.
     """
 
-    body: int
     frame_skip: int
     model: int
     data: int
@@ -44,7 +49,8 @@ class _Simulation(NamedTuple):
     ctrl: np.ndarray
     alarms: np.ndarray
     state: np.ndarray
-    before: np.ndarray
+    previous: np.ndarray
+    time: np.ndarray
 
 
 class _Network(NamedTuple):
@@ -88,23 +94,23 @@ class SegmentRows(NamedTuple):
 class Episode:
     """One simulation, in which policies of an architecture run one after the other."""
 
-    def __init__(self, policy: Policy, body: Body = ANT) -> None:
+    def __init__(self, policy: Policy, body: Body) -> None:
         model, data = body.model(), mujoco.MjData(body.model())
         self._owners = (model, data)
-        alarms = data.warning.number[ant.ALARMS]
         self._simulation = _Simulation(
-            body.code,
             body.frame_skip,
             model._address,
             data._address,
             data.qpos,
             data.qvel,
             data.ctrl,
-            alarms,
+            data.warning.number[ALARMS],
             np.zeros(state_size(body)),
+            np.zeros(model.nq),
             np.zeros(1),
         )
         self._network = _network(policy)
+        self._loops = compiled_for(body)
 
     def run(
         self,
@@ -113,6 +119,7 @@ class Episode:
         stop: Bool[np.ndarray, "1"],
         samples: Float[np.ndarray, "K state"],
         start: Float[np.ndarray, "offsets"] = NOWHERE,
+        seen: Float[np.ndarray, "observation"] = UNSEEN,
     ) -> tuple[float, int, int]:
         """Runs a policy until it falls, fails or has no time left.
 
@@ -122,13 +129,16 @@ class Episode:
             stop: ends the episode where it is, once another thread makes it true.
             samples: filled with integration states along the way, `K` of a longest episode.
             start: offsets of the first positions and velocities, or none.
+            seen: filled with what is observed at the start, or empty.
 
         Returns:
             The return, NaN where an action, the physics or an observation was not finite; the
             number of steps; and how many samples were taken.
         """
         simulation, network = self._simulation, self._network
-        return _run(simulation, network, theta, episode_length, start, stop, samples)
+        return self._loops.run(
+            simulation, network, theta, episode_length, start, stop, samples, seen
+        )
 
     def explore(
         self,
@@ -145,10 +155,10 @@ class Episode:
             rows: of the environment, filled in place.
             start: as for `run`, of all episodes that start in the segment.
         """
-        _explore(self._simulation, self._network, theta, episode_length, start, rows)
+        self._loops.explore(self._simulation, self._network, theta, episode_length, start, rows)
 
 
-def state_size(body: Body = ANT) -> int:
+def state_size(body: Body) -> int:
     """Numbers in an integration state."""
     return int(mujoco.mj_stateSize(body.model(), STATE))
 
@@ -179,106 +189,181 @@ _get_state: Any = ExternalFunction("mj_getState", signature(void, uintp, uintp, 
 _TANH, _RELU, _ELU, _CLIP = range(4)
 _CODES = {"tanh": _TANH, "relu": _RELU, "elu": _ELU, "clip": _CLIP}
 
-_torso_frame = njit(ant.torso_frame)
-_observed = njit(ant.observed)
-_log_reward = njit(ant.log_reward)
-_fallen = njit(ant.fallen)
-_hopper_observed = njit(hopper.observed)
-_hopper_down = njit(hopper.down)
-_hopper_reward = njit(hopper.reward)
-_cheetah_observed = njit(half_cheetah.observed)
-_cheetah_reward = njit(half_cheetah.reward)
-_ANT, _HOPPER = ANT.code, HOPPER.code
-
 # products and sums may be fused, but keep their order: the same bits in every run
 _jit: Any = partial(njit, nogil=True, fastmath={"contract"}, error_model="numpy")
 _compiled = _jit()
 
 
-def _compile(formulas: bytes) -> tuple[Any, Any]:
-    """The loops over an episode and over a segment; compiled at their first call, kept on disk.
+class Loops(NamedTuple):
+    """What is compiled for a body, at the first call of each.
 
-    numba looks only at this file to see whether what it kept is out of date, and at what a function
-    encloses: hence the tasks' `formulas`.
+    Attributes:
+        run: as `Episode.run`.
+        explore: as `Episode.explore`.
+        transitions: rows of states to rows of what `body.transition` makes of them.
     """
-    version = hashlib.sha256(formulas).hexdigest()
 
-    @_jit(cache=True)
-    def run(
-        simulation: Any,
-        network: Any,
-        theta: Any,
-        episode_length: Any,
-        start: Any,
-        stop: Any,
-        samples: Any,
-    ) -> Any:
-        _ = version
-        interval = max(1, episode_length // max(1, len(samples)))
-        total = np.float32(0.0)
-        taken = 0
-        _begin(simulation, start)
-        _observe(simulation, network.observation)
-        for step in range(episode_length):
-            reward, terminated = _advance(simulation, network, theta)
-            if np.isnan(reward):
-                return np.float32(np.nan), step + 1, taken
-            total += np.float32(reward)
-            # in the middle of intervals: at their starts, short episodes would count for too much
-            if step % interval == interval // 2 and taken < len(samples):
-                _get_state(simulation.model, simulation.data, samples[taken].ctypes.data, STATE)
-                taken += 1
-            if terminated or stop[0]:
-                return total, step + 1, taken
-        return total, episode_length, taken
-
-    @_jit(cache=True)
-    def explore(
-        simulation: Any,
-        network: Any,
-        theta: Any,
-        episode_length: Any,
-        start: Any,
-        rows: SegmentRows,
-    ) -> None:
-        _ = version
-        _resume(simulation, rows.state, start)
-        _observe(simulation, network.observation)
-        for step in range(len(rows.rewards)):
-            rows.observations[step] = network.observation
-            reward, terminated = _advance(simulation, network, theta)
-            rows.outputs[step] = network.logits
-            rows.rewards[step] = reward
-            rows.steps[0] += 1
-            if np.isfinite(reward):
-                rows.total[0] += np.float32(reward)
-            rows.terminated[step] = terminated
-            rows.truncated[step] = rows.steps[0] >= episode_length and not terminated
-            if rows.terminated[step] or rows.truncated[step]:
-                rows.finished[0], rows.finished_steps[0] = rows.total[0], rows.steps[0]
-                rows.total[0], rows.steps[0] = 0.0, 0
-                _begin(simulation, start)
-                _observe(simulation, network.observation)
-        rows.observations[-1] = network.observation
-        _pause(simulation, rows.state)
-
-    return run, explore
+    run: Any
+    explore: Any
+    transitions: Any
 
 
-@_compiled
+@cache
+def compiled_for(body: Body) -> Loops:
+    """The loops with a body's formulas in them; made once, and kept on disk."""
+    return _compile(body, fingerprint(body))
+
+
+def _compile(body: Body, version: str) -> Loops:
+    """The loops with the body's formulas as names of their module.
+
+    numba looks only at this file and at a function's name to see whether what it kept on disk is
+    out of date, and the linker only at names, too: hence the `version` of the formulas in the name
+    of everything that is compiled for them.
+    """
+    end = body.terminated or _never
+    names = {
+        **globals(),
+        "_formula_observe": jitted(body.observe, version),
+        "_formula_reward": jitted(body.reward, version),
+        "_formula_terminated": jitted(end, version),
+        "_OBSERVATION_LIMIT": body.observation_limit,
+        "_READS_TIME": "time" in body.reads,
+    }
+
+    def bound(function: Any, **options: Any) -> Any:
+        return _jit(**options)(renamed(function, version, names))
+
+    names["_look"] = bound(_look)
+    names["_observe"] = bound(_observe)
+    names["_advance"] = bound(_advance)
+    return Loops(*(bound(loop, cache=True) for loop in (_run, _explore, _transitions)))
+
+
+def _never(s: Any) -> bool:
+    return False
+
+
+# What follows down to `_look` is compiled for each body, with its formulas as these names.
+_formula_observe: Any
+_formula_reward: Any
+_formula_terminated: Any
+_OBSERVATION_LIMIT: float
+_READS_TIME: bool
+
+
+def _run(
+    simulation: Any,
+    network: Any,
+    theta: Any,
+    episode_length: Any,
+    start: Any,
+    stop: Any,
+    samples: Any,
+    seen: Any,
+) -> Any:
+    interval = max(1, episode_length // max(1, len(samples)))
+    total = np.float32(0.0)
+    taken = 0
+    _begin(simulation, start)
+    _observe(simulation, network.observation)
+    if len(seen):
+        seen[:] = network.observation
+    for step in range(episode_length):
+        reward, terminated = _advance(simulation, network, theta)
+        if np.isnan(reward):
+            return np.float32(np.nan), step + 1, taken
+        total += np.float32(reward)
+        # in the middle of intervals: at their starts, short episodes would count for too much
+        if step % interval == interval // 2 and taken < len(samples):
+            _get_state(simulation.model, simulation.data, samples[taken].ctypes.data, STATE)
+            taken += 1
+        if terminated or stop[0]:
+            return total, step + 1, taken
+    return total, episode_length, taken
+
+
+def _explore(
+    simulation: Any,
+    network: Any,
+    theta: Any,
+    episode_length: Any,
+    start: Any,
+    rows: SegmentRows,
+) -> None:
+    _resume(simulation, rows.state, start)
+    _observe(simulation, network.observation)
+    for step in range(len(rows.rewards)):
+        rows.observations[step] = network.observation
+        reward, terminated = _advance(simulation, network, theta)
+        rows.outputs[step] = network.logits
+        rows.rewards[step] = reward
+        rows.steps[0] += 1
+        if np.isfinite(reward):
+            rows.total[0] += np.float32(reward)
+        rows.terminated[step] = terminated
+        rows.truncated[step] = rows.steps[0] >= episode_length and not terminated
+        if rows.terminated[step] or rows.truncated[step]:
+            rows.finished[0], rows.finished_steps[0] = rows.total[0], rows.steps[0]
+            rows.total[0], rows.steps[0] = 0.0, 0
+            _begin(simulation, start)
+            _observe(simulation, network.observation)
+    rows.observations[-1] = network.observation
+    _pause(simulation, rows.state)
+
+
+def _transitions(states: Any, observation: Any, reward: Any, terminated: Any) -> None:
+    for i in range(len(reward)):
+        state = State(
+            states.qpos[i],
+            states.qvel[i],
+            states.ctrl[i],
+            states.previous_qpos[i],
+            states.time[i],
+        )
+        reward[i], terminated[i] = _look(state, observation[i])
+
+
 def _advance(simulation: Any, network: Any, theta: Any) -> Any:
     """Acts and steps; the reward, NaN where anything failed, and whether the episode is over."""
     action = _act(network, theta)
     if not _finite(action):
         return np.nan, True
     simulation.ctrl[:] = action
-    simulation.before[0] = simulation.qpos[0]
+    simulation.previous[:] = simulation.qpos
     for _ in range(simulation.frame_skip):
         _step(simulation.model, simulation.data)
     reward, terminated = _observe(simulation, network.observation)
     if simulation.alarms.sum():
         return np.nan, True
     return reward, terminated
+
+
+def _observe(simulation: Any, observation: Any) -> Any:
+    """Writes the observation of a simulation; returns its reward, and whether it is terminal."""
+    if _READS_TIME:
+        _get_state(simulation.model, simulation.data, simulation.time.ctypes.data, _TIME)
+    state = State(
+        simulation.qpos,
+        simulation.qvel,
+        simulation.ctrl,
+        simulation.previous,
+        simulation.time[0],
+    )
+    return _look(state, observation)
+
+
+def _look(state: Any, observation: Any) -> Any:
+    """As `body.transition`: writes the observation; returns the reward, and whether it is over."""
+    healthy = True
+    i = 0
+    for part in literal_unroll(_parts(_formula_observe(state))):
+        sound, i = _write(part, _OBSERVATION_LIMIT, observation, i)
+        healthy &= sound
+    if not healthy:
+        return np.nan, True
+    reward = float(_formula_reward(state))
+    return reward, bool(_formula_terminated(state)) or not np.isfinite(reward)
 
 
 @_compiled
@@ -305,62 +390,50 @@ def _pause(simulation: Any, state: Any) -> None:
     state[:] = simulation.state
 
 
-@_compiled
-def _observe(simulation: Any, observation: Any) -> Any:
-    """Writes the observation of a state; returns its reward, and whether it is terminal.
+def _parts(observed: Any) -> Any:
+    """What `observe` returns, as a tuple of its parts."""
+    raise NotImplementedError  # a name for numba
 
-    Where anything is not finite, the reward is NaN and the state terminal.
+
+@overload(_parts, strict=False)
+def _compiled_parts(observed: Any) -> Any:
+    if isinstance(observed, types.BaseTuple):
+        return lambda observed: observed
+    return lambda observed: (observed,)
+
+
+def _write(part: Any, limit: float, observation: Any, i: int) -> Any:
+    """Writes numbers from place `i` on: within the limit, 0 where they are not finite.
+
+    Returns whether all are finite, and the place behind them.
     """
-    if simulation.body == _ANT:
-        return _observe_ant(simulation, observation)
-    if simulation.body == _HOPPER:
-        return _observe_hopper(simulation, observation)
-    return _observe_half_cheetah(simulation, observation)
+    raise NotImplementedError  # a name for numba
 
 
-@_compiled
-def _observe_ant(simulation: Any, observation: Any) -> Any:
-    """As `ant.transition`."""
-    qpos, qvel = simulation.qpos, simulation.qvel
-    frame = _torso_frame(qpos[3], qpos[4], qpos[5], qpos[6], qvel[0], qvel[1], qvel[2])
-    columns = np.array(frame)
+@overload(_write, strict=False)
+def _compiled_write(part: Any, limit: float, observation: Any, i: int) -> Any:
+    if isinstance(part, types.Array):
+        return _write_row
+    return _write_number
+
+
+def _write_row(part: Any, limit: float, observation: Any, i: int) -> Any:
     healthy = True
-    i = 0
-    for part in literal_unroll(_observed(qpos, qvel, simulation.ctrl, columns[:3], columns[3:])):
-        healthy &= _write(part, ant.OBSERVATION_LIMIT, observation[i : i + len(part)])
-        i += len(part)
-    if not healthy:
-        return np.nan, True
-    return np.exp(_log_reward(frame[0], frame[1])), _fallen(qpos[2])
+    for j in range(len(part)):
+        healthy &= _put(part[j], limit, observation, i + j)
+    return healthy, i + len(part)
+
+
+def _write_number(part: Any, limit: float, observation: Any, i: int) -> Any:
+    return _put(part, limit, observation, i), i + 1
 
 
 @_compiled
-def _observe_hopper(simulation: Any, observation: Any) -> Any:
-    qpos, qvel = simulation.qpos, simulation.qvel
-    if not _write(_hopper_observed(qpos, qvel), np.inf, observation):
-        return np.nan, True
-    down = _hopper_down(qpos, qvel)
-    return _hopper_reward(qpos[0] - simulation.before[0], simulation.ctrl, down), down
-
-
-@_compiled
-def _observe_half_cheetah(simulation: Any, observation: Any) -> Any:
-    qpos, qvel = simulation.qpos, simulation.qvel
-    if not _write(_cheetah_observed(qpos, qvel), np.inf, observation):
-        return np.nan, True
-    return _cheetah_reward(qpos[0] - simulation.before[0], simulation.ctrl), False
-
-
-@_compiled
-def _write(values: Any, limit: float, observation: Any) -> bool:
-    """Writes values within the limit, 0 where they are not finite; whether all are."""
-    healthy = True
-    for i in range(len(values)):
-        value = values[i]
-        finite = np.isfinite(value)
-        healthy &= finite
-        observation[i] = min(max(value, -limit), limit) if finite else 0.0
-    return healthy
+def _put(number: Any, limit: float, observation: Any, i: int) -> bool:
+    value = float(number)
+    finite = np.isfinite(value)
+    observation[i] = min(max(value, -limit), limit) if finite else 0.0
+    return finite
 
 
 @_compiled
@@ -434,7 +507,3 @@ def tanh(x: Any) -> Any:
     q = s * q + f(2.26843463243900e-03)
     q = s * q + f(4.89352518554385e-03)
     return x * p / q
-
-
-_FILES = (ant.__file__, hopper.__file__, half_cheetah.__file__)
-_run, _explore = _compile(b"".join(Path(file).read_bytes() for file in _FILES))

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import jax
-import mujoco
 import numpy as np
 from jaxtyping import Bool, Float
 from mujoco import batch
 
 from epvf.errors import UserError
 from epvf.policies.mlp import Policy
-from epvf.tasks import ant
 from epvf.tasks.base import (
     Replay,
     Stepped,
@@ -25,14 +23,22 @@ from epvf.tasks.base import (
     check_policy,
     check_population,
 )
-from epvf.tasks.body import ANT, Body
-from epvf.tasks.engines.episode import NOWHERE, Episode, SegmentRows, state_size
+from epvf.tasks.body import ALARMS, Body, State, Transition
+from epvf.tasks.engines.episode import (
+    NOWHERE,
+    UNSEEN,
+    Episode,
+    SegmentRows,
+    compiled_for,
+    state_size,
+)
 from epvf.types import Array, Envs, Evaluate, Evaluation, Population, PRNGKey, Segment
 
 SAMPLES = 20
 """States kept of an episode of full length, for stepping them without policies."""
 
 _COUNTER = 1  # of the two numbers that MuJoCo keeps per warning
+_HUGE = 1e9  # a control that MuJoCo still takes
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,7 @@ class NativeTask:
         """Open-loop rollouts from the reset state; see `ReplayableTask.replay`."""
         actions = np.asarray(actions, np.float32)
         check_actions(self.spec, actions)
-        with np.errstate(all="ignore"):
-            return _replay(actions, self.num_threads)
+        return _replay(self.body, actions, self.num_threads)
 
     def bare_stepper(self, policy: Policy, thetas: Population) -> Callable[[], Stepped]:
         """Physics alone, for comparison: `mujoco.batch` on all threads, with random controls.
@@ -73,14 +78,14 @@ class NativeTask:
 
 
 def make(
-    episode_length: int | None = None, num_threads: int | None = None, body: Body = ANT
+    body: Body, episode_length: int | None = None, num_threads: int | None = None
 ) -> NativeTask:
     """The task, on all processors that this process may use unless told otherwise."""
     if num_threads is None:
         num_threads = _num_processors()
     if num_threads < 1:
         raise UserError(f"num_threads is {num_threads}, but must be at least 1")
-    return NativeTask(body, body.spec(episode_length), num_threads)
+    return NativeTask(body, body.spec("native", episode_length, traceable=False), num_threads)
 
 
 def _num_processors() -> int:
@@ -107,7 +112,7 @@ class NativeEvaluator:
         """Evaluates the population; `key` decides where episodes start, if that is random."""
         starts = _starts(self.body, key, len(thetas))
         job = self._run(thetas, starts)
-        return Evaluation(job.returns, job.lengths, _seen(self.body, starts))
+        return Evaluation(job.returns, job.lengths, job.seen if starts.size else None)
 
     def visited_states(self, thetas: Population) -> Float[np.ndarray, "M state"]:
         """MuJoCo's integration states along the way, up to `SAMPLES` a policy."""
@@ -118,7 +123,7 @@ class NativeEvaluator:
         thetas = np.ascontiguousarray(thetas, np.float32)
         check_population(self.policy, thetas)
         samples = (num_samples, state_size(self.body))
-        job = _Job(thetas, self.episode_length, starts, samples)
+        job = _Job(thetas, self.episode_length, starts, self.policy.layer_sizes[0], samples)
         _work(job, self.policy, self.body, min(self.num_threads, len(thetas)))
         return job
 
@@ -162,16 +167,7 @@ def _starts(body: Body, key: PRNGKey | None, num: int) -> _Starts:
     if body.starts is None or key is None:
         return np.broadcast_to(NOWHERE, (num, 0))
     words = np.asarray(jax.random.key_data(key)).ravel().tolist()
-    return body.starts(np.random.default_rng(words), num)
-
-
-def _seen(body: Body, starts: _Starts) -> Float[np.ndarray, "N observation"] | None:
-    """What policies observe where their episodes start; None where all start alike."""
-    if body.observed is None or not starts.size:
-        return None
-    model = body.model()
-    positions, velocities = starts[:, : model.nq] + model.qpos0, starts[:, model.nq :]
-    return body.observed(positions.T, velocities.T).T.astype(np.float32)
+    return np.concatenate(body.starts(np.random.default_rng(words), num), axis=1)
 
 
 class _Shared(Protocol):
@@ -206,7 +202,13 @@ def _wait(futures: Sequence[Future[None]]) -> None:
 class _Job:
     """One evaluation: the policies that wait, and what became of the others.
 
-    A θ that is not finite is not run: its return stays NaN and its length 0.
+    A θ that is not finite takes no step: its return stays NaN and its length 0.
+
+    Attributes:
+        returns, lengths: `[N]`.
+        seen: `[N, observation]` what policies observed first; empty where all start alike.
+        visited: integration states on the way.
+        stop: `[1]` ends everything.
     """
 
     def __init__(
@@ -214,17 +216,21 @@ class _Job:
         thetas: Float[np.ndarray, "N P"],
         episode_length: int,
         starts: _Starts,
+        observation_size: int,
         samples: tuple[int, int],
     ) -> None:
         self.returns = np.full(len(thetas), np.nan, np.float32)
         self.lengths = np.zeros(len(thetas), np.int32)
+        width = observation_size if starts.size else len(UNSEEN)
+        self.seen = np.zeros((len(thetas), width), np.float32)
         self.visited: list[np.ndarray] = []
         self.stop = np.zeros(1, bool)
         self._thetas = thetas
         self._episode_length = episode_length
         self._starts = starts
         self._samples = samples
-        self._queue = deque(np.flatnonzero(_finite_rows(thetas)).tolist())
+        self._finite = _finite_rows(thetas)
+        self._queue = deque(range(len(thetas)))
 
     def work(self, episode: Episode) -> None:
         """Runs policies from the queue until none is left, or the job is stopped."""
@@ -234,8 +240,12 @@ class _Job:
                 i = self._queue.popleft()
             except IndexError:
                 return
+            theta, start, seen = self._thetas[i], self._starts[i], self.seen[i]
+            if not self._finite[i]:
+                episode.run(theta, 0, self.stop, samples, start, seen)
+                continue
             self.returns[i], self.lengths[i], taken = episode.run(
-                self._thetas[i], self._episode_length, self.stop, samples, self._starts[i]
+                theta, self._episode_length, self.stop, samples, start, seen
             )
             self.visited.append(samples[:taken].copy())
 
@@ -304,11 +314,11 @@ def _finite_rows(thetas: Float[np.ndarray, "N P"]) -> Bool[np.ndarray, "N"]:
 
 
 class Simulations:
-    """A `mujoco.batch.Batch` of a model."""
+    """A `mujoco.batch.Batch` of a body's model."""
 
-    def __init__(self, num: int, num_threads: int, model: mujoco.MjModel | None = None) -> None:
-        model = ant.model() if model is None else model
-        self._batch = batch.Batch(model, num, nthread=num_threads)
+    def __init__(self, body: Body, num: int, num_threads: int) -> None:
+        self._body = body
+        self._batch = batch.Batch(body.model(), num, nthread=num_threads)
         self._warnings = self._batch.warning
         self._qpos = self._batch.bind("qpos")
         self._qvel = self._batch.bind("qvel")
@@ -319,42 +329,55 @@ class Simulations:
         """MuJoCo's integration states, live."""
         return self._batch.state
 
-    def step(self, actions: Float[np.ndarray, "num action"]) -> ant.Transition:
-        """Steps all simulations, of the Ant, with float32 actions.
+    def step(self, actions: Float[np.ndarray, "num action"]) -> Transition:
+        """One env step of all simulations: rows `[num, ...]` of transitions, float32.
 
         MuJoCo ignores controls that are not finite, and resets a simulation that has become
         unstable. Here both terminate, with reward NaN.
         """
-        failed: list[int] = []
-        try:
-            self.step_bare(actions)
-        except batch.SimulationError as error:
-            failed += error.ids.tolist()
-        alarms = self._warnings[:, ant.ALARMS, _COUNTER].any(axis=1)
+        previous, failed = self._qpos.copy(), []
+        self._ctrl[:] = actions
+        for _ in range(self._body.frame_skip):
+            try:
+                self._batch.step()
+            except batch.SimulationError as error:
+                failed += error.ids.tolist()
+        alarms = self._warnings[:, ALARMS, _COUNTER].any(axis=1)
         failed += np.flatnonzero(alarms).tolist()
-        qpos, qvel = self._qpos.astype(np.float32), self._qvel.astype(np.float32)
-        result = ant.transition(qpos, qvel, actions)
+        result = self._transitions(previous)
         if failed:
             result.reward[failed] = np.nan
             result.terminated[failed] = True
         return result
 
-    def step_bare(self, controls: Float[np.ndarray, "num action"], times: int = 1) -> None:
-        """Steps all simulations so many times and looks at nothing."""
+    def step_bare(self, controls: Float[np.ndarray, "num action"]) -> None:
+        """One env step of all simulations; looks at nothing."""
         self._ctrl[:] = controls
-        for _ in range(times):
+        for _ in range(self._body.frame_skip):
             self._batch.step()
 
+    def _transitions(self, previous: Float[np.ndarray, "num nq"]) -> Transition:
+        num, time = len(previous), self.state[:, 0]
+        result = Transition(
+            np.zeros((num, self._body.observation_size), np.float32),
+            np.zeros(num, np.float32),
+            np.zeros(num, bool),
+        )
+        live = State(self._qpos, self._qvel, self._ctrl, previous, time)
+        states = State(*map(np.ascontiguousarray, live))
+        compiled_for(self._body).transitions(states, *result)
+        return result
 
-def _replay(actions: Float[np.ndarray, "T N action"], num_threads: int) -> Replay:
+
+def _replay(body: Body, actions: Float[np.ndarray, "T N action"], num_threads: int) -> Replay:
     num_steps, num_envs = actions.shape[:2]
-    simulations = Simulations(num_envs, num_threads)
-    observation = np.zeros((num_steps, num_envs, ant.OBSERVATION_SIZE), np.float32)
+    simulations = Simulations(body, num_envs, num_threads)
+    observation = np.zeros((num_steps, num_envs, body.observation_size), np.float32)
     reward = np.zeros((num_steps, num_envs), np.float32)
     terminated = np.zeros((num_steps, num_envs), bool)
     failed = (~np.isfinite(actions)).any(axis=2)
     # MuJoCo would log bad controls; clipped like this, sound ones do and look the same
-    actions = np.clip(np.nan_to_num(actions), -ant.OBSERVATION_LIMIT, ant.OBSERVATION_LIMIT)
+    actions = np.clip(np.nan_to_num(actions), -_HUGE, _HUGE)
     done = np.zeros(num_envs, bool)
     for t in range(num_steps):
         result = simulations.step(actions[t])
@@ -376,15 +399,15 @@ def _bare_stepper(
     rng = np.random.default_rng(0)
     num_groups = max(1, len(states) // num_envs)
     groups = rng.choice(len(states), (num_groups, num_envs), replace=len(states) < num_envs)
-    controls = rng.uniform(-1.0, 1.0, (num_groups, num_envs, body.action_size))
-    simulations = Simulations(num_envs, num_threads, body.model())
+    controls = rng.uniform(-1.0, 1.0, (num_groups, num_envs, body.model().nu))
+    simulations = Simulations(body, num_envs, num_threads)
 
     def run() -> Stepped:
         seconds = 0.0
         for group, control in zip(groups, controls, strict=True):
             simulations.state[:] = states[group]
             start = time.perf_counter()
-            simulations.step_bare(control, body.frame_skip)
+            simulations.step_bare(control)
             seconds += time.perf_counter() - start
         return Stepped(groups.size, seconds)
 

@@ -1,4 +1,4 @@
-"""The Ant on MJX-Warp: MuJoCo's physics in NVIDIA Warp kernels, called from JAX.
+"""Bodies on MJX-Warp: MuJoCo's physics in NVIDIA Warp kernels, called from JAX.
 
 Faster than MJX on large GPUs, but its results differ from run to run.
 """
@@ -18,16 +18,17 @@ from mujoco import mjx
 
 from epvf.errors import RunFailed
 from epvf.policies.mlp import Policy
-from epvf.tasks import ant
 from epvf.tasks.base import Replay, Stepped, TaskSpec, check_actions, check_policy, check_population
-from epvf.tasks.engines import mjx as mjx_ant
+from epvf.tasks.body import Body
+from epvf.tasks.engines import mjx as mjx_engine
 from epvf.tasks.engines.environment import Environment
 from epvf.tasks.engines.rollout import JaxTask
 from epvf.tasks.engines.segments import JaxExplorer
 from epvf.types import Array, Envs, Evaluate, Evaluation, Population, PRNGKey, Segment
 
-CONTACTS_PER_ENV = 8  # a foot is a capsule, which touches the floor in up to two points
-CONSTRAINTS_PER_ENV = 8 + 4 * CONTACTS_PER_ENV  # joint limits, and a pyramid per contact
+_POINTS = 2  # in which a capsule touches the floor or another capsule
+_PYRAMID = 4  # constraints of a contact with friction
+_MOST_CONTACTS = 64  # per environment; more than that no body has at a time
 
 _TOO_MANY_CONSTRAINTS = 0b11
 _SOLVER_LIMITS = 0b11 << 9
@@ -40,21 +41,23 @@ finite ends an episode and becomes its return, so that the rollout carries it ou
 
 
 @dataclass(frozen=True)
-class WarpAnt:
-    """The Ant on MJX-Warp.
+class WarpTask:
+    """A body on MJX-Warp.
 
     Warp shares one contact buffer among all environments, and what overflows it is left out. The
     buffer is sized by the population, so `Evaluate` cannot be vmapped over seeds: not traceable.
 
     Attributes:
+        body: its model and formulas.
         spec: its numbers.
         contacts_per_env: contacts that there is room for, on average over the environments.
         constraints_per_env: rows of constraints that there is room for, in each environment.
     """
 
+    body: Body
     spec: TaskSpec
-    contacts_per_env: int = CONTACTS_PER_ENV
-    constraints_per_env: int = CONSTRAINTS_PER_ENV
+    contacts_per_env: int
+    constraints_per_env: int
 
     def evaluator(self, policy: Policy) -> Evaluate:
         """`Evaluate` for policies of this architecture; see `Task.evaluator`.
@@ -98,7 +101,7 @@ class WarpAnt:
     def sized(self, num_envs: int) -> JaxTask:
         """The task with buffers for so many environments."""
         sizes = (self.contacts_per_env, self.constraints_per_env)
-        return JaxTask(self.spec, _environment(num_envs, *sizes))
+        return JaxTask(self.spec, _environment(self.body, num_envs, *sizes))
 
     def check_buffers(self, rewards: Float[Array, "*any"]) -> None:
         """Looks for the marks of an overflow in rewards or returns."""
@@ -116,7 +119,7 @@ class WarpAnt:
 class WarpExplorer:
     """`Explore` whose buffers are looked at after each call."""
 
-    task: WarpAnt
+    task: WarpTask
     policy: Policy
     horizon: int
 
@@ -135,35 +138,63 @@ class WarpExplorer:
 
 
 def make(
+    body: Body,
     episode_length: int | None = None,
-    contacts_per_env: int = CONTACTS_PER_ENV,
-    constraints_per_env: int = CONSTRAINTS_PER_ENV,
-) -> WarpAnt:
-    """The task on MJX-Warp; the room for contacts and constraints is what the Ant can need."""
-    spec = ant.spec("warp", episode_length, traceable=False)
-    return WarpAnt(spec, contacts_per_env, constraints_per_env)
+    contacts_per_env: int | None = None,
+    constraints_per_env: int | None = None,
+) -> WarpTask:
+    """The task on MJX-Warp; the room for contacts and constraints is what the body can need."""
+    contacts, constraints = room(body.model())
+    return WarpTask(
+        body,
+        body.spec("warp", episode_length, traceable=False),
+        contacts if contacts_per_env is None else contacts_per_env,
+        constraints if constraints_per_env is None else constraints_per_env,
+    )
+
+
+def room(model: mujoco.MjModel) -> tuple[int, int]:
+    """Contacts that a model can have at a time, and rows of constraints with its joint limits."""
+    contacts = min(_POINTS * _num_pairs(model), _MOST_CONTACTS)
+    return contacts, int(model.jnt_limited.sum()) + _PYRAMID * contacts
+
+
+def _num_pairs(model: mujoco.MjModel) -> int:
+    """Pairs of geoms that may touch: named ones, and those whose bits match."""
+    num = int(model.npair)
+    for one in range(model.ngeom):
+        for other in range(one):
+            match = (model.geom_contype[one] & model.geom_conaffinity[other]) | (
+                model.geom_contype[other] & model.geom_conaffinity[one]
+            )
+            num += bool(match) and model.geom_bodyid[one] != model.geom_bodyid[other]
+    return num
 
 
 @cache
-def physics() -> mujoco.MjModel:
-    """The Ant's model, whose solver does not start from the last step's acceleration.
+def physics(body: Body) -> mujoco.MjModel:
+    """The body's model; with a single solver iteration it does not start from the last step's
+    acceleration.
 
     MuJoCo and MJX start from that or from the acceleration without constraints, whichever costs
     less. Warp knows only the former, from where the single iteration that the Ant has does not get
     far enough: a policy trained elsewhere would keep two thirds of its return.
     """
-    model = copy(ant.model())
-    model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_WARMSTART)
+    model = copy(body.model())
+    if model.opt.iterations == 1:
+        model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_WARMSTART)
     return model
 
 
 @cache
-def _environment(num_envs: int, contacts_per_env: int, constraints_per_env: int) -> Environment:
+def _environment(
+    body: Body, num_envs: int, contacts_per_env: int, constraints_per_env: int
+) -> Environment:
     import warp
 
     # what it would say of kernels that it loads is no result, but would stand among them
     warp.config.log_level = warp.LOG_WARNING
-    model = physics()
+    model = physics(body)
     # a single solver iteration is meant; the device would print a line about it every step
     quiet = {"opt._impl.warn_overflow": 0}
     device_model = cast(mjx.Model, mjx.put_model(model, impl="warp").tree_replace(quiet))
@@ -173,7 +204,7 @@ def _environment(num_envs: int, contacts_per_env: int, constraints_per_env: int)
         naconmax=contacts_per_env * num_envs,
         njmax=constraints_per_env,
     )
-    return mjx_ant.environment(device_model, blank, _marked)
+    return mjx_engine.environment(body, device_model, blank, _marked)
 
 
 def _marked(reward: jax.Array, data: mjx.Data) -> jax.Array:

@@ -1,0 +1,60 @@
+"""`epvf experiment`: one of the paper's figures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from epvf.cli import arguments
+from epvf.cli.arguments import Shown
+from epvf.cli.results import print_result
+
+
+@dataclass(frozen=True)
+class Options:
+    """Run and draw one of the paper's figures; the same command again goes on where it stopped.
+
+    Attributes:
+        name: fig1, fig2-scaling, fig2-ablations or fig2-representations.
+        scale: full is the paper's size; small runs on two cores.
+        seeds: of each setting.
+        out: folder to make.
+        preset: what every setting starts from.
+        backend: the engine.
+        jobs: runs at a time, each in a process of its own on its part of the cores.
+        json: print the result as JSON.
+    """
+
+    name: Annotated[str, Shown("NAME", positional=True)]
+    scale: Annotated[str, Shown("NAME")] = "full"
+    seeds: Annotated[int | None, Shown(default="as many as the experiment wants")] = None
+    out: Annotated[Path | None, Shown("DIR", default="experiments/NAME-SCALE")] = None
+    preset: Annotated[str, Shown("NAME")] = "paper"
+    backend: Annotated[str, Shown("NAME")] = "auto"
+    jobs: int = 1
+    json: bool = False
+
+
+def run(argv: list[str]) -> int:
+    """Runs and draws an experiment; returns the exit code."""
+    asked = arguments.read(Options, "epvf experiment", argv)
+    from epvf.cli import plans
+    from epvf.experiments import paper, report, runner
+    from epvf.experiments.launch import local
+    from epvf.training.prepare import prepare
+
+    parts = local.shares(asked.jobs)
+    delta = {} if asked.backend == "auto" else {"task.backend": asked.backend}
+    arms, seeds = paper.planned(asked.name, asked.scale, asked.seeds, asked.preset, delta)
+    for arm in arms:
+        prepare(arm.config)
+    plan = runner.Plan(asked.name, asked.scale, asked.preset, seeds, arms)
+    folder = asked.out or Path("experiments") / f"{asked.name}-{asked.scale}"
+    runner.open_folder(folder, plan)
+    if code := plans.complete(folder, plan, parts, ["epvf", "experiment", *argv]):
+        text = f"interrupted; the same command goes on with {folder}"
+        print_result({"experiment": str(folder), "status": "interrupted"}, text, asked.json)
+        return code
+    result = report.write(folder, plan)
+    text = f"{report.table(result)}\nexperiment: {folder}"
+    print_result(result | {"experiment": str(folder), "status": "finished"}, text, asked.json)
+    return 0

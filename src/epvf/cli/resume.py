@@ -1,0 +1,90 @@
+"""`epvf resume`: on with a run, to the end that it had or to a later one."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from epvf.cli import arguments
+from epvf.cli.arguments import Shown
+from epvf.cli.results import print_result
+from epvf.errors import UserError
+
+if TYPE_CHECKING:
+    from epvf.config.schema import Config
+
+
+@dataclass(frozen=True)
+class Options:
+    """Go on with a run from its newest checkpoint, or extend a finished one.
+
+    Learning rates and deviations keep the schedule that they had, and stay at its end.
+
+    Attributes:
+        run: folder of the run.
+        iterations: at which the run ends from now on, counted from its start.
+        env_steps: at which it ends instead, counted from its start, e.g. 5e6.
+        json: print the result as JSON.
+    """
+
+    run: Annotated[Path, Shown("RUN", positional=True)]
+    iterations: Annotated[int | None, Shown(default="as asked for before")] = None
+    env_steps: Annotated[int | None, Shown(default="as asked for before")] = None
+    json: bool = False
+
+
+def run(argv: list[str]) -> int:
+    """Trains a run on from its newest checkpoint; returns the exit code."""
+    asked = arguments.read(Options, "epvf resume", argv)
+    from epvf.cli import recording
+    from epvf.runs.folder import Run, extended, read_config, read_info
+    from epvf.training.prepare import prepare
+
+    extends = asked.iterations is not None or asked.env_steps is not None
+    if read_info(asked.run)["status"] == "finished" and not extends:
+        _tell_finished(asked)
+        return 0
+    _check_resumable(asked.run, read_config(asked.run))
+    opened = Run.open(asked.run)
+    try:
+        config = opened.config
+        if extends:
+            config = extended(config, asked.iterations, asked.env_steps)
+        setup = prepare(config, initial=opened.initial)
+        if extends:
+            _tell_schedules(opened.config)
+            opened.reconfigure(setup.config)
+        opened.resumed(["epvf", "resume", *argv])
+        return recording.record_and_tell(opened, setup, asked.json)
+    finally:
+        opened.close()
+
+
+def _tell_finished(asked: Options) -> None:
+    text = (
+        f"run {asked.run} is finished; nothing to do. To extend it: epvf resume {asked.run} "
+        "--iterations N"
+    )
+    print_result({"run": str(asked.run), "status": "finished"}, text, asked.json)
+
+
+def _tell_schedules(before: "Config") -> None:
+    length = before.schedule_iterations or before.iterations
+    print(
+        f"schedules keep their length of {length} iterations; after it they stay at their "
+        "final values",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _check_resumable(path: Path, config: "Config") -> None:
+    from epvf.methods.registry import METHODS
+
+    name = config.method.name
+    if not METHODS[name].resumable:
+        raise UserError(
+            f"run {path} is of method {name!r}, which cannot be resumed; start anew with epvf "
+            f"train {config.task.name} --method {name}, or use what it saved: epvf eval {path} "
+            "--policy last"
+        )

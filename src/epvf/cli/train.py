@@ -1,0 +1,127 @@
+"""`epvf train`: a task into a new run folder."""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from epvf.cli import arguments, options, recording
+from epvf.cli.arguments import Option, Shown
+from epvf.config.presets import PRESETS
+from epvf.config.schema import Config
+from epvf.config.variants import VARIANTS
+from epvf.errors import UserError
+from epvf.methods.registry import METHODS
+from epvf.policies.formats.safetensors import SavedPolicy, load_policy
+from epvf.runs.folder import Run, check_free
+from epvf.training.prepare import Setup, prepare
+
+PROG = "epvf train"
+
+
+def _choices(names: Any) -> str:
+    return "{" + ",".join(names) + "}"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train a task into a new run folder; every field that the run reads is an option.
+
+    Attributes:
+        task_name: what to solve: a task's name, package.module:factory, or file.py:factory.
+        preset: named configuration.
+        method: what learns; the fields that it reads are options.
+        variant: one of the paper's ablations, applied to the preset.
+        config: JSON or YAML file of fields to change.
+        init: policy file to start from.
+        out: run folder to make.
+        backend: the engine; the same as --task.backend.
+        json: print the result as JSON.
+    """
+
+    task_name: Annotated[
+        str,
+        Shown("TASK", positional=True, missing="which task? epvf train TASK; see epvf tasks"),
+    ]
+    preset: Annotated[str | None, Shown(_choices(PRESETS), default=options.DEFAULT_PRESET)] = None
+    method: Annotated[str | None, Shown(_choices(METHODS.names()))] = None
+    variant: Annotated[str | None, Shown(_choices(VARIANTS))] = None
+    config: Annotated[Path | None, Shown("FILE")] = None
+    init: Annotated[Path | None, Shown("POLICY")] = None
+    out: Annotated[Path | None, Shown("DIR", default="runs/TASK/TIME-PRESET-sSEED")] = None
+    backend: Annotated[str | None, Shown("NAME", default="as --task.backend")] = None
+    json: bool = False
+
+
+def run(argv: list[str]) -> int:
+    """Trains a run from its start; returns the exit code."""
+    asked, config, origin = understood(argv)
+    if asked.out is not None:
+        check_free(asked.out)
+    saved = None if asked.init is None else load_policy(asked.init)
+    setup = prepare(config, initial=None if saved is None else saved.theta)
+    if saved is not None:
+        _check_fits(asked.init, saved, setup)
+    _tell_if_not_resumable(config)
+    command = ["epvf", "train", *argv]
+    if asked.out is not None:
+        made = Run.create(asked.out, setup.config, command, init=saved)
+    else:
+        made = Run.create_default(setup.config, origin, command, init=saved)
+    try:
+        return recording.record_and_tell(made, setup, asked.json)
+    finally:
+        made.close()
+
+
+def understood(argv: list[str]) -> tuple[Options, Config, str]:
+    """The options of a command line, its configuration, and a word for where that comes from.
+
+    Raises:
+        UserError: if anything is unknown, of the wrong type, or contradicts something else.
+    """
+    own = arguments.fields(Options)
+    start = options.started_by(own, argv)
+    base = options.started(start)
+    own = [_with_value(option, base) for option in own]
+    values = arguments.parse(
+        [*own, *options.options(base)],
+        PROG,
+        argv,
+        arguments.about(Options),
+        options.group_texts(base),
+        lambda flag: options.unread(base, flag),
+    )
+    asked = Options(**{option.name: values[option.name] for option in own})
+    if asked.backend is not None:
+        if values["task.backend"] != base.task.backend:
+            raise UserError("--backend and --task.backend say the same; give one of them")
+        values["task.backend"] = asked.backend
+    return asked, options.changed(base, values), start.origin
+
+
+def _with_value(option: Option, base: Config) -> Option:
+    """An option whose value help can only show now."""
+    if option.name != "method":
+        return option
+    return replace(option, shown=option.shown._replace(default=base.method.name))
+
+
+def _check_fits(path: Path | None, saved: SavedPolicy, setup: Setup) -> None:
+    if setup.initial is None:
+        raise UserError(f"method {setup.config.method.name!r} cannot start from a policy file")
+    if saved.policy != setup.policy:
+        raise UserError(
+            f"policy {path} is {saved.policy.describe()}, but this run's is "
+            f"{setup.policy.describe()}"
+        )
+
+
+def _tell_if_not_resumable(config: Config) -> None:
+    name = config.method.name
+    if not METHODS[name].resumable:
+        print(
+            f"note: a run of method {name!r} cannot be resumed once it has ended or is interrupted",
+            file=sys.stderr,
+            flush=True,
+        )

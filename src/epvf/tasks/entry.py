@@ -1,0 +1,185 @@
+"""What stands behind a task's name: its engines, each made when it is asked for."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, is_dataclass, replace
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+
+from epvf.errors import UserError, unknown
+from epvf.tasks.base import Task, TaskSpec
+from epvf.tasks.body import Body
+
+Maker: TypeAlias = Callable[..., Task]
+
+OPTIONS = ("episode_length", "num_threads", "num_slots")
+"""Of `make`, next to the backend."""
+
+
+class Engine(NamedTuple):
+    """One engine of a task.
+
+    Attributes:
+        make: `episode_length` and the engine's own options to the task; imports what it needs.
+        options: its own options: of `num_threads` and `num_slots`.
+        extra: of `pip install epvf[extra]`, which it needs; None: nothing.
+    """
+
+    make: Maker
+    options: tuple[str, ...] = ()
+    extra: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """A task on the engines that it knows; what a task's module exports.
+
+    Attributes:
+        engines: by the name of the backend; the first is the default.
+        accelerator: the default where JAX has an accelerator; None: the first.
+    """
+
+    engines: Mapping[str, Engine] = field(hash=False)
+    accelerator: str | None = None
+
+    def make(self, name: str, backend: str, given: dict[str, int]) -> Task:
+        """The task.
+
+        Raises:
+            UserError: if there is no such backend, it is not installed, or it lacks an option.
+        """
+        if backend == "auto":
+            backend = self.default()
+        if backend not in self.engines:
+            raise unknown(f"backend of task {name!r}", backend, ["auto", *self.engines])
+        engine = self.engines[backend]
+        for option in given:
+            if option != "episode_length" and option not in engine.options:
+                owners = " and ".join(repr(owner) for owner in _OWNERS[option])
+                raise UserError(f"{option} goes with backend {owners}, not with {backend!r}")
+        return engine.make(**given)
+
+    def default(self) -> str:
+        """The backend that `auto` means on this machine."""
+        first = next(iter(self.engines))
+        on_host = self.accelerator is None or jax.default_backend() == "cpu"
+        return first if on_host else str(self.accelerator)
+
+
+_OWNERS = {"num_threads": ("native",), "num_slots": ("jax", "mjx")}
+"""Backends that an option is for."""
+
+
+def of_body(body: Body) -> TaskEntry:
+    """A body on MuJoCo's engines."""
+    engines = {
+        "native": Engine(partial(_native, body), ("num_threads",)),
+        "mjx": Engine(partial(_mjx, body), ("num_slots",), extra="mjx"),
+        "warp": Engine(partial(_warp, body), extra="warp"),
+    }
+    return TaskEntry(engines, accelerator="mjx")
+
+
+# engines are imported only by those who use them
+def _native(body: Body, **options: Any) -> Task:
+    from epvf.tasks.engines import native
+
+    return native.make(body, **options)
+
+
+def _mjx(body: Body, **options: Any) -> Task:
+    _require("mujoco.mjx", "mjx")
+    from epvf.tasks.engines import mjx
+
+    return mjx.make(body, **options)
+
+
+def _warp(body: Body, **options: Any) -> Task:
+    _require("mujoco.mjx", "warp")
+    _require("warp", "warp")
+    if jax.default_backend() != "gpu":
+        raise UserError("backend 'warp' needs a CUDA GPU that JAX can use; use backend 'native'")
+    from epvf.tasks.engines import warp
+
+    return warp.make(body, **options)
+
+
+def _require(module: str, backend: str) -> None:
+    if find_spec(module) is None:
+        raise UserError(
+            f"backend {backend!r} is not installed: pip install 'epvf[{backend}]', "
+            "or use backend 'native'"
+        )
+
+
+def from_factory(factory: Any, name: str, backend: str, given: dict[str, int]) -> Task:
+    """The task that somebody's function makes, or the task itself where it is one.
+
+    The function is called with those of `backend`, `episode_length`, `num_threads` and `num_slots`
+    that it takes.
+
+    Raises:
+        UserError: if it does not take a given option, fails for a reason told in a `UserError`, or
+            returns no task.
+    """
+    options = dict(given) if backend == "auto" else {"backend": backend, **given}
+    if is_task(factory):
+        task, taken = factory, set()
+    elif callable(factory):
+        taken = _taken(factory)
+        task = factory(**{option: value for option, value in options.items() if option in taken})
+    else:
+        raise UserError(
+            f"{name!r} is {type(factory).__name__}, no task and no function that makes one"
+        )
+    if not is_task(task):
+        what = type(task).__name__
+        raise UserError(f"{name!r} returns {what}, but a task has `spec` and `evaluator`")
+    own = task.spec.backend
+    for option in options.keys() - taken:
+        if option != "backend" or backend != own:
+            raise UserError(f"task {name!r} has no option {option}; it runs on backend {own!r}")
+    return named(task, name)
+
+
+def is_task(value: Any) -> bool:
+    """Whether it has what a task needs."""
+    return isinstance(getattr(value, "spec", None), TaskSpec) and callable(
+        getattr(value, "evaluator", None)
+    )
+
+
+def _taken(factory: Callable[..., Any]) -> set[str]:
+    """Options that a function takes."""
+    parameters = inspect.signature(factory).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return {"backend", *OPTIONS}
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return {parameter.name for parameter in parameters if parameter.kind in kinds}
+
+
+def named(task: Task, name: str) -> Task:
+    """The task under this name, so that a run that records it finds it again."""
+    if task.spec.name == name:
+        return task
+    spec = replace(task.spec, name=name)
+    fields = getattr(task, "__dataclass_fields__", {})
+    if is_dataclass(task) and "spec" in fields and fields["spec"].init:
+        return replace(task, spec=spec)  # type: ignore[return-value]
+    return _Named(task, spec)  # type: ignore[return-value]
+
+
+class _Named:
+    """A task that is another one under its own name."""
+
+    def __init__(self, task: Task, spec: TaskSpec) -> None:
+        self._task = task
+        self.spec = spec
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_task":  # not while it is being copied
+            raise AttributeError(name)
+        return getattr(self._task, name)

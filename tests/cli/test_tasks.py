@@ -1,0 +1,33 @@
+"""`epvf tasks`: what can be solved."""
+
+import json
+import os
+
+from epvf.cli.main import main
+
+
+def test_tasks_are_listed_with_their_engines(capsys):
+    assert main(["tasks"]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["task", "from", "engines"]
+    assert lines[0].split() == ["cartpole", "epvf", "jax"]
+    assert lines[1].startswith("ant ") and "native, mjx (mjx: installed), warp (" in lines[1]
+    assert main(["tasks", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    ant = next(task for task in result["tasks"] if task["name"] == "ant")
+    assert [engine["name"] for engine in ant["engines"]] == ["native", "mjx", "warp"]
+    assert result["broken"] == {}
+
+
+def test_a_task_of_another_package_that_cannot_be_loaded_is_named(epvf, monkeypatch):
+    info = epvf.folder / "others-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[epvf.tasks]\nmoon = lunar:TASK\n")
+    before = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(epvf.folder), before]))
+    done = epvf("tasks")
+    assert done.returncode == 0, done.stderr
+    *lines, last = done.stdout.splitlines()
+    assert not any(line.startswith("moon") for line in lines)
+    assert last.startswith("cannot be used: task 'moon' of package 'others': cannot import 'lunar'")
