@@ -201,6 +201,21 @@ def test_the_table_of_an_experiment_is_written_again(tmp_path):
     assert (folder / "figure.png").stat().st_size > 10_000
 
 
+def test_runs_may_differ_in_fields_that_their_method_does_not_read(tmp_path):
+    folder = _copy("experiment", tmp_path)
+    plan, file = _plan(folder), folder / "runs" / "4-envs" / "config.json"
+    told = read_json(file)
+    assert told["method"] == "epvf"
+    for group, name in (("psvf", "epochs"), ("evolution", "std"), ("ppo", "epochs")):
+        told[group][name] = 7
+    file.write_text(json.dumps(told))
+    runner.open_folder(folder, plan)
+    told["value_update"]["steps"] += 1
+    file.write_text(json.dumps(told))
+    with pytest.raises(UserError, match=r"4-envs was made with .* its value_update\.steps is"):
+        runner.open_folder(folder, plan)
+
+
 def _newest(run):
     """The newest checkpoint of a run, as it is looked at."""
     setup = prepare(read_config(run))
