@@ -30,7 +30,10 @@ def test_auto_backend(platform: str, backend: str, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "antt"}, "unknown task 'antt'.*'ant'.*cartpole, ant, hopper, halfcheetah, walker2d"),
+        (
+            {"name": "antt"},
+            "unknown task 'antt'.*'ant'.*cartpole, ant, hopper, halfcheetah, walker2d",
+        ),
         ({"name": "ant", "backend": "nativ"}, "did you mean 'native'.*auto, native, mjx, warp"),
         ({"name": "cartpole", "backend": "native"}, "'native'; valid: auto, jax"),
         ({"name": "ant", "episode_length": 0}, "episode_length is 0"),

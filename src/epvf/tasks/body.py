@@ -134,9 +134,7 @@ class _Watched:
 
     def __getattr__(self, name: str) -> Any:
         if name not in State._fields:
-            raise UserError(
-                f"a formula reads s.{name}, but a state has {', '.join(State._fields)}"
-            )
+            raise UserError(f"a formula reads s.{name}, but a state has {', '.join(State._fields)}")
         self._seen.add(name)
         return getattr(self._state, name)
 

@@ -132,7 +132,9 @@ def from_factory(factory: Any, name: str, backend: str, given: dict[str, int]) -
         taken = _taken(factory)
         task = factory(**{option: value for option, value in options.items() if option in taken})
     else:
-        raise UserError(f"{name!r} is {type(factory).__name__}, no task and no function that makes one")
+        raise UserError(
+            f"{name!r} is {type(factory).__name__}, no task and no function that makes one"
+        )
     if not is_task(task):
         what = type(task).__name__
         raise UserError(f"{name!r} returns {what}, but a task has `spec` and `evaluator`")
