@@ -1,15 +1,31 @@
 """Tasks whose returns are formulas of θ, so that what must be learned is known."""
 
+import io
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from epvf.config import schema
+from epvf.config.schema import Config
+from epvf.methods.base import Parts, PolicySearch
+from epvf.methods.registry import METHODS, default_settings
+from epvf.policies.formats.safetensors import load_policy
 from epvf.policies.mlp import Policy
-from epvf.tasks.base import TaskSpec
+from epvf.runs.display import PlainDisplay
+from epvf.runs.folder import Run, policy_path
+from epvf.runs.metrics import read_metrics
+from epvf.runs.recorder import Outcome, record
+from epvf.tasks.base import Task, TaskSpec
+from epvf.training.loop import init_state, iterate
+from epvf.training.prepare import make_policy, prepare
+from epvf.training.state import Record, Report
 from epvf.types import Evaluate, Evaluation
 
 BASE: dict[str, Any] = {
@@ -47,6 +63,88 @@ KEYS = {
     "policy/realized_gain",
 }
 """Of every record in `metrics.jsonl` but its seed."""
+
+
+def config_of(method: str = "epvf", base: dict[str, Any] = BASE, **delta: Any) -> Config:
+    """A method's configuration: of `base` what it reads, and all of `delta`.
+
+    In names of `delta`, `__` stands for a dot.
+    """
+    start = Config(method=default_settings(method))
+    kept = {name: value for name, value in base.items() if schema.reads(method, name)}
+    given = {name.replace("__", "."): value for name, value in delta.items()}
+    return start.replace(kept | given)
+
+
+def search_of(config: Config, spec: TaskSpec) -> PolicySearch:
+    """The method of a configuration, for a task that it need not have been asked to solve."""
+    build = METHODS[config.method.name].build
+    assert build is not None
+    return build(Parts(config, spec, make_policy(config, spec)))
+
+
+def first_state(config: Config, task: Task) -> Any:
+    """What the first seed's method knows before the first iteration."""
+    return jax.tree.map(lambda x: x[0], init_state(prepare(config, task)).learner)
+
+
+def reports_of(config: Config, task: Task) -> list[Report]:
+    """A whole run; of the states only the last is still there."""
+    return list(iterate(prepare(config, task)))
+
+
+def records_of(config: Config, task: Task) -> list[Record]:
+    """The records of a whole run."""
+    return [record for report in reports_of(config, task) for record in report.records]
+
+
+def untimed(records: Any) -> list[Record]:
+    """Records without what differs from machine to machine."""
+    return [{k: v for k, v in r.items() if not k.startswith("time/")} for r in records]
+
+
+SILENT = PlainDisplay(io.StringIO())
+
+
+def recorded(path: Path, config: Config, task: Task | None = None) -> Outcome:
+    """A whole run in a new folder."""
+    setup = prepare(config, task)
+    run = Run.create(path, setup.config, ["epvf"])
+    try:
+        return record(run, setup, SILENT)
+    finally:
+        run.close()
+
+
+def resumed(path: Path, delta: dict[str, Any] | None = None) -> Outcome:
+    """A run that goes on from its newest checkpoint, to another end if `delta` says so."""
+    run = Run.open(path)
+    try:
+        if delta is not None:
+            run.reconfigure(run.config.replace(delta))
+        run.resumed(["epvf", "resume"])
+        return record(run, prepare(run.config, initial=run.initial), SILENT)
+    finally:
+        run.close()
+
+
+def interrupted_copy(run: Path, copy: Path) -> None:
+    """Copies a run as if it had been stopped before its newest checkpoint."""
+    shutil.copytree(run, copy)
+    info = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps(info | {"status": "interrupted"}))
+    shutil.rmtree(max((copy / "checkpoints").iterdir()))
+
+
+def assert_same_run(run: Path, reference: Path) -> list[Record]:
+    """Checks that two runs learned the same to the bit; gives their records."""
+    ours, theirs = (untimed(read_metrics(path / "metrics.jsonl")) for path in (run, reference))
+    assert ours == theirs
+    for which in ("best", "last"):
+        mine, other = (load_policy(policy_path(path, which)) for path in (run, reference))
+        np.testing.assert_array_equal(mine.theta, other.theta)
+        assert mine.metadata == other.metadata
+    return ours
 
 
 @dataclass(frozen=True)

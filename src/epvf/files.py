@@ -26,14 +26,15 @@ def write_json(path: Path, value: Any) -> None:
 
 def strict_json(value: Any, indent: int | None = None) -> str:
     """JSON proper, in which a number that is not finite is null."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+    return json.dumps(known(value), indent=indent, allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def known(value: Any) -> Any:
+    """Plain values with None for every number that is not finite."""
     if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
+        return {name: known(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [known(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -10,10 +10,10 @@ import pytest
 from epvf.analysis.diagnosis import Probe, Settings
 from epvf.analysis.neighbourhood import neighbourhood
 from epvf.cli.main import main
-from epvf.config.schema import Config, replace
-from epvf.methods.registry import settle
-from epvf.training.loop import train
-from probes import BASE, FormulaTask
+from epvf.config.presets import preset
+from epvf.config.schema import to_dict
+from epvf.training.prepare import prepare
+from probes import FormulaTask, config_of, reports_of
 
 SLOPE = np.array([0.5, -1.0, 2.0, 0.25], np.float32)
 SMALL = ("--population", "8", "--reference", "2", "--steps", "0.1", "--distances", "1")
@@ -21,10 +21,10 @@ SMALL = ("--population", "8", "--reference", "2", "--steps", "0.1", "--distances
 
 def _probe(task, method="ridge", population=256, **delta):
     """A V that was fitted to one population of 512, and what it is looked at with."""
-    config = settle(replace(Config(), BASE | {"method": method, "num_envs": 512} | delta))
-    *_, last = train(config, task)
+    config = config_of(method, **({"num_envs": 512} | delta))
+    *_, last = reports_of(config, task)
     state = jax.tree.map(lambda x: x[0], last.state.learner)
-    around = neighbourhood(config, task)(state)
+    around = neighbourhood(prepare(config, task))(state)
     settings = Settings(population, reference=4, steps=(0.5, 1.0))
     evaluate = task.evaluator(around.learner.policy)
     return Probe(around, evaluate, settings, lambda message: None)
@@ -112,7 +112,7 @@ def test_bad_input_is_one_line(run, tmp_path, capsys):
     shutil.rmtree(empty / "checkpoints")
     (empty / "checkpoints").mkdir()
     for copy, method in ((other, "openes"), (agent, "ppo")):
-        config = json.loads((copy / "config.json").read_text()) | {"method": method, "num_seeds": 1}
+        config = to_dict(preset("cartpole", "debug", method))
         (copy / "config.json").write_text(json.dumps(config))
     capsys.readouterr()
     cases = [

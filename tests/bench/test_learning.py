@@ -6,15 +6,14 @@ import pytest
 
 from epvf.bench.learning import bench_learner, stage_calls, take_turns, with_num_envs
 from epvf.config.presets import preset
-from epvf.config.schema import replace
 from epvf.tasks.base import TaskSpec
-from epvf.training.loop import make_learner
+from epvf.training.prepare import Setup, make_policy
 from epvf.value.representations import Unf
+from probes import FormulaTask, search_of
 
 SPEC = TaskSpec("ant-sized", "jax", 5, 2, False, 1, True, True)
-SMALL = replace(
-    preset("ant", "debug"),
-    {"policy.hidden_sizes": [6, 7], "representation.num_probing_states": 3},
+SMALL = preset("ant", "debug").replace(
+    {"policy.hidden_sizes": [6, 7], "representation.num_probing_states": 3}
 )
 STAGES = {
     "raw": [],
@@ -25,11 +24,18 @@ STAGES = {
 }
 
 
+def _setup(**delta) -> Setup:
+    """Of a task that is only known by its spec: nothing is rolled out."""
+    config = SMALL.replace(delta)
+    task = FormulaTask(lambda t: t.sum(-1))
+    policy = make_policy(config, SPEC)
+    return Setup(config, task, policy, search_of(config, SPEC), task.evaluator(policy), None)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STAGES)
 def test_every_stage_of_a_representation_is_timed(name):
-    config = replace(SMALL, {"representation.name": name})
-    result = bench_learner(config, SPEC, repeats=1)
+    result = bench_learner(_setup(**{"representation.name": name}), repeats=1)
     assert list(result["representation_ms"]) == STAGES[name]
     times = [result["value_ms"], result["policy_ms"], *result["representation_ms"].values()]
     assert min(times) > 0 and result["learner_compile_seconds"] > 0
@@ -39,7 +45,7 @@ def test_every_stage_of_a_representation_is_timed(name):
 @pytest.mark.parametrize("signs", [False, True])
 def test_the_stages_one_after_the_other_are_the_representation(signs):
     delta = {"representation.name": "unf", "representation.unf_sign_symmetry": signs}
-    learner = make_learner(replace(SMALL, delta), SPEC)
+    learner = _setup(**delta).search
     unf = learner.value.representation.parts[0][1]
     assert isinstance(unf, Unf)
     params = unf.init(jax.random.key(0))
@@ -53,7 +59,7 @@ def test_the_stages_one_after_the_other_are_the_representation(signs):
 
 
 def test_a_stage_is_timed_for_the_whole_batch():
-    learner = make_learner(replace(SMALL, {"representation.name": "unf"}), SPEC)
+    learner = _setup(**{"representation.name": "unf"}).search
     (stage, *_) = learner.value.representation.stages(
         learner.value.representation.init(jax.random.key(0)),
         np.zeros((50, learner.policy.num_parameters), np.float32),
@@ -64,6 +70,10 @@ def test_a_stage_is_timed_for_the_whole_batch():
 
 def test_batch_and_buffer_follow_the_number_of_policies_where_they_were_equal_to_it():
     grown = with_num_envs(preset("ant", "paper"), 8)
-    assert (grown.num_envs, grown.buffer.size, grown.value_update.batch_size) == (8, 8, 8)
-    cartpole = with_num_envs(preset("cartpole", "paper"), 4)
-    assert (cartpole.buffer.size, cartpole.value_update.batch_size) == (100_000, 16)
+    assert (grown.num_envs, grown.method.buffer.size, grown.method.value_update.batch_size) == (
+        8,
+        8,
+        8,
+    )
+    own = with_num_envs(preset("cartpole", "paper"), 4).method
+    assert (own.buffer.size, own.value_update.batch_size) == (100_000, 16)

@@ -9,7 +9,6 @@ import pytest
 
 from epvf.cli.main import main
 from epvf.config.presets import preset
-from epvf.config.schema import replace
 from epvf.errors import UserError
 from epvf.experiments import compare_report, runner
 from epvf.experiments.compare import planned
@@ -27,7 +26,7 @@ def test_every_method_gets_the_same_budget_and_the_same_seeds():
     for arm in plan.arms:
         config = arm.config
         assert (config.env_steps, config.num_seeds, config.num_envs) == (10_000, 1, 32)
-        assert arm.name == f"{config.method}-s{config.seed}"
+        assert arm.name == f"{config.method.name}-s{config.seed}"
         # even if no episode were longer than a step
         assert config.iterations * config.num_envs >= 10_000
         assert config.schedule_iterations == 5
@@ -107,8 +106,8 @@ def _write_run(path, seed, slope):
 
 
 def test_the_page_holds_what_the_runs_hold(tmp_path):
-    config = replace(preset("cartpole", "debug"), {"task.episode_length": 40})
-    arms = [Arm(f"{m}-s{s}", replace(config, {"seed": s})) for m in ("a", "b") for s in (0, 1)]
+    config = preset("cartpole", "debug").replace({"task.episode_length": 40})
+    arms = [Arm(f"{m}-s{s}", config.replace({"seed": s})) for m in ("a", "b") for s in (0, 1)]
     plan = runner.Plan("compare cartpole", "1000 env steps", "debug", 2, arms)
     for arm in arms:
         slope = 4.0 if arm.name.startswith("a") else 1.0

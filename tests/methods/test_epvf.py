@@ -5,27 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from epvf.config.schema import Config, replace
-from epvf.training.loop import TrainingDiverged, init_state, make_learner, train
+from epvf.training.loop import iterate
+from epvf.training.prepare import prepare
+from epvf.training.state import TrainingDiverged
 from epvf.types import Evaluation
-from probes import BASE, FormulaTask
+from probes import FormulaTask, config_of, first_state, records_of, reports_of, search_of
 
 SLOPE = jnp.array([0.5, -1.0, 2.0, 0.25])
 OPTIMUM = jnp.array([0.3, -0.2, 0.1, 0.4])
 
 
-def _config(**delta):
-    return replace(Config(), BASE | {k.replace("__", "."): v for k, v in delta.items()})
-
-
 def _learner(config):
-    return make_learner(config, FormulaTask(lambda t: t).spec)
+    return search_of(config, FormulaTask(lambda t: t).spec)
 
 
 def _one_state(config):
-    return jax.tree.map(
-        lambda x: x[0], init_state(config, _learner(config), FormulaTask(lambda t: t)).learner
-    )
+    return first_state(config, FormulaTask(lambda t: t))
 
 
 def _learn(config, state, formula, iteration=0):
@@ -37,7 +32,7 @@ def _learn(config, state, formula, iteration=0):
 
 
 def test_v_of_a_linear_return_recovers_its_gradient():
-    config = _config(
+    config = config_of(
         value__hidden_sizes=[],
         value__inputs="standardised",
         value_update__steps=1000,
@@ -59,7 +54,7 @@ def test_v_of_a_linear_return_recovers_its_gradient():
 @pytest.mark.parametrize("gradient_at", ["theta", "population"])
 @pytest.mark.parametrize("traceable", [True, False])
 def test_a_quadratic_return_is_climbed_to_its_optimum(gradient_at, traceable):
-    config = _config(
+    config = config_of(
         iterations=150,
         value__inputs="standardised",
         value__hidden_sizes=[32],
@@ -70,13 +65,13 @@ def test_a_quadratic_return_is_climbed_to_its_optimum(gradient_at, traceable):
         policy_update__gradient_at=gradient_at,
     )
     task = FormulaTask(lambda t: -((t - np.asarray(OPTIMUM)[None, :]) ** 2).sum(-1), traceable)
-    *_, last = train(config, task)
+    *_, last = reports_of(config, task)
     np.testing.assert_allclose(last.state.learner.centres[0, 0], OPTIMUM, atol=0.1)
     assert last.records[-1]["eval/episode_return"] > -0.03
 
 
 def test_a_normalised_step_follows_the_gradient_in_units_of_the_noise():
-    config = _config(
+    config = config_of(
         policy_update__optimizer="normalised",
         policy_update__learning_rate=0.3,
         policy_update__steps=1,
@@ -99,7 +94,7 @@ def test_a_normalised_step_follows_the_gradient_in_units_of_the_noise():
 
 def test_a_linear_v_that_forgets_everything_climbs_as_evolution_strategies_do():
     # The control of docs/recipe.md: tiny steps, and a decay that removes all of V before each.
-    config = _config(
+    config = config_of(
         value__hidden_sizes=[],
         value__inputs="standardised",
         value__zero_init=True,
@@ -124,7 +119,7 @@ def test_a_linear_v_that_forgets_everything_climbs_as_evolution_strategies_do():
 
 
 def test_averaging_the_gradient_over_the_population_smooths_v():
-    config = _config(policy_update__gradient_at="population", policy_update__steps=1)
+    config = config_of(policy_update__gradient_at="population", policy_update__steps=1)
     learner, state = _learner(config), _one_state(config)
     thetas = learner.propose(state, jnp.asarray(0))
     frame = learner.value.frame(state.centres)
@@ -139,15 +134,15 @@ def test_averaging_the_gradient_over_the_population_smooths_v():
 
 
 def test_a_non_finite_return_is_counted_and_never_trains_v():
-    config = _config()
+    config = config_of()
     state = _one_state(config)
     spoil = lambda t: t @ SLOPE  # noqa: E731
     (_, clean), thetas = _learn(config, state, spoil)
     (after, metrics), _ = _learn(config, state, lambda t: spoil(t).at[7].set(jnp.nan))
     assert int(metrics["rollout/nonfinite"]) == 1 and int(clean["rollout/nonfinite"]) == 0
-    assert np.isfinite(metrics["loss/value"]) and bool(after.healthy)
+    assert np.isfinite(metrics["loss/value"]) and bool(after.progress.healthy)
     assert np.asarray(after.buffer.valid).sum() == 63
-    np.testing.assert_array_equal(after.nonfinite_theta, thetas[7])
+    np.testing.assert_array_equal(after.progress.nonfinite_theta, thetas[7])
     # What the bad policy's parameters were makes no difference to φ.
     learner = _learner(config)
     returns = spoil(thetas).at[7].set(jnp.inf)
@@ -161,26 +156,28 @@ def test_a_non_finite_return_is_counted_and_never_trains_v():
 
 
 def test_a_population_that_is_all_non_finite_leaves_a_healthy_learner():
-    config = _config()
+    config = config_of()
     (after, metrics), _ = _learn(config, _one_state(config), lambda t: t @ SLOPE * jnp.nan)
     assert int(metrics["rollout/nonfinite"]) == 64
-    assert bool(after.healthy) and np.isfinite(after.centres).all()
+    assert bool(after.progress.healthy) and np.isfinite(after.centres).all()
 
 
 @pytest.mark.parametrize("traceable", [True, False])
 def test_an_update_that_is_not_finite_stops_the_run_and_is_not_applied(traceable):
-    config = _config(value_update__learning_rate=1e38, value_update__optimizer="sgd", iterations=9)
+    config = config_of(
+        value_update__learning_rate=1e38, value_update__optimizer="sgd", iterations=9
+    )
     task = FormulaTask(lambda t: 1e30 * t.sum(-1), traceable)
     reports = []
     with pytest.raises(TrainingDiverged, match="was not finite"):
-        for report in train(config, task):
+        for report in iterate(prepare(config, task)):
             reports.append(report)
     assert np.isfinite(reports[-1].state.learner.centres).all()
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(reports[-1].state.learner.value))
 
 
 def test_weights_stay_within_the_clip_and_the_fraction_at_it_is_reported():
-    config = _config(
+    config = config_of(
         policy_update__weight_clip=0.1, policy_update__learning_rate=1.0, policy_update__steps=3
     )
     state = _one_state(config)
@@ -191,7 +188,7 @@ def test_weights_stay_within_the_clip_and_the_fraction_at_it_is_reported():
 
 
 def test_weight_decay_pulls_the_policy_to_zero():
-    config = _config(
+    config = config_of(
         policy_update__weight_decay=0.5,
         policy_update__optimizer="sgd",
         policy_update__learning_rate=0.1,
@@ -205,7 +202,7 @@ def test_weight_decay_pulls_the_policy_to_zero():
 
 
 def test_the_learning_rate_falls_exponentially_to_its_final_value():
-    config = _config(
+    config = config_of(
         iterations=5,
         policy_update__steps=3,
         policy_update__learning_rate=1e-2,
@@ -216,14 +213,14 @@ def test_the_learning_rate_falls_exponentially_to_its_final_value():
     )
     # A linear V that does not change gives Adam steps of exactly the learning rate.
     task = FormulaTask(lambda t: t.sum(-1))
-    norms = [r["policy/step_norm"] for report in train(config, task) for r in report.records]
+    norms = [r["policy/step_norm"] for r in records_of(config, task)]
     rates = 1e-2 * (1e-4) ** (np.arange(15) / 14)
     expected = 2.0 * rates.reshape(5, 3).sum(axis=1)
     np.testing.assert_allclose(norms, expected, rtol=1e-2)
 
 
 def test_several_centres_are_each_updated_by_their_own_gradient():
-    config = _config(
+    config = config_of(
         policy__num_centres=4,
         policy_update__steps=1,
         policy_update__optimizer="sgd",
@@ -240,29 +237,29 @@ def test_several_centres_are_each_updated_by_their_own_gradient():
     np.testing.assert_allclose(after.centres - state.centres, expected, rtol=0.03)
     learner = _learner(config)
     np.testing.assert_array_equal(
-        learner.leader(after), after.centres[jnp.argmax(after.centres @ SLOPE)]
+        learner.centre(after), after.centres[jnp.argmax(after.centres @ SLOPE)]
     )
 
 
 def test_the_best_unperturbed_policy_is_remembered_with_its_return():
-    config = _config()
+    config = config_of()
     learner, state = _learner(config), _one_state(config)
     good = Evaluation(jnp.full(4, 7.0), jnp.ones(4, jnp.int32))
-    state, metrics = learner.record_leader(state, good)
+    state, metrics = learner.record_centre(state, good)
     first = state.centres[0]
-    assert float(state.best_return) == float(metrics["eval/episode_return"]) == 7.0
+    assert float(state.progress.best_return) == float(metrics["eval/episode_return"]) == 7.0
     state = state._replace(centres=state.centres + 1.0)
     worse = Evaluation(jnp.full(4, 3.0), jnp.ones(4, jnp.int32))
-    state, metrics = learner.record_leader(state, worse)
+    state, metrics = learner.record_centre(state, worse)
     assert float(metrics["policy/realized_gain"]) == -4.0
-    np.testing.assert_array_equal(state.best_theta, first)
+    np.testing.assert_array_equal(state.progress.best_theta, first)
     broken = Evaluation(jnp.array([1e9, jnp.nan, 1e9, 1e9]), jnp.ones(4, jnp.int32))
-    state, _ = learner.record_leader(state, broken)
-    np.testing.assert_array_equal(state.best_theta, first)
+    state, _ = learner.record_centre(state, broken)
+    np.testing.assert_array_equal(state.progress.best_theta, first)
 
 
 def test_spearman_is_measured_before_v_has_seen_the_returns():
-    config = _config(value__hidden_sizes=[], value_update__steps=500)
+    config = config_of(value__hidden_sizes=[], value_update__steps=500)
     state = _one_state(config)
     learner = _learner(config)
     thetas = learner.propose(state, jnp.asarray(0))
@@ -272,7 +269,7 @@ def test_spearman_is_measured_before_v_has_seen_the_returns():
 
 
 def test_the_loss_refuses_predictions_of_another_shape():
-    learner, state = _learner(_config()), _one_state(_config())
+    learner, state = _learner(config_of()), _one_state(config_of())
     thetas = learner.propose(state, jnp.asarray(0))
     frame = learner.value.frame(state.centres)
     with pytest.raises(ValueError, match="targets are"):

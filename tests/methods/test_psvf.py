@@ -12,19 +12,25 @@ import pytest
 from epvf.analysis.diagnosis import Probe, Settings
 from epvf.analysis.neighbourhood import neighbourhood
 from epvf.cli.main import main
-from epvf.cli.options import train_config
 from epvf.config.presets import default_method, preset
-from epvf.config.schema import Config, replace
-from epvf.methods.registry import make_learner
-from epvf.policies.formats.safetensors import load_policy
-from epvf.runs.metrics import read_metrics
+from epvf.config.schema import readers
 from epvf.tasks import make
 from epvf.tasks.base import TaskSpec
 from epvf.tasks.engines.environment import Environment
 from epvf.tasks.engines.rollout import JaxTask
-from epvf.training.loop import init_state, train
+from epvf.training.prepare import prepare
 from epvf.types import Explore, Segment
 from epvf.value.targets import spearman
+from probes import (
+    assert_same_run,
+    config_of,
+    first_state,
+    recorded,
+    records_of,
+    reports_of,
+    resumed,
+    search_of,
+)
 
 WANTED = 0.6
 
@@ -40,7 +46,6 @@ AIMING = Environment(
 )
 
 BASE = {
-    "method": "psvf",
     "policy.hidden_sizes": [],
     "perturbation.noise": "gaussian",
     "perturbation.scale": 0.1,
@@ -63,13 +68,11 @@ def _task(environment=AIMING, episode_length=10):
 
 
 def _config(**delta):
-    return replace(Config(), BASE | {name.replace("__", "."): x for name, x in delta.items()})
+    return config_of("psvf", BASE, **delta)
 
 
 def _start(config, task):
-    learner = make_learner(config, task.spec)
-    state = jax.tree.map(lambda x: x[0], init_state(config, learner, task).learner)
-    return learner, state
+    return search_of(config, task.spec), first_state(config, task)
 
 
 def _segment(learner, state, task):
@@ -86,7 +89,7 @@ def _assert_equal(ours, theirs):
 @pytest.mark.parametrize(("advantage", "trust"), [("importance", 0.2), ("linear", 0.3)])
 def test_it_finds_the_policy_that_pays_most(advantage, trust):
     config = _config(psvf__advantage=advantage, psvf__trust=trust)
-    reports = list(train(config, _task()))
+    reports = reports_of(config, _task())
     first, last = reports[0].records[0], reports[-1].records[-1]
     assert first["eval/episode_return"] < 8.0
     assert last["eval/episode_return"] > 9.8  # of 10
@@ -102,7 +105,7 @@ def test_it_finds_it_whatever_the_units_of_observations():
     far = dataclasses.replace(AIMING, observe=lambda state: 200.0 + 50.0 * state)
     reached = {}
     for coordinates in ("standardised", "raw"):
-        reports = list(train(_config(psvf__coordinates=coordinates), _task(far)))
+        reports = reports_of(_config(psvf__coordinates=coordinates), _task(far))
         reached[coordinates] = reports[-1].records[-1]["eval/episode_return"]
     assert reached["standardised"] > 9.8 > 9.0 > reached["raw"]
 
@@ -145,7 +148,7 @@ def test_episodes_that_can_end_early_are_left_alone():
 
 def test_the_noise_is_brought_to_what_the_outputs_should_deviate_by():
     config = _config(psvf__noise=0.4, psvf__final_noise=0.1, iterations=60)
-    records = [r for report in train(config, _task()) for r in report.records]
+    records = records_of(config, _task())
     deviations = [r["perturbation/output_deviation"] for r in records]
     schedule = np.linspace(0.4, 0.1, 60)
     ratio = np.array(deviations[20:]) / schedule[20:]  # of 64 policies each, so with luck in it
@@ -155,7 +158,7 @@ def test_the_noise_is_brought_to_what_the_outputs_should_deviate_by():
 @pytest.mark.slow
 def test_the_rate_follows_the_divergence():
     config = _config(policy_update__learning_rate=1e-4, psvf__divergence=0.02, iterations=40)
-    records = [r for report in train(config, _task()) for r in report.records]
+    records = records_of(config, _task())
     assert records[0]["policy/divergence"] < 1e-3
     task = _task()
     learner, state = _start(config, task)
@@ -182,7 +185,7 @@ def test_they_come_back_where_nothing_is_to_be_gained():
     config = _config(
         psvf__bound_cost=0.1, psvf__divergence=None, policy__init_scale=5.0, iterations=120
     )
-    reports = list(train(config, _task(indifferent)))
+    reports = reports_of(config, _task(indifferent))
     _, start = _start(config, _task(indifferent))
     before, after = abs(float(start.theta[0])), abs(float(reports[-1].state.learner.theta[0, 0]))
     assert before > 2.0 and after < 0.75 * before
@@ -196,7 +199,7 @@ def test_a_stride_is_learned_from_as_one_step_from_where_it_began():
     _, segment = _segment(learner, state, task)
     finite = jnp.ones(8, bool)
     step_by_step, *_ = learner.met(state, segment, finite)
-    learner, _ = _start(replace(config, {"psvf.stride": 3}), task)
+    learner, _ = _start(config.replace({"psvf.stride": 3}), task)
     strides, *_ = learner.met(state, segment, finite)
     for name in ("observations", "centre", "targets"):
         # with all the future in the targets, what is left out is not what they are made of
@@ -235,8 +238,8 @@ def test_a_policy_that_fails_teaches_nothing_and_breaks_nothing():
     )
     after, metrics = learner.learn(state, 0, thetas, spoilt)
     again, _ = learner.learn(state, 0, thetas.at[2].set(7.0), otherwise)
-    assert int(metrics["rollout/nonfinite"]) == 1 and bool(after.healthy)
-    np.testing.assert_array_equal(after.nonfinite_theta, thetas[2])
+    assert int(metrics["rollout/nonfinite"]) == 1 and bool(after.progress.healthy)
+    np.testing.assert_array_equal(after.progress.nonfinite_theta, thetas[2])
     for name in ("theta", "value", "scaler", "reward_scale", "noise", "rate"):
         _assert_equal(getattr(after, name), getattr(again, name))
     assert np.isfinite(after.theta).all() and (after.theta != state.theta).any()
@@ -249,7 +252,7 @@ def test_where_all_fail_nothing_is_learned_and_the_run_goes_on():
     after, metrics = learner.learn(
         state, 0, thetas, segment._replace(rewards=jnp.full_like(segment.rewards, jnp.nan))
     )
-    assert bool(after.healthy) and int(metrics["rollout/nonfinite"]) == 8
+    assert bool(after.progress.healthy) and int(metrics["rollout/nonfinite"]) == 8
     for name in ("theta", "value", "scaler", "reward_scale"):
         _assert_equal(getattr(after, name), getattr(state, name))
 
@@ -299,7 +302,7 @@ class HostExplorer:
 @pytest.mark.parametrize("wrap", [lambda task: task, HostTask])
 def test_seeds_side_by_side_learn_each_for_itself(wrap):
     config = _config(num_seeds=2, iterations=60, eval__interval=59)
-    reports = list(train(config, wrap(_task())))
+    reports = reports_of(config, wrap(_task()))
     last = reports[-1].records[-2:]
     assert [r["seed"] for r in last] == [0, 1]
     assert all(r["eval/episode_return"] > 9.5 for r in last)
@@ -310,28 +313,27 @@ def test_seeds_side_by_side_learn_each_for_itself(wrap):
 
 def test_cartpole_is_learned_by_a_seed_whose_first_policies_take_one_action():
     # With first outputs of the usual size this population keeps to one action: 10 for ever.
-    config = replace(
-        preset("cartpole", method="psvf"), {"seed": 9, "iterations": 12, "eval.interval": 12}
-    )
-    assert list(train(config, make("cartpole")))[-1].records[-1]["rollout/episode_return"] > 20.0
+    delta = {"seed": 9, "iterations": 12, "eval.interval": 12}
+    config = preset("cartpole", method="psvf").replace(delta)
+    assert records_of(config, make("cartpole"))[-1]["rollout/episode_return"] > 20.0
 
 
 def test_the_tuned_ant_is_trained_by_it_and_the_paper_s_is_not():
-    assert default_method("ant", "tuned") == preset("ant").method == "psvf"
-    assert preset("ant", "paper").method == preset("cartpole").method == "epvf"
+    assert default_method("ant", "tuned") == preset("ant").method.name == "psvf"
+    assert preset("ant", "paper").method.name == preset("cartpole").method.name == "epvf"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--psvf.discount", "1"], "psvf.discount is 1"),
-        (["--psvf.gae-lambda", "1.5"], "psvf.gae_lambda is 1.5; it must be at most 1"),
+        (["--psvf.gae-lambda", "1.5"], "psvf.gae_lambda is 1.5; it must be at least 0 and at most"),
         (["--psvf.minibatches", "99999999"], "psvf.minibatches 99999999 are more than the 24576"),
         (["--psvf.horizon", "1e9"], "num_envs times psvf.horizon is too large"),
         (["--psvf.stride", "5"], "psvf.horizon 32 is not a multiple of psvf.stride 5"),
         (["--psvf.stride", "0"], "psvf.stride is 0"),
         (["--psvf.noise", "0.05"], "psvf.final_noise 0.1 is above psvf.noise 0.05"),
-        (["--policy.num-centres", "2"], "needs policy.num_centres 1"),
+        (["--policy.num-centres", "2"], "'psvf' does not read --policy.num-centres; 'epvf' does"),
         (["--policy-update.optimizer", "normalised"], "policy_update.optimizer adam or sgd"),
         (["--psvf.advantage", "exact"], "valid: importance, linear"),
     ],
@@ -344,35 +346,27 @@ def test_what_does_not_fit_is_refused_in_a_line(options, message, workplace, cap
 
 
 @pytest.mark.parametrize(
-    ("given", "method"),
+    ("name", "method"),
     [
-        ({}, "psvf"),
-        ({"perturbation": {"scale": 0.1}, "policy_update": {"learning_rate": 1e-3}}, "psvf"),
-        ({"value": {}, "buffer": {}}, "psvf"),  # as it is where nothing of them is given
-        ({"value": {"hidden_sizes": (8,)}}, "epvf"),
-        ({"buffer": {"size": 2048}}, "epvf"),
-        ({"variant": "noise-1.0"}, "epvf"),
-        ({"preset": "paper"}, "epvf"),
-        ({"method": "psvf", "buffer": {"size": 8192}}, "psvf"),
+        ("value.hidden_sizes", "epvf"),
+        ("buffer.size", "epvf"),
+        ("target.transform", "epvf"),
+        ("psvf.noise", "psvf"),
+        ("policy_update.learning_rate", "epvf"),
     ],
 )
-def test_asking_for_something_of_v_theta_asks_for_v_theta(given, method):
-    assert train_config({"task_name": "ant"} | given)[0].method == method
-
-
-def test_a_file_may_ask_for_it_as_well(workplace):
-    (workplace / "some.yaml").write_text("target: {transform: raw}")
-    given = {"task_name": "ant", "config": "some.yaml"}
-    assert train_config(given)[0].method == "epvf"
+def test_who_asks_for_something_that_it_does_not_read_is_told_who_does(name, method):
+    assert readers(name)[0] == method
+    assert ("psvf" in readers(name)) == name.startswith(("psvf", "policy_update"))
 
 
 @pytest.mark.slow
 def test_its_gradient_is_that_of_the_returns_and_its_ranking_that_of_what_policies_are_paid():
     config = _config(num_envs=256, iterations=12, psvf__epochs=1)
     task = _task()
-    *_, last = train(config, task)
+    *_, last = reports_of(config, task)
     state = jax.tree.map(lambda x: x[0], last.state.learner)
-    around = neighbourhood(config, task)(state)
+    around = neighbourhood(prepare(config, task))(state)
     probe = Probe(
         around, task.evaluator(around.learner.policy), Settings(256, 8), lambda message: None
     )
@@ -416,28 +410,13 @@ def test_its_runs_are_diagnosed_and_measured_like_others(workplace, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "backend"), [("ant", "native"), ("cartpole", "jax")])
 def test_a_run_is_a_run_like_any_other_and_resumes_to_the_bit(task, backend, workplace, capsys):
-    common = ["train", task, "--method", "psvf", "--preset", "debug", "--backend", backend]
-    common += ["--checkpoint.every-iterations", "3", "--json"]
-    assert main([*common, "--iterations", "6", "--out", "whole"]) == 0
+    delta = {"task.backend": backend, "iterations": 6, "checkpoint.every_iterations": 3}
+    config = preset(task, "debug", "psvf").replace(delta)
+    whole, part = workplace / "whole", workplace / "part"
+    assert recorded(whole, config).iterations == 6
     # a run that stops after three iterations, under the same schedules
-    assert main([*common, "--iterations", "6", "--env-steps", "700", "--out", "part"]) == 0
-    for name, before, after in (
-        ("config.json", '"env_steps": 700', '"env_steps": null'),
-        ("run.json", '"finished"', '"interrupted"'),
-    ):
-        text = (workplace / "part" / name).read_text()
-        assert before in text
-        (workplace / "part" / name).write_text(text.replace(before, after))
-    assert main(["resume", "part", "--json"]) == 0
-    whole, part = (read_metrics(workplace / name / "metrics.jsonl") for name in ("whole", "part"))
-    untimed = lambda rows: [  # noqa: E731
-        {k: v for k, v in row.items() if not k.startswith("time/")} for row in rows
-    ]
-    np.testing.assert_equal(untimed(part), untimed(whole))
-    ours, theirs = (
-        load_policy(workplace / name / "policies" / "last.safetensors")
-        for name in ("part", "whole")
-    )
-    np.testing.assert_array_equal(ours.theta, theirs.theta)
-    capsys.readouterr()
+    assert recorded(part, config.replace({"env_steps": 700})).iterations == 3
+    assert resumed(part, {"env_steps": None}).iterations == 6
+    assert len(assert_same_run(part, whole)) == 6
     assert main(["eval", "part", "--episodes", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["episodes"] == 2

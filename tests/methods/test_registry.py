@@ -1,9 +1,7 @@
 """All methods through one loop: they climb, resume, and survive broken returns."""
 
-import json
-import shutil
+import dataclasses
 import sys
-from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,23 +9,37 @@ import numpy as np
 import pytest
 
 from epvf.cli.main import main
-from epvf.cli.options import train_config
 from epvf.config.presets import PRESETS, preset
-from epvf.config.schema import Config, Method, flatten, replace
+from epvf.config.schema import Config, flatten, leaves
 from epvf.errors import UserError
-from epvf.methods.agents.settings import AGENTS
+from epvf.methods.controls import REPLAYED
 from epvf.methods.evolution import MAX_DENSE, STRATEGIES
-from epvf.methods.registry import METHODS, REPLAYED, make_learner, settle
-from epvf.policies.formats.safetensors import load_policy
+from epvf.methods.registry import METHODS, default_settings
 from epvf.policies.noise import noise_deviation
-from epvf.training.loop import init_state, train
+from epvf.tasks import make
+from epvf.training.loop import iterate
+from epvf.training.prepare import prepare
 from epvf.types import Evaluation
 from epvf.value.linear_fit import ridge_line
 from epvf.value.targets import TargetConfig, transform
-from probes import BASE, FormulaTask
+from probes import (
+    BASE,
+    FormulaTask,
+    assert_same_run,
+    config_of,
+    first_state,
+    interrupted_copy,
+    recorded,
+    records_of,
+    reports_of,
+    resumed,
+    search_of,
+    untimed,
+)
 
 OPTIMUM = np.array([0.3, -0.2, 0.1, 0.4], np.float32)
-WHOLE = [name for name in METHODS if name != "psvf"]  # read whole episodes
+SEARCHES = [name for name in METHODS.names() if METHODS[name].build is not None]
+WHOLE = [name for name in SEARCHES if name != "psvf"]  # read whole episodes
 CONTROLS = ("matched-openes", "ridge", "ridge-replay")
 CLIMBING = {
     "policy_update.learning_rate": 5e-2,
@@ -40,61 +52,67 @@ CLIMBING = {
 DEBUG = ("train", "cartpole", "--preset", "debug")
 
 
-def _config(method, **delta):
-    delta = {name.replace("__", "."): value for name, value in delta.items()}
-    return replace(Config(), BASE | {"method": method} | delta)
-
-
 def _quadratic(traceable=True):
     return FormulaTask(lambda t: -((t - OPTIMUM[None, :]) ** 2).sum(-1), traceable)
 
 
 def _start(config):
-    learner = make_learner(config, _quadratic().spec)
-    return learner, jax.tree.map(lambda x: x[0], init_state(config, learner, _quadratic()).learner)
-
-
-def _untimed(records):
-    return [{k: v for k, v in r.items() if not k.startswith("time/")} for r in records]
+    return search_of(config, _quadratic().spec), first_state(config, _quadratic())
 
 
 # --- every method
 
 
-def test_there_is_a_learner_for_every_name():
-    assert {*METHODS, *AGENTS} == set(get_args(Method))
-    assert set(STRATEGIES) < set(METHODS)
+@pytest.mark.parametrize("name", METHODS.names())
+def test_a_method_searches_or_trains_itself_and_its_settings_bear_its_name(name):
+    method = METHODS[name]
+    assert (method.build is None) != (method.train is None)
+    assert dataclasses.fields(method.settings)[0].name == "name"
+    assert default_settings(name).name == name
+    assert method.summary and "\n" not in method.summary
+    reads_whole = method.segment(default_settings(name)) is None
+    assert reads_whole == (name in WHOLE)
+    # a field that nobody has would be a slip of the pen
+    config = Config(method=default_settings(name))
+    known = {leaf.name for leaf in leaves(config)}
+    assert method.unread <= known | {leaf.partition(".")[0] for leaf in known}
+
+
+def test_there_is_a_strategy_of_evosax_for_every_name():
+    assert set(STRATEGIES) < set(METHODS.names())
+    assert all(METHODS[name].needs == "baselines" for name in STRATEGIES)
 
 
 @pytest.mark.parametrize("traceable", [True, False])
 @pytest.mark.parametrize("method", [name for name in WHOLE if name not in ("epvf", "randomsearch")])
 def test_a_quadratic_return_is_climbed_to_its_optimum(method, traceable):
-    *_, last = train(_config(method, **CLIMBING), _quadratic(traceable))
+    config = config_of(method, BASE | CLIMBING)
+    *_, last = reports_of(config, _quadratic(traceable))
     assert last.records[-1]["eval/episode_return"] > -0.01
-    leader = make_learner(_config(method), _quadratic().spec).leader
+    centre = search_of(config, _quadratic().spec).centre
     state = jax.tree.map(lambda x: x[0], last.state.learner)
-    np.testing.assert_allclose(leader(state), OPTIMUM, atol=0.1)
+    np.testing.assert_allclose(centre(state), OPTIMUM, atol=0.1)
 
 
 def test_random_search_keeps_the_best_policy_that_it_drew():
-    config = _config("randomsearch", iterations=20)
+    config = config_of("randomsearch", iterations=20)
     records, best = [], -np.inf
-    for report in train(config, _quadratic(False)):
+    for report in iterate(prepare(config, _quadratic(False))):
         records += report.records
         best = max(best, records[-1]["rollout/episode_return_max"])
     learner, _ = _start(config)
-    leader = learner.leader(jax.tree.map(lambda x: x[0], report.state.learner))
-    assert -float(((leader - OPTIMUM) ** 2).sum()) == pytest.approx(best, rel=1e-4)
+    centre = learner.centre(jax.tree.map(lambda x: x[0], report.state.learner))
+    assert -float(((centre - OPTIMUM) ** 2).sum()) == pytest.approx(best, rel=1e-4)
     assert best > records[0]["rollout/episode_return_max"]
 
 
 @pytest.mark.parametrize("method", WHOLE)
 def test_all_methods_tell_the_same_things_and_start_from_one_policy(method):
-    (report,) = train(_config(method), _quadratic(False))
-    (reference,) = train(_config("epvf"), _quadratic(False))
-    assert report.records[0].keys() == reference.records[0].keys()
-    thetas = [make_learner(c, _quadratic().spec) for c in (_config(method), _config("epvf"))]
-    first = [search.leader(search.init_state(jax.random.key(3))) for search in thetas]
+    (record,) = records_of(config_of(method), _quadratic(False))
+    (reference,) = records_of(config_of("epvf"), _quadratic(False))
+    assert record.keys() == reference.keys()
+    searches = [search_of(config_of(name), _quadratic().spec) for name in (method, "epvf")]
+    first = [search.centre(search.init_state(jax.random.key(3))) for search in searches]
     np.testing.assert_array_equal(*first)
 
 
@@ -102,32 +120,31 @@ def test_all_methods_tell_the_same_things_and_start_from_one_policy(method):
 @pytest.mark.parametrize("method", ["openes", "cmaes", "ridge-replay"])
 def test_seeds_side_by_side_are_the_seeds_one_by_one(method):
     options = {"iterations": 5}
-    together = train(_config(method, num_seeds=2, seed=5, **options), _quadratic())
-    alone = train(_config(method, seed=6, **options), _quadratic())
-    both = _untimed(r for report in together for r in report.records)
-    second = [record for record in both if record.pop("seed") == 6]
-    for a, b in zip(second, _untimed(r for x in alone for r in x.records), strict=True):
+    together = untimed(records_of(config_of(method, num_seeds=2, seed=5, **options), _quadratic()))
+    alone = untimed(records_of(config_of(method, seed=6, **options), _quadratic()))
+    second = [record for record in together if record.pop("seed") == 6]
+    for a, b in zip(second, alone, strict=True):
         for name in b:
             assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-4, nan_ok=True), name
 
 
 @pytest.mark.parametrize("method", WHOLE)
 def test_returns_that_are_not_finite_are_counted_and_break_nothing(method):
-    config = _config(method, iterations=6)
+    config = config_of(method, iterations=6)
 
     def spoiled(thetas):
         returns = np.asarray(_quadratic().formula(thetas)).copy()
         returns[:3] = np.nan, np.inf, -np.inf
         return returns
 
-    records = [r for x in train(config, FormulaTask(spoiled, False)) for r in x.records]
+    records = records_of(config, FormulaTask(spoiled, False))
     assert [r["rollout/nonfinite"] for r in records] == 6 * [3]
     nothing = FormulaTask(lambda t: np.full(len(t), np.nan), False)
-    *_, last = train(config, nothing)
+    *_, last = reports_of(config, nothing)
     assert last.records[-1]["rollout/nonfinite"] == 64
-    search, state = _start(config)
+    search = search_of(config, nothing.spec)
     state = jax.tree.map(lambda x: x[0], last.state.learner)
-    assert np.isfinite(search.leader(state)).all() and bool(state.healthy)
+    assert np.isfinite(search.centre(state)).all() and bool(state.progress.healthy)
 
 
 # --- the evolution strategies
@@ -135,7 +152,7 @@ def test_returns_that_are_not_finite_are_counted_and_break_nothing(method):
 
 @pytest.mark.parametrize("method", STRATEGIES)
 def test_a_broken_return_counts_as_the_worst_finite_one(method):
-    search, state = _start(_config(method))
+    search, state = _start(config_of(method))
     thetas = search.propose(state, jnp.asarray(0))
     returns = np.asarray(_quadratic().formula(thetas)).copy()
     lengths = jnp.ones(64, jnp.int32)
@@ -144,18 +161,18 @@ def test_a_broken_return_counts_as_the_worst_finite_one(method):
     returns[5] = np.nan
     after, _ = search.learn(state, jnp.asarray(0), thetas, Evaluation(returns, lengths))
     np.testing.assert_array_equal(after.strategy.mean, expected.strategy.mean)
-    np.testing.assert_array_equal(after.nonfinite_theta, thetas[5])
+    np.testing.assert_array_equal(after.progress.nonfinite_theta, thetas[5])
 
 
 def test_noise_falls_to_its_final_deviation_at_the_last_iteration():
-    config = _config(
+    config = config_of(
         "openes", iterations=5, evolution__std=0.4, evolution__final_std=0.1, num_envs=4000
     )
     search, state = _start(config)
     deviations = []
     for iteration in range(5):
         thetas = search.propose(state, jnp.asarray(iteration))
-        deviations.append(float((thetas - search.leader(state)[None, :]).std()))
+        deviations.append(float((thetas - search.centre(state)[None, :]).std()))
         nothing = Evaluation(jnp.zeros(4000), jnp.ones(4000, jnp.int32))
         state, _ = search.learn(state, jnp.asarray(iteration), thetas, nothing)
     assert deviations[0] == pytest.approx(0.4, rel=0.05)
@@ -166,23 +183,19 @@ def test_noise_falls_to_its_final_deviation_at_the_last_iteration():
 @pytest.mark.parametrize("method", ["openes", "pgpe", "cmaes"])
 def test_a_run_goes_on_to_the_bit_as_if_it_had_never_stopped(method, tmp_path):
     whole, run = tmp_path / "whole", tmp_path / "run"
-    options = ("--method", method, "--num-seeds", "2", "--checkpoint.every-iterations", "1")
-    task = ("train", "ant", "--preset", "debug", "--backend", "native", "--iterations", "5")
-    linear = ("--policy.hidden-sizes", "none", "--eval.episodes", "2", "--num-envs", "8")
-    assert main([*task, *options, *linear, "--out", str(whole)]) == 0
-    shutil.copytree(whole, run)
-    info = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(info | {"status": "interrupted"}))
-    shutil.rmtree(run / "checkpoints" / "000000000005")
-    assert main(["resume", str(run)]) == 0
-    ours, theirs = (
-        _untimed(map(json.loads, (r / "metrics.jsonl").read_text().splitlines()))
-        for r in (run, whole)
-    )
-    assert ours == theirs and len(ours) == 10
-    for which in ("best", "last"):
-        a, b = (load_policy(r / "policies" / f"{which}.safetensors") for r in (run, whole))
-        np.testing.assert_array_equal(a.theta, b.theta)
+    delta = {
+        "task.backend": "native",
+        "policy.hidden_sizes": [],
+        "eval.episodes": 2,
+        "checkpoint.every_iterations": 1,
+        "num_envs": 8,
+        "num_seeds": 2,
+        "iterations": 5,
+    }
+    recorded(whole, preset("ant", "debug", method).replace(delta))
+    interrupted_copy(whole, run)
+    assert resumed(run).iterations == 5
+    assert len(assert_same_run(run, whole)) == 10
 
 
 def test_a_run_of_an_evolution_strategy_is_a_run(tmp_path, capsys):
@@ -210,17 +223,14 @@ def _slope_of_v(search, fitted, state):
 @pytest.mark.parametrize(("task", "name"), [*(("ant", n) for n in PRESETS), ("cartpole", "tuned")])
 def test_matched_openes_is_evolution_strategies_on_epvfs_population(task, name):
     sizes = {"num_envs": 32, "policy.hidden_sizes": [], "policy.output": "clip"}
-    sizes |= {"buffer.size": 64, "value_update.batch_size": 64}
-    config = replace(preset(task, name, "matched-openes"), sizes | {"task.name": "ant"})
+    config = preset(task, name, "matched-openes").replace(sizes)
     search, state = _start(config)
-    centre = state.centres[0]
-    deviation = noise_deviation(config.perturbation, centre)
     for iteration in range(3):
         thetas = search.propose(state, jnp.asarray(iteration))
         evaluation = Evaluation(_returns(thetas), jnp.ones(32, jnp.int32))
         after, _ = search.learn(state, jnp.asarray(iteration), thetas, evaluation)
         centre = state.centres[0]
-        deviation = noise_deviation(config.perturbation, centre)
+        deviation = noise_deviation(config.method.perturbation, centre)
         moving = deviation > 0.0
         ranks = np.argsort(np.argsort(evaluation.returns)) / 31 - 0.5
         noise = (thetas - centre[None, :]) / jnp.where(moving, deviation, 1.0)[None, :]
@@ -242,7 +252,7 @@ def test_matched_openes_is_the_limit_of_a_linear_v_that_forgets_everything():
         "value_update.weight_decay": 1e4,
         "policy_update.steps": 1,
     }
-    matched, limit = _start(_config("matched-openes")), _start(_config("epvf", **delta))
+    matched, limit = _start(config_of("matched-openes")), _start(config_of("epvf", **delta))
     for iteration in range(3):
         states = []
         for search, state in (matched, limit):
@@ -255,7 +265,7 @@ def test_matched_openes_is_the_limit_of_a_linear_v_that_forgets_everything():
 
 @pytest.mark.parametrize(("method", "rows"), [("ridge", 64), ("ridge-replay", 64 * REPLAYED)])
 def test_ridge_fits_v_to_this_population_or_to_several(method, rows):
-    search, state = _start(_config(method, iterations=9, value_update__ridge=0.5))
+    search, state = _start(config_of(method, iterations=9, value_update__ridge=0.5))
     assert search.buffer_size == rows
     for iteration in range(3):
         before = state
@@ -275,33 +285,36 @@ def test_ridge_fits_v_to_this_population_or_to_several(method, rows):
 
 @pytest.mark.parametrize("method", CONTROLS)
 def test_controls_keep_population_clip_and_schedule_of_the_preset(method):
-    before, after = (flatten(settle(preset("ant", "paper", m))) for m in ("epvf", method))
+    paper, control = (preset("ant", "paper", name) for name in ("epvf", method))
+    before, after = flatten(paper), flatten(control)
     kept = {name for name in before if name.startswith(("perturbation.", "policy.", "eval."))}
     kept |= {f"policy_update.{n}" for n in ("learning_rate", "final_learning_rate", "weight_clip")}
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
-    settled = settle(preset("ant", "paper", method))
-    assert settle(settled) == settled
+    task = make("ant", "native")
+    epvf, search = (search_of(config, task.spec) for config in (paper, control))
+    assert (search.perturbation, search.num_envs) == (epvf.perturbation, epvf.num_envs)
+    assert (search.policy, search.iterations) == (epvf.policy, epvf.iterations)
+    for name in ("learning_rate", "final_learning_rate", "weight_clip"):
+        assert getattr(search.policy_update, name) == getattr(epvf.policy_update, name)
 
 
 def test_the_early_trial_of_openes_is_one_command():
     # the command of docs/compare.md
-    given = {
-        "task_name": "ant",
-        "method": "matched-openes",
-        "perturbation": {"scale": "0.3", "floor": "0"},
-        "policy_update": {"learning_rate": "4e-3", "final_learning_rate": "none"},
+    delta = {
+        "perturbation.scale": 0.3,
+        "perturbation.floor": 0.0,
+        "policy_update.learning_rate": 4e-3,
+        "policy_update.final_learning_rate": None,
     }
-    config = settle(train_config(given)[0])
-    assert (config.num_envs, config.buffer.size, config.policy.hidden_sizes) == (
-        1024,
-        1024,
-        (64, 64),
-    )
+    config = preset("ant", method="matched-openes").replace(delta)
+    search = search_of(config, make("ant", "native").spec)
+    assert (search.num_envs, search.buffer_size) == (1024, 1024)
+    assert config.policy.hidden_sizes == (64, 64)
     assert (config.policy.init, config.policy.output) == ("lecun_normal", "clip")
-    update = config.policy_update
+    update = search.policy_update
     assert (update.learning_rate, update.final_learning_rate) == (4e-3, None)
     assert (update.optimizer, update.weight_clip, update.steps) == ("adam", 0.1, 1)
-    noise = config.perturbation
+    noise = search.perturbation
     assert (noise.noise, noise.scale, noise.floor) == ("scaled_uniform", 0.3, 0.0)
 
 
@@ -326,15 +339,16 @@ def test_a_missing_extra_is_one_line_and_nothing_is_written(workplace, monkeypat
             {"policy.hidden_sizes": [64, 64]},
             ["dense covariance", "sepcmaes", str(MAX_DENSE)],
         ),
-        ("gradient", {}, ["method", "'gradient'", "epvf, psvf, matched-openes"]),
+        ("gradient", {}, ["unknown method 'gradient'", "epvf, psvf, matched-openes"]),
         ("ars", {"evolution.elite_ratio": 1.5}, ["elite_ratio is 1.5", "at most 1"]),
         ("ars", {"evolution.final_std": 1.0}, ["evolution.final_std", "decays"]),
+        ("ars", {"evolution.elite_ratio": 0}, ["elite_ratio is 0", "greater than 0"]),
         ("pgpe", {"evolution.std": 0}, ["evolution.std is 0"]),
     ],
 )
 def test_what_does_not_fit_is_refused_in_words(method, delta, words):
     with pytest.raises(UserError) as caught:
-        make_learner(_config(method, **delta), _quadratic().spec)
+        search_of(config_of(method, **delta), _quadratic().spec)
     assert [word for word in words if word not in str(caught.value)] == []
 
 

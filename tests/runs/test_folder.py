@@ -1,6 +1,5 @@
 """What lies in a run's folder: policies, metrics, the lock, and what happens to broken ones."""
 
-import io
 import os
 from pathlib import Path
 
@@ -15,17 +14,17 @@ import epvf
 from epvf import files
 from epvf.analysis.evaluation import act
 from epvf.cli.main import main
-from epvf.config.schema import Config, replace
+from epvf.config.schema import Config
 from epvf.errors import RunFailed, UserError
 from epvf.policies.formats.safetensors import FORMAT, load_policy, save_policy
 from epvf.policies.mlp import Policy
 from epvf.runs.checkpoints import Checkpoints
-from epvf.runs.display import PlainDisplay
 from epvf.runs.folder import Run, check_free, default_path, read_info
 from epvf.runs.metrics import MetricsLog, read_metrics, truncate
-from epvf.runs.recorder import MAX_NONFINITE, record
-from epvf.training.loop import init_state, make_learner
-from probes import BASE, FormulaTask
+from epvf.runs.recorder import MAX_NONFINITE
+from epvf.training.loop import init_state
+from epvf.training.prepare import prepare
+from probes import FormulaTask, config_of, recorded
 
 POLICY = Policy((4, 8, 8, 2), "elu", "argmax")
 
@@ -257,8 +256,6 @@ def test_folders_that_are_no_runs_of_this_version_are_refused(tmp_path):
 
 # --- recording
 
-SILENT = PlainDisplay(io.StringIO())
-
 
 def _fails_for_one(thetas):
     returns = thetas.sum(-1)
@@ -270,11 +267,7 @@ SOMETIMES = FormulaTask(_fails_for_one, traceable=False)
 
 
 def _run(path, task, **delta):
-    run = Run.create(path, replace(Config(), BASE | {"iterations": 12} | delta), [])
-    try:
-        return record(run, task, SILENT)
-    finally:
-        run.close()
+    return recorded(path, config_of(**({"iterations": 12} | delta)), task)
 
 
 def test_policies_that_turn_non_finite_are_counted_and_kept_up_to_a_few(tmp_path):
@@ -327,8 +320,7 @@ def test_errors_of_a_task_are_not_swallowed(tmp_path):
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     def learner(**delta):
-        config = replace(Config(), BASE | delta)
-        return init_state(config, make_learner(config, SOMETIMES.spec), SOMETIMES)
+        return init_state(prepare(config_of(**delta), SOMETIMES))
 
     checkpoints = Checkpoints(tmp_path, keep=1)
     assert checkpoints.latest is None and checkpoints.restore(learner().learner) is None

@@ -5,14 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from epvf.cli.main import main
-from epvf.config.presets import preset
-from epvf.config.schema import replace
 from epvf.errors import RunFailed, UserError
-from epvf.methods.registry import make_learner
 from epvf.runtime import memory
-from epvf.runtime.memory import Needs, check_fits, explained, measure_peak, run_needs
-from epvf.training.loop import fit
+from epvf.runtime.memory import Needs, check_fits, explained, measure_peak
 
 MEGABYTE = 1_000_000
 
@@ -21,17 +16,6 @@ def _refusal(num_envs: int, needs: Needs, free: int, multiple: int = 1) -> str:
     with pytest.raises(UserError) as refused:
         check_fits(num_envs, needs, free, multiple)
     return str(refused.value)
-
-
-@pytest.fixture
-def free(monkeypatch):
-    """Sets how many bytes are free on the host, and on the device."""
-
-    def pretend(host, device=None):
-        monkeypatch.setattr(memory, "free_host_bytes", lambda: host)
-        monkeypatch.setattr(memory, "free_device_bytes", lambda: device)
-
-    return pretend
 
 
 # --- what fits
@@ -62,55 +46,6 @@ def test_one_line_tells_needs_free_memory_and_what_to_lower() -> None:
 def test_a_buffer_that_does_not_fit_is_named() -> None:
     message = _refusal(8, Needs(10**10, 1), 10**9)
     assert "10 GB of it are the buffer" in message and "no more than" not in message
-
-
-DELTA = {"num_envs": 512, "buffer.size": 1024, "value_update.batch_size": 64, "num_seeds": 3}
-
-
-def _needs(store: str, traceable: bool, copies: int) -> tuple[Needs, int]:
-    """Needs of an Ant's run, and the bytes of one θ."""
-    config = replace(preset("ant", "paper"), DELTA | {"buffer.store": store})
-    config, task = fit(config)
-    learner = make_learner(config, task.spec)
-    return run_needs(learner, 3, traceable, copies), 4 * learner.policy.num_parameters
-
-
-@pytest.mark.parametrize("traceable", [False, True])
-def test_needs_are_those_of_the_arrays(traceable: bool) -> None:
-    needs, theta = _needs("weights", traceable, 2)
-    assert needs.per_policy == 3 * 2 * theta
-    # the buffer, V's first layer with Adam's two moments, and little else
-    known = 3 * (1024 + 3 * 256) * theta
-    assert known < needs.fixed < 1.1 * known
-
-
-def test_populations_that_are_drawn_again_are_stored_nowhere_but_on_the_host() -> None:
-    needs, theta = _needs("seeds", True, 1)
-    assert needs.per_policy < 0.1 * theta
-    assert needs.fixed < 1.1 * 3 * 3 * 256 * theta
-    assert _needs("seeds", False, 2)[0].per_policy == 3 * 2 * theta
-
-
-def test_training_is_refused_before_it_starts(free, workplace, capsys) -> None:
-    free(10 * MEGABYTE)
-    assert main(["train", "ant", "--backend", "native", "--num-envs", "2048"]) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and "but 0.01 GB are free" in err
-    assert list(workplace.iterdir()) == []
-
-
-def test_on_an_accelerator_its_memory_counts(free) -> None:
-    config = preset("cartpole", "debug")
-    free(0, device=10**9)
-    fit(config)
-    free(10**12, device=1000)
-    with pytest.raises(UserError, match="of the device's memory"):
-        fit(config)
-
-
-def test_where_nothing_is_known_nothing_is_refused(free) -> None:
-    free(None)
-    fit(preset("cartpole", "debug"))
 
 
 # --- what is free

@@ -4,11 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from epvf.config.schema import Config, replace
 from epvf.errors import UserError
-from epvf.methods.registry import make_learner
 from epvf.value.linear_fit import es_line, ridge_line
-from probes import BASE, FormulaTask
+from probes import FormulaTask, config_of, search_of
 
 
 def _problem(rows, columns, seed=0):
@@ -65,9 +63,9 @@ def test_a_large_penalty_leaves_the_direction_of_evolution_strategies():
 
 
 def test_a_line_needs_a_linear_v():
-    config = replace(Config(), BASE)
-    learner = make_learner(config, FormulaTask(lambda t: t).spec)
+    config = config_of()
+    learner = search_of(config, FormulaTask(lambda t: t).spec)
     with pytest.raises(UserError, match="needs a linear V"):
         learner.value.with_line({}, jnp.zeros(4), jnp.zeros(()))
     with pytest.raises(UserError, match=r"value_update.fit 'ridge' needs a linear V"):
-        replace(config, {"value_update.fit": "ridge"})
+        config.replace({"value_update.fit": "ridge"})

@@ -8,13 +8,11 @@ import pytest
 from jax.lax import DotAlgorithmPreset, Precision
 
 from epvf.config.presets import preset
-from epvf.config.schema import Config, replace
-from epvf.methods.registry import make_learner
 from epvf.policies.mlp import Policy
 from epvf.tasks import make
-from epvf.tasks.base import explorer_of
 from epvf.training.loop import init_state
-from probes import BASE, FormulaTask
+from epvf.training.prepare import prepare
+from probes import FormulaTask, config_of, search_of
 
 FULL = {Precision.HIGHEST, DotAlgorithmPreset.F32_F32_F32}
 
@@ -54,13 +52,12 @@ def test_physics_and_policies_are_float32_whatever_the_caller_allows(name, backe
 
 
 def test_what_policies_did_is_computed_again_in_float32():
-    task = make("cartpole", "jax")
-    config = preset("cartpole", "debug", "psvf")
-    learner = make_learner(config, task.spec)
-    state = jax.tree.map(lambda x: x[0], init_state(config, learner, task).learner)
+    setup = prepare(preset("cartpole", "debug", "psvf"), make("cartpole", "jax"))
+    learner = setup.search
+    state = jax.tree.map(lambda x: x[0], init_state(setup).learner)
     thetas = learner.propose(state, 0)
-    explore = explorer_of(task, learner.policy, learner.horizon)
-    segment = explore(jax.random.key(0), thetas, state.envs)
+    assert setup.explore is not None
+    segment = setup.explore(jax.random.key(0), thetas, state.envs)
     with jax.default_matmul_precision("bfloat16"):
         found = precisions(learner.learn, state, 0, thetas, segment)
     assert found
@@ -76,8 +73,8 @@ def test_what_policies_did_is_computed_again_in_float32():
     ],
 )
 def test_v_asks_for_the_precision_of_its_configuration(precision, asked):
-    config = replace(Config(), BASE | {"value.precision": precision})
-    learner = make_learner(config, FormulaTask(lambda t: t.sum(-1)).spec)
+    config = config_of(value__precision=precision)
+    learner = search_of(config, FormulaTask(lambda t: t.sum(-1)).spec)
     value, thetas = learner.value, jnp.zeros((4, learner.policy.num_parameters))
     params, frame = value.init(jax.random.key(0)), value.frame(thetas[:1])
     gradient = jax.grad(lambda p, t: value(p, t, frame).sum(), argnums=(0, 1))

@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 
 from epvf.config.presets import preset
-from epvf.config.schema import Config, replace
 from epvf.errors import UserError
 from epvf.policies.mlp import Policy
 from epvf.policies.noise import PerturbationConfig
 from epvf.tasks import make
-from epvf.training.loop import init_state, make_learner, train
 from epvf.types import Evaluation
 from epvf.value.representations import RepresentationConfig
 from epvf.value.v_theta import MAX_STARTS, ValueConfig, make_value
-from probes import BASE, RandomStartTask
+from probes import RandomStartTask, config_of, first_state, records_of, reports_of, search_of
 
 POLICY = Policy((3, 4, 2))
 SLOPE = np.array([0.5, -1.0, 2.0, 0.25], np.float32)
@@ -39,8 +37,7 @@ def _thetas(num, key=0):
 
 
 def _config(**delta):
-    delta = {k.replace("__", "."): v for k, v in delta.items()}
-    return replace(Config(), BASE | {"value.condition": "policy+state"} | delta)
+    return config_of(**({"value__condition": "policy+state"} | delta))
 
 
 def _linear(thetas, starts):
@@ -50,8 +47,7 @@ def _linear(thetas, starts):
 def _learn(config, formula):
     """The learner, its state before and after one iteration, and the population's evaluation."""
     task = RandomStartTask(formula)
-    learner = make_learner(config, task.spec)
-    state = jax.tree.map(lambda x: x[0], init_state(config, learner, task).learner)
+    learner, state = search_of(config, task.spec), first_state(config, task)
     thetas = learner.propose(state, jnp.asarray(0))
     evaluation = task.evaluator(learner.policy)(jax.random.key(1), thetas)
     after, _ = learner.learn(state, jnp.asarray(0), thetas, evaluation)
@@ -146,7 +142,7 @@ def test_of_several_centres_the_one_with_the_highest_j_leads():
     learner, _, after, _, _ = _learn(config, _linear)
     ranked = learner.value.expected(after.value, after.centres, learner.frame(after))
     assert ranked.shape == (4,)
-    np.testing.assert_array_equal(learner.leader(after), after.centres[jnp.argmax(ranked)])
+    np.testing.assert_array_equal(learner.centre(after), after.centres[jnp.argmax(ranked)])
 
 
 def test_starts_are_stored_beside_their_policies_for_v_of_both_alone():
@@ -171,8 +167,7 @@ def test_v_of_start_and_policy_tells_luck_from_skill(traceable):
             policy_update__learning_rate=1e-2,
             iterations=8,
         )
-        reports = train(config, RandomStartTask(_linear, traceable))
-        return [r["value/spearman"] for report in reports for r in report.records][-1]
+        return records_of(config, RandomStartTask(_linear, traceable))[-1]["value/spearman"]
 
     assert spearman("policy+state") > 0.95
     assert spearman("policy") < 0.5
@@ -182,8 +177,8 @@ def test_v_of_start_and_policy_tells_luck_from_skill(traceable):
 def test_a_task_that_does_not_tell_its_starts_is_refused(traceable):
     task = RandomStartTask(_linear, traceable, tells=False)
     with pytest.raises(UserError, match=r"Evaluation.starts to be \[N, 3\], but it is None"):
-        list(train(_config(), task))
-    assert list(train(_config(value__condition="policy"), task))
+        reports_of(_config(), task)
+    assert reports_of(_config(value__condition="policy"), task)
 
 
 def test_starts_that_are_no_observations_are_refused():
@@ -202,7 +197,7 @@ def test_a_task_with_one_start_and_an_unknown_condition_are_refused():
 
 def test_evaluations_of_seeds_side_by_side_keep_their_starts():
     task = RandomStartTask(lambda t, s: s @ START_SLOPE, traceable=False)
-    *_, last = train(_config(num_seeds=2, iterations=2), task)
+    *_, last = reports_of(_config(num_seeds=2, iterations=2), task)
     buffer = last.state.learner.buffer
     assert buffer.starts.shape == (2, 64, 3)
     np.testing.assert_allclose(buffer.starts @ START_SLOPE, buffer.returns, rtol=1e-4, atol=1e-4)
@@ -211,9 +206,9 @@ def test_evaluations_of_seeds_side_by_side_keep_their_starts():
 
 @pytest.mark.slow
 def test_v_of_start_and_policy_learns_cartpole():
-    config = replace(preset("cartpole"), {"value.condition": "policy+state", "num_seeds": 3})
-    config = replace(config, {"iterations": 30})
-    *_, last = train(config, make("cartpole"))
+    delta = {"value.condition": "policy+state", "num_seeds": 3, "iterations": 30}
+    config = preset("cartpole").replace(delta)
+    *_, last = reports_of(config, make("cartpole"))
     assert min(record["eval/episode_return"] for record in last.records[-3:]) > 400.0
 
 

@@ -69,6 +69,15 @@ def evaluate(
     otherwise episodes are as long as in training. Where a task resets deterministically, every
     episode runs a copy of the policy with its weights jittered.
 
+    Example:
+        >>> import epvf, tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> config = epvf.preset("cartpole", "debug").replace({"iterations": 2})
+        >>> run = epvf.train(config, out=f"{folder}/run").run
+        >>> saved = epvf.load_policy(run / "policies" / "best.safetensors")
+        >>> epvf.evaluate(saved, episodes=3).returns.shape
+        (3,)
+
     Args:
         saved: the policy.
         episodes: rollouts.

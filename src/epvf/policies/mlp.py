@@ -43,6 +43,13 @@ class Layer(NamedTuple):
 class Policy:
     """Architecture of a deterministic MLP policy. Holds no parameters.
 
+    Example:
+        >>> import numpy as np
+        >>> policy = Policy((2, 1))  # linear, from two observations to one action
+        >>> layers = policy.unravel(np.array([0.5, -1.0, 0.1], np.float32))
+        >>> policy.num_parameters, round(float(policy.apply(layers, np.ones(2, np.float32))[0]), 3)
+        (3, -0.4)
+
     Attributes:
         layer_sizes: observation size, hidden sizes, action size. Two entries: a linear policy.
         activation: after every layer but the last.

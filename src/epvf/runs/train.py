@@ -10,28 +10,37 @@ import numpy as np
 
 from epvf.config.schema import Config
 from epvf.errors import UserError
+from epvf.files import known
 from epvf.policies.formats.safetensors import SavedPolicy
 from epvf.policies.mlp import Policy
 from epvf.runs.display import Display, LiveDisplay
 from epvf.runs.folder import Run
 from epvf.runs.interrupt import Interrupt, Interrupted
-from epvf.runs.metrics import read_metrics
+from epvf.runs.metrics import Record, read_metrics
 from epvf.runs.recorder import record
 from epvf.runtime import startup
+from epvf.runtime.memory import explained
 from epvf.tasks.base import Task
 from epvf.training.agents import train_agent
 from epvf.training.loop import iterate
 from epvf.training.prepare import Setup, make_policy, make_task, prepare
-from epvf.training.state import Record, Report, TrainState
+from epvf.training.state import Report, TrainState
 
 
 class Result(NamedTuple):
     """What came out of training.
 
+    Example:
+        >>> import epvf
+        >>> result = epvf.train(epvf.preset("cartpole", "debug").replace({"iterations": 2}))
+        >>> [record["steps/update"] for record in result.records]
+        [1, 2]
+
     Attributes:
         policy: architecture of the policies.
         theta: `[P]` float32, the unperturbed policy with the best evaluation, over all seeds.
-        records: what `metrics.jsonl` holds: one flat dict per iteration and seed.
+        records: what `metrics.jsonl` holds: one flat dict per iteration and seed, None for what is
+            not known.
         run: the folder; None where none was asked for.
     """
 
@@ -108,14 +117,15 @@ def _in_memory(setup: Setup, display: Display) -> Result:
     newest: list[TrainState] = []
 
     def take(report: Report) -> None:
-        records.extend(report.records)
+        records.extend(map(known, report.records))
         newest[:] = [report.state]
         display.update(report)
         if interrupt.received is not None:
             raise Interrupted
 
     interrupt = Interrupt(display.announce)
-    with interrupt.listening(), display.showing(setup.config, None):
+    out_of_memory = explained(f"num_envs {setup.config.num_envs}")
+    with out_of_memory, interrupt.listening(), display.showing(setup.config, None):
         try:
             if setup.method is None:
                 train_agent(setup, take, display.announce)

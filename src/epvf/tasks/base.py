@@ -15,6 +15,12 @@ from epvf.types import Array, Evaluate, Explore, Population
 class TaskSpec:
     """The numbers that a policy and the training loop need of a task.
 
+    Example:
+        >>> import epvf
+        >>> spec = epvf.make("cartpole").spec
+        >>> spec.observation_size, spec.action_size, spec.discrete, spec.episode_length
+        (4, 2, True, 500)
+
     Attributes:
         name: as given on the command line.
         backend: the engine that steps it: `jax`, `native`, `mjx` or `warp`.

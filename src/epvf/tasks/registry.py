@@ -56,6 +56,11 @@ def make(
 ) -> ReplayableTask:
     """Makes a task.
 
+    Example:
+        >>> task = make("cartpole", episode_length=100)
+        >>> task.spec.backend, task.spec.episode_length
+        ('jax', 100)
+
     Args:
         name: of a task; `package.module:factory`; or `path/to/file.py:factory`. A factory is
             called with those of this function's other options that it takes.
@@ -102,6 +107,12 @@ def engines(name: str) -> tuple[str, ...]:
 
 def register(name: str, factory: Callable[..., Task] | Task | Body | TaskEntry | str) -> None:
     """Adds a task under a name: a function that makes it, itself, or a lazy `module:attribute`.
+
+    Example:
+        >>> import epvf
+        >>> epvf.register_task("short-cartpole", lambda: epvf.make("cartpole", episode_length=100))
+        >>> epvf.make("short-cartpole").spec.name
+        'short-cartpole'
 
     Raises:
         UserError: if another task has this name, or a name has a colon.

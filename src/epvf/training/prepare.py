@@ -76,6 +76,10 @@ def prepare(config: Config, task: Task | None = None, initial: Array | None = No
     evaluate = task.evaluator(policy)
     changed = {"task.backend": spec.backend, "task.name": spec.name}
     config = replace(config, changed)
+    if initial is not None and method.build is None:
+        raise UserError(
+            f"method {config.method.name!r} does not start from a given policy; leave out --init"
+        )
     if method.build is None:
         return Setup(config, task, policy, None, evaluate, None)
     search = method.build(Parts(config, spec, policy, initial is not None))

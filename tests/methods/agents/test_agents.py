@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import epvf.runs.agent_recorder as agent_recorder
+import epvf.training.agents as training
 from epvf.analysis.evaluation import act
 from epvf.cli.main import main
-from epvf.cli.options import train_config
-from epvf.config.presets import PRESETS, TASKS, fits, preset
-from epvf.config.schema import METHODS, Config, replace
+from epvf.cli.train import understood
+from epvf.config.presets import PRESETS, preset
+from epvf.config.schema import default_settings
 from epvf.methods.agents import brax_compat
-from epvf.methods.agents.settings import AGENTS
+from epvf.methods.registry import METHODS
 from epvf.policies.formats.brax import theta_of
 from epvf.policies.formats.safetensors import load_policy
 from epvf.policies.mlp import Policy
@@ -25,7 +25,9 @@ from epvf.runs.metrics import read_metrics
 from epvf.tasks import make
 from epvf.tasks.base import TaskSpec
 from epvf.tasks.engines.rollout import Environment, JaxTask
-from probes import KEYS
+from epvf.training.agents import planned
+from epvf.training.prepare import prepare
+from probes import KEYS, config_of
 
 
 def _new_tally():
@@ -164,7 +166,8 @@ def test_before_an_episode_ends_its_return_is_unknown():
 def test_an_exported_policy_acts_like_brax(method, normalised):
     discrete = method == "discrete"
     policy = Policy((5, 16, 8, 3), "elu", "argmax" if discrete else "tanh")
-    config = replace(Config(), {"policy.hidden_sizes": [16, 8], "policy.activation": "elu"})
+    shape = {"policy.hidden_sizes": [16, 8], "policy.activation": "elu"}
+    config = config_of("sac" if method == "sac" else "ppo", shape)
     rng = np.random.default_rng(0)
     with brax_compat.tolerated():
         from brax.training.acme import running_statistics, specs
@@ -251,19 +254,29 @@ def test_the_shim_copies_to_every_device_and_leaves_jax_alone_where_it_can(monke
 # --- configuration
 
 
-@pytest.mark.parametrize(("task", "method"), [(t, m) for t in TASKS for m in AGENTS if fits(t, m)])
+AGENTS = [name for name in METHODS.names() if METHODS[name].train is not None]
+
+
+def test_agents_are_those_that_train_themselves_and_cannot_be_resumed():
+    assert AGENTS == ["ppo", "sac"]
+    assert [name for name in METHODS.names() if not METHODS[name].resumable] == AGENTS
+    for name in AGENTS:
+        assert METHODS[name].segment(default_settings(name)) == 32
+
+
+@pytest.mark.parametrize(("task", "method"), [("cartpole", "ppo"), ("ant", "ppo"), ("ant", "sac")])
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_fits(task, method, name):
-    config, fitted = agent_recorder.fit(preset(task, name, method))
-    assert config.method == method and config.task.backend == fitted.spec.backend
-    assert config.task.backend in ("jax", "mjx")
+    setup = prepare(preset(task, name, method))
+    assert setup.config.method.name == method and setup.method is None
+    assert setup.config.task.backend == setup.task.spec.backend
+    assert setup.config.task.backend in ("jax", "mjx")
 
 
 def test_the_budget_in_env_steps_ends_a_run_early():
-    config = replace(preset("ant", "tuned", "ppo"), {"env_steps": 100_000})
-    assert agent_recorder.planned(config) == 4  # of 1024 environments, 32 steps each
-    assert agent_recorder.planned(replace(config, {"env_steps": None})) == config.iterations
-    assert set(AGENTS) < set(METHODS)
+    config = preset("ant", "tuned", "ppo").replace({"env_steps": 100_000})
+    assert planned(config) == 4  # of 1024 environments, 32 steps each
+    assert planned(config.replace({"env_steps": None})) == config.iterations
 
 
 BAD = [
@@ -301,13 +314,13 @@ def test_without_brax_it_says_what_to_install(workplace, capsys, monkeypatch):
 def test_help_shows_the_methods_own_values(capsys):
     assert main(["train", "ant", "--method", "ppo", "--preset", "paper", "--help"]) == 0
     out = capsys.readouterr().out
-    assert "--ppo.gae-lambda" in out and "--sac.tau" in out and "512 256 128" in out
+    assert "--ppo.gae-lambda" in out and "--sac.tau" not in out and "512 256 128" in out
 
 
 def test_a_file_names_the_method_and_none_may_contradict_it(workplace, capsys):
     (workplace / "ppo.yaml").write_text("method: ppo\nppo: {epochs: 3}")
-    config, _ = train_config({"task_name": "ant", "config": "ppo.yaml"})
-    assert (config.method, config.ppo.epochs) == ("ppo", 3)
+    _, config, _ = understood(["ant", "--config", "ppo.yaml"])
+    assert (config.method.name, config.method.ppo.epochs) == ("ppo", 3)
     assert config.num_envs == preset("ant", "tuned", "ppo").num_envs
     assert main(["train", "ant", "--method", "sac", "--config", "ppo.yaml"]) == 2
     assert "ppo.yaml is for method 'ppo', not 'sac'" in capsys.readouterr().err
@@ -415,7 +428,7 @@ def test_a_policy_that_is_not_finite_ends_the_run(tmp_path, monkeypatch, capsys)
     def spoilt(policy, normalizer, parameters):
         return np.full(policy.num_parameters, np.nan)
 
-    monkeypatch.setattr(agent_recorder, "theta_of", spoilt)
+    monkeypatch.setattr(training, "theta_of", spoilt)
     run = tmp_path / "run"
     arguments = ["train", "cartpole", "--method", "ppo", "--preset", "debug", "--out", str(run)]
     assert main(arguments) == 1

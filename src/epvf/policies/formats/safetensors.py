@@ -49,6 +49,13 @@ def save_policy(
 ) -> None:
     """Writes a policy atomically.
 
+    Example:
+        >>> import tempfile
+        >>> file = f"{tempfile.mkdtemp()}/policy.safetensors"
+        >>> save_policy(file, Policy((2, 1)), np.zeros(3), task="mine", episode_return=1.5)
+        >>> load_policy(file).metadata["episode_return"]
+        '1.5'
+
     Args:
         path: of the file, `.safetensors` by custom.
         policy: the architecture.
@@ -73,6 +80,13 @@ def save_policy(
 
 def load_policy(path: str | Path) -> SavedPolicy:
     """Reads a policy.
+
+    Example:
+        >>> import tempfile
+        >>> file = f"{tempfile.mkdtemp()}/policy.safetensors"
+        >>> save_policy(file, Policy((2, 1)), np.zeros(3), task="mine", episode_return=1.5)
+        >>> load_policy(file).policy.layer_sizes
+        (2, 1)
 
     Raises:
         UserError: if there is no such file, or it is not an epvf policy.
