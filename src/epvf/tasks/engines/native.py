@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import jax
-import mujoco
 import numpy as np
 from jaxtyping import Bool, Float
 from mujoco import batch
