@@ -158,7 +158,7 @@ def _check_evaluation(spec: TaskSpec, num: int, evaluation: Any) -> None:
     if not isinstance(evaluation, Evaluation):
         what = type(evaluation).__name__
         raise UserError(f"task {spec.name!r} returned {what}, but must return an Evaluation")
-    wanted = [
+    wanted: list[tuple[str, Any, tuple[int, ...], str, str]] = [
         ("returns", evaluation.returns, (num,), "float", "f"),
         ("lengths", evaluation.lengths, (num,), "integer", "iu"),
     ]
