@@ -2,10 +2,10 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 
@@ -166,10 +166,11 @@ def named(task: Task, name: str) -> Task:
     if task.spec.name == name:
         return task
     spec = replace(task.spec, name=name)
+    instance: Any = task
     fields = getattr(task, "__dataclass_fields__", {})
-    if is_dataclass(task) and "spec" in fields and fields["spec"].init:
-        return replace(task, spec=spec)  # type: ignore[return-value]
-    return _Named(task, spec)  # type: ignore[return-value]
+    if "spec" in fields and fields["spec"].init:
+        return cast(Task, replace(instance, spec=spec))
+    return cast(Task, _Named(task, spec))
 
 
 class _Named:

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, cast
@@ -12,7 +13,7 @@ from epvf.errors import UserError
 from epvf.registry import Registry, in_a_line, load
 from epvf.tasks.base import ReplayableTask, Task
 from epvf.tasks.body import Body
-from epvf.tasks.entry import TaskEntry, from_factory, of_body
+from epvf.tasks.entry import TaskEntry, from_factory, named, of_body
 
 TASKS: Registry[Any] = Registry(
     "task",
@@ -86,7 +87,7 @@ def make(
             raise UserError(f"{option} is {value}, but must be at least 1")
     stands = _behind(name)
     if isinstance(stands, TaskEntry):
-        task = stands.make(name, backend, given)
+        task = named(stands.make(name, backend, given), name)
     else:
         task = from_factory(stands, name, backend, given)
     # what a foreign task lacks of it, whoever needs it says
@@ -140,7 +141,7 @@ def _described(name: str, origin: str, problem: str | None) -> TaskInfo:
 def _behind(name: str) -> Any:
     """What stands behind a name; a body on its engines."""
     value = _loaded(name) if ":" in name else TASKS[name]
-    return of_body(value) if isinstance(value, Body) else value
+    return of_body(replace(value, name=name)) if isinstance(value, Body) else value
 
 
 def _loaded(name: str) -> Any:

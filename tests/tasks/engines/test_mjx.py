@@ -138,7 +138,8 @@ def test_walkers_step_like_the_c_engine_and_observe_and_pay_like_native(module) 
     assert np.mean(error < 1e-4) > 0.9 and np.mean(error < 1e-2) > 0.97
     # the same states through the formulas that numba has compiled
     num = len(qpos)
-    rows = State(*(np.asarray(x, np.float64) for x in (state.qpos, state.qvel, ctrl, qpos)), np.zeros(num))  # noqa: E501  # fmt: skip
+    moved = (np.asarray(x, np.float64) for x in (state.qpos, state.qvel, ctrl, qpos))
+    rows = State(*(*moved, np.zeros(num)))
     ours = np.zeros((num, body.observation_size)), np.zeros(num), np.zeros(num, bool)
     compiled_for(body).transitions(rows, *ours)
     np.testing.assert_allclose(state.observation, ours[0], atol=1e-5)
