@@ -98,8 +98,7 @@ def _aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-@intrinsic
-def _call(context: Any, address: Any, pointers: Any) -> Any:
+def _calling(context: Any, address: Any, pointers: Any) -> Any:
     """Calls a function of pointers at an address; it returns an int32."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -112,8 +111,7 @@ def _call(context: Any, address: Any, pointers: Any) -> Any:
     return types.int32(address, pointers), generate
 
 
-@intrinsic
-def _take(context: Any, counter: Any) -> Any:
+def _taking(context: Any, counter: Any) -> Any:
     """Adds 1 to what is at an address, as one act, and returns what was there."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -126,6 +124,8 @@ def _take(context: Any, counter: Any) -> Any:
     return types.int64(counter), generate
 
 
+_call: Any = intrinsic(_calling)
+_take: Any = intrinsic(_taking)
 _jit: Any = partial(njit, nogil=True, error_model="numpy")
 _inner = _jit(inline="never")
 _kept = _jit(cache=True)

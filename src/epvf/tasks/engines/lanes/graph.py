@@ -2,7 +2,7 @@
 
 Nodes are simplified as they are made: constants fold, neutral elements and signs vanish, products
 that exist already in another association are found again. What is simplified holds for finite
-numbers; 0 · NaN becomes 0.
+numbers: 0 · NaN becomes 0, and the larger of NaN and a number may be the number.
 """
 
 import operator
@@ -62,8 +62,6 @@ _FOLD: dict[str, Callable[..., Any]] = {
     "atan2": np.arctan2,
     "pow": np.power,
 }
-UNARY = ("abs", "acos", "asin", "atan", "ceil", "cos", "exp", "expm1", "floor", "log", "log1p")
-UNARY += ("round", "sin", "sqrt", "tan", "tanh", "trunc")
 
 
 @dataclass
@@ -262,7 +260,7 @@ class Graph:
         return self._extreme("min", np.minimum, a, b)
 
     def unary(self, op: str, a: Node) -> Node:
-        """One of `UNARY`."""
+        """A function of one number, such as `sqrt`."""
         kind = self.kinds[a]
         if self.is_const(a):
             return self._fold(_FOLD[op], kind, a)
@@ -563,7 +561,10 @@ def fuse(graph: Graph, outputs: Iterable[Node]) -> None:
     outputs = list(outputs)
     live = graph.live(outputs)
     uses = dict.fromkeys(live, 0)
-    for node in [*outputs, *(child for node in live for child in graph.children(node))]:
+    for node in live:
+        for part in graph.children(node):
+            uses[part] += 1
+    for node in outputs:
         uses[node] += 1
 
     def joins(node: Node) -> bool:
@@ -620,6 +621,6 @@ def _converted(number: Any, kind: str) -> Any:
     if kind not in (INT, UINT):
         return DTYPES[kind](number)
     if isinstance(number, np.floating):
-        info = np.iinfo(DTYPES[kind])
+        info = np.iinfo(np.int32 if kind == INT else np.uint32)
         return 0 if np.isnan(number) else int(np.clip(float(number), info.min, info.max))
     return _wrapped(int(number), kind)

@@ -101,11 +101,12 @@ class Writer:
 
     # arithmetic
 
-    def float(self, op: str, *args: str) -> str:
-        """`fadd` and the like."""
+    def floats(self, op: str, *args: str) -> str:
+        """An instruction on floats, such as `fadd`."""
         return self.set(f"{op} {self.types[FLOAT]} {', '.join(args)}")
 
-    def int(self, op: str, *args: str) -> str:
+    def ints(self, op: str, *args: str) -> str:
+        """An instruction on integers, such as `add`."""
         return self.set(f"{op} {self.types[INT]} {', '.join(args)}")
 
     def compare(self, op: str, a: str, b: str) -> str:
@@ -125,7 +126,7 @@ class Writer:
         """ab + c."""
         if self.lanes.fused:
             return self.call("fma", a, b, c)
-        return self.float("fadd", self.float("fmul", a, b), c)  # LLVM would call a library
+        return self.floats("fadd", self.floats("fmul", a, b), c)  # LLVM would call a library
 
     def maximum(self, a: str, b: str) -> str:
         """The larger; NaN of `b` passes."""
@@ -159,7 +160,7 @@ def tanh(w: Writer, x: str) -> str:
     """The rational function that Eigen and XLA use, as `episode.tanh`; to within 3e-7."""
     bound = 7.90531110763549805
     x = w.minimum(w.real(bound), w.maximum(w.real(-bound), x))
-    square = w.float("fmul", x, x)
+    square = w.floats("fmul", x, x)
     above = w.polynomial(
         square,
         -2.76076847742355e-16,
@@ -177,32 +178,32 @@ def tanh(w: Writer, x: str) -> str:
         2.26843463243900e-03,
         4.89352518554385e-03,
     )
-    return w.float("fdiv", w.float("fmul", x, above), below)
+    return w.floats("fdiv", w.floats("fmul", x, above), below)
 
 
 def sine(w: Writer, x: str, shift: int = 0) -> str:
     """sin, or cos by a shift of 1 quarter (Cephes, after Cody & Waite); for |x| up to 1e4."""
-    quarters = w.call("rint", w.float("fmul", x, w.real(2 / math.pi)))
+    quarters = w.call("rint", w.floats("fmul", x, w.real(2 / math.pi)))
     r = x
     for part in (-1.5703125, -4.83751296997e-4, -7.54978995489e-8):
         r = w.fma(quarters, w.real(part), r)
     number = w.set(f"call {w.types[INT]} {_saturating(w, 'si')}({w.types[FLOAT]} {quarters})")
-    number = w.int("add", number, w.whole(shift))
-    square = w.float("fmul", r, r)
+    number = w.ints("add", number, w.whole(shift))
+    square = w.floats("fmul", r, r)
     odd = w.polynomial(square, -1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)
-    odd = w.fma(w.float("fmul", odd, square), r, r)
+    odd = w.fma(w.floats("fmul", odd, square), r, r)
     even = w.polynomial(
         square, 2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2, -0.5, 1.0
     )
-    swap = w.int("icmp ne", w.int("and", number, w.whole(1)), w.whole(0))
+    swap = w.ints("icmp ne", w.ints("and", number, w.whole(1)), w.whole(0))
     value = w.as_int(w.select(swap, even, odd))
-    sign = w.int("shl", w.int("and", number, w.whole(2)), w.whole(30))
-    return w.as_float(w.int("xor", value, sign))
+    sign = w.ints("shl", w.ints("and", number, w.whole(2)), w.whole(30))
+    return w.as_float(w.ints("xor", value, sign))
 
 
 def _reduced(w: Writer, x: str) -> tuple[str, str, str]:
     """k, r and e^r - 1 with x = k ln 2 + r (Cephes)."""
-    k = w.call("rint", w.float("fmul", x, w.real(1 / math.log(2))))
+    k = w.call("rint", w.floats("fmul", x, w.real(1 / math.log(2))))
     r = w.fma(k, w.real(-0.693359375), x)
     r = w.fma(k, w.real(2.12194440e-4), r)
     p = w.polynomial(
@@ -214,11 +215,11 @@ def _reduced(w: Writer, x: str) -> tuple[str, str, str]:
         1.6666665459e-1,
         5.0000001201e-1,
     )
-    return k, r, w.fma(p, w.float("fmul", r, r), r)
+    return k, r, w.fma(p, w.floats("fmul", r, r), r)
 
 
 def _power_of_two(w: Writer, exponent: str) -> str:
-    return w.as_float(w.int("shl", w.int("add", exponent, w.whole(127)), w.whole(23)))
+    return w.as_float(w.ints("shl", w.ints("add", exponent, w.whole(127)), w.whole(23)))
 
 
 def exponential(w: Writer, x: str) -> str:
@@ -226,9 +227,9 @@ def exponential(w: Writer, x: str) -> str:
     inside = w.minimum(w.real(89.0), w.maximum(w.real(-89.0), x))
     k, _, p = _reduced(w, inside)
     whole = w.rounded(k)
-    half = w.int("ashr", whole, w.whole(1))
-    value = w.float("fmul", w.float("fadd", p, w.real(1.0)), _power_of_two(w, half))
-    value = w.float("fmul", value, _power_of_two(w, w.int("sub", whole, half)))
+    half = w.ints("ashr", whole, w.whole(1))
+    value = w.floats("fmul", w.floats("fadd", p, w.real(1.0)), _power_of_two(w, half))
+    value = w.floats("fmul", value, _power_of_two(w, w.ints("sub", whole, half)))
     return _only_numbers(w, x, w.select(w.compare("olt", x, w.real(-87.33654)), w.real(0.0), value))
 
 
@@ -237,7 +238,7 @@ def exponential_minus_one(w: Writer, x: str) -> str:
     inside = w.minimum(w.real(88.3), w.maximum(w.real(-60.0), x))
     k, _, p = _reduced(w, inside)
     scale = _power_of_two(w, w.rounded(k))
-    value = w.fma(p, scale, w.float("fadd", scale, w.real(-1.0)))
+    value = w.fma(p, scale, w.floats("fadd", scale, w.real(-1.0)))
     value = w.select(w.compare("ogt", x, w.real(88.3)), w.real(math.inf), value)
     return _only_numbers(w, x, value)
 
@@ -245,14 +246,14 @@ def exponential_minus_one(w: Writer, x: str) -> str:
 def logarithm(w: Writer, x: str) -> str:
     """log (Cephes)."""
     bits = w.as_int(x)
-    exponent = w.int("sub", w.int("lshr", bits, w.whole(23)), w.whole(126))
-    fraction = w.int("or", w.int("and", bits, w.whole(0x7FFFFF)), w.whole(0x3F000000))
+    exponent = w.ints("sub", w.ints("lshr", bits, w.whole(23)), w.whole(126))
+    fraction = w.ints("or", w.ints("and", bits, w.whole(0x7FFFFF)), w.whole(0x3F000000))
     m = w.as_float(fraction)
     small = w.compare("olt", m, w.real(math.sqrt(0.5)))
     e = w.set(f"sitofp {w.types[INT]} {exponent} to {w.types[FLOAT]}")
-    e = w.select(small, w.float("fadd", e, w.real(-1.0)), e)
-    m = w.float("fadd", w.select(small, w.float("fadd", m, m), m), w.real(-1.0))
-    square = w.float("fmul", m, m)
+    e = w.select(small, w.floats("fadd", e, w.real(-1.0)), e)
+    m = w.floats("fadd", w.select(small, w.floats("fadd", m, m), m), w.real(-1.0))
+    square = w.floats("fmul", m, m)
     p = w.polynomial(
         m,
         7.0376836292e-2,
@@ -265,10 +266,10 @@ def logarithm(w: Writer, x: str) -> str:
         -2.4999993993e-1,
         3.3333331174e-1,
     )
-    y = w.float("fmul", w.float("fmul", p, m), square)
+    y = w.floats("fmul", w.floats("fmul", p, m), square)
     y = w.fma(e, w.real(-2.12194440e-4), y)
     y = w.fma(square, w.real(-0.5), y)
-    value = w.fma(e, w.real(0.693359375), w.float("fadd", m, y))
+    value = w.fma(e, w.real(0.693359375), w.floats("fadd", m, y))
     value = w.select(w.compare("oeq", x, w.real(math.inf)), x, value)
     value = w.select(w.compare("oeq", x, w.real(0.0)), w.real(-math.inf), value)
     return w.select(w.compare("uge", x, w.real(0.0)), _only_numbers(w, x, value), w.real(math.nan))
@@ -278,23 +279,23 @@ def arctangent(w: Writer, y: str, x: str) -> str:
     """atan2 (Cephes); of two infinities NaN."""
     width, height = w.call("fabs", x), w.call("fabs", y)
     long = w.maximum(w.maximum(width, height), w.real(1e-37))
-    t = w.float("fdiv", w.minimum(width, height), long)
+    t = w.floats("fdiv", w.minimum(width, height), long)
     far = w.compare("ogt", t, w.real(math.tan(math.pi / 8)))
     one = w.real(1.0)
-    moved = w.float("fdiv", w.float("fsub", t, one), w.float("fadd", t, one))
+    moved = w.floats("fdiv", w.floats("fsub", t, one), w.floats("fadd", t, one))
     t = w.select(far, moved, t)
-    square = w.float("fmul", t, t)
+    square = w.floats("fmul", t, t)
     p = w.polynomial(
         square, 8.05374449538e-2, -1.38776856032e-1, 1.99777106478e-1, -3.33329491539e-1
     )
-    angle = w.fma(w.float("fmul", p, square), t, t)
-    angle = w.select(far, w.float("fadd", angle, w.real(math.pi / 4)), angle)
+    angle = w.fma(w.floats("fmul", p, square), t, t)
+    angle = w.select(far, w.floats("fadd", angle, w.real(math.pi / 4)), angle)
     steep = w.compare("ogt", height, width)
-    angle = w.select(steep, w.float("fsub", w.real(math.pi / 2), angle), angle)
-    left = w.int("icmp slt", w.as_int(x), w.whole(0))
-    angle = w.select(left, w.float("fsub", w.real(math.pi), angle), angle)
-    sign = w.int("and", w.as_int(y), w.whole(-(2**31)))
-    signed = w.as_float(w.int("or", w.as_int(angle), sign))
+    angle = w.select(steep, w.floats("fsub", w.real(math.pi / 2), angle), angle)
+    left = w.ints("icmp slt", w.as_int(x), w.whole(0))
+    angle = w.select(left, w.floats("fsub", w.real(math.pi), angle), angle)
+    sign = w.ints("and", w.as_int(y), w.whole(-(2**31)))
+    signed = w.as_float(w.ints("or", w.as_int(angle), sign))
     return w.select(w.compare("uno", x, y), w.real(math.nan), signed)
 
 
@@ -317,16 +318,16 @@ _FUNCTIONS = {
     "floor": lambda w, x: w.call("floor", x),
     "ceil": lambda w, x: w.call("ceil", x),
     "trunc": lambda w, x: w.call("trunc", x),
-    "add": lambda w, a, b: w.float("fadd", a, b),
-    "sub": lambda w, a, b: w.float("fsub", a, b),
-    "mul": lambda w, a, b: w.float("fmul", a, b),
-    "div": lambda w, a, b: w.float("fdiv", a, b),
-    "neg": lambda w, a: w.float("fneg", a),
+    "add": lambda w, a, b: w.floats("fadd", a, b),
+    "sub": lambda w, a, b: w.floats("fsub", a, b),
+    "mul": lambda w, a, b: w.floats("fmul", a, b),
+    "div": lambda w, a, b: w.floats("fdiv", a, b),
+    "neg": lambda w, a: w.floats("fneg", a),
     "max": Writer.maximum,
     "min": Writer.minimum,
     "fma": Writer.fma,
-    "fms": lambda w, a, b, c: w.fma(a, b, w.float("fneg", c)),
-    "fnma": lambda w, a, b, c: w.fma(w.float("fneg", a), b, c),
+    "fms": lambda w, a, b, c: w.fma(a, b, w.floats("fneg", c)),
+    "fnma": lambda w, a, b, c: w.fma(w.floats("fneg", a), b, c),
 }
 """What makes a float of floats."""
 
@@ -493,7 +494,7 @@ class _Body:
             return w.compare("uno", *args)
         if kind == FLOAT:
             return w.compare(_ORDERED[op], *args)
-        return w.int(f"icmp {(_SIGNED if kind == INT else _UNSIGNED)[op]}", *args)
+        return w.ints(f"icmp {(_SIGNED if kind == INT else _UNSIGNED)[op]}", *args)
 
     def _converted(self, old: str, kind: str, arg: str) -> str:
         w = self.writer
@@ -513,9 +514,9 @@ class _Body:
     def _whole(self, op: str, kind: str, args: list[str], known: bool) -> str:
         w = self.writer
         if op in ("add", "sub", "mul"):
-            return w.int(op, *args)
+            return w.ints(op, *args)
         if op.startswith("bit"):
-            return w.int(op.removeprefix("bit"), *args)
+            return w.ints(op.removeprefix("bit"), *args)
         if op in ("shl", "shr"):
             return self._shifted(op, kind, *args)
         return self._divided(op, kind, *args)
@@ -523,22 +524,22 @@ class _Body:
     def _shifted(self, op: str, kind: str, a: str, count: str) -> str:
         """0, or all sign, where more bits are shifted than there are."""
         w = self.writer
-        inside = w.int("icmp ult", count, w.whole(32))
+        inside = w.ints("icmp ult", count, w.whole(32))
         safe = w.select(inside, count, w.whole(31), INT)
         if op == "shr" and kind == INT:
-            return w.int("ashr", a, safe)
-        moved = w.int("shl" if op == "shl" else "lshr", a, safe)
+            return w.ints("ashr", a, safe)
+        moved = w.ints("shl" if op == "shl" else "lshr", a, safe)
         return w.select(inside, moved, w.whole(0), INT)
 
     def _divided(self, op: str, kind: str, a: str, b: str) -> str:
         """As JAX where the processor would stop: x / 0 is -1, x % 0 is x, and -x / -1 wraps."""
         w = self.writer
-        none = w.int("icmp eq", b, w.whole(0))
-        minus = w.int("icmp eq", b, w.whole(-1)) if kind == INT else w.truth(False)
+        none = w.ints("icmp eq", b, w.whole(0))
+        minus = w.ints("icmp eq", b, w.whole(-1)) if kind == INT else w.truth(False)
         safe = w.select(w.set(f"or {w.types[BOOL]} {none}, {minus}"), w.whole(1), b, INT)
         sign = "s" if kind == INT else "u"
-        value = w.int(f"{sign}{op}", a, safe)
-        turned = w.int("sub", w.whole(0), a) if op == "div" else w.whole(0)
+        value = w.ints(f"{sign}{op}", a, safe)
+        turned = w.ints("sub", w.whole(0), a) if op == "div" else w.whole(0)
         value = w.select(minus, turned, value, INT)
         return w.select(none, w.whole(-1) if op == "div" else a, value, INT)
 

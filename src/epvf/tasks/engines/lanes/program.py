@@ -1,9 +1,12 @@
 """An environment as machine code: its step and what is seen of a state, traced and compiled.
 
-Four functions of arrays in which a number of all lanes lies together: `observe(state,
-observation)`, `step(state, action, next, outcome)` with an outcome of reward and end, `tick(outcome,
-totals, steps, limit)`, which counts a step, adds its reward if that is finite and returns the lanes
-whose episode is over, as bits, and `flush(mode)`, which sets how the processor treats denormals.
+Four functions of arrays in which a number of all lanes lies together:
+
+    observe(state, observation)
+    step(state, action, next, outcome)      the outcome: reward, and whether the state is terminal
+    tick(outcome, totals, steps, limit)     counts a step and adds its reward, if that is finite;
+                                            returns the lanes whose episode is over, as bits
+    flush(mode)                             sets how the processor treats denormal numbers
 """
 
 import hashlib
@@ -181,14 +184,14 @@ def _tick(lanes: Lanes) -> str:
     reward, ended = w.load("%outcome", 0), w.load("%outcome", 1, BOOL)
     finite = w.compare("olt", w.call("fabs", reward), w.real(float("inf")))
     gained = w.select(finite, reward, w.real(0.0))
-    w.store(w.float("fadd", w.load("%totals", 0), gained), "%totals", 0)
-    steps = w.int("add", w.load("%steps", 0, "i"), w.whole(1))
+    w.store(w.floats("fadd", w.load("%totals", 0), gained), "%totals", 0)
+    steps = w.ints("add", w.load("%steps", 0, "i"), w.whole(1))
     w.store(steps, "%steps", 0, "i")
     limit = w.set("load i32, ptr %limit")
     first = w.set(f"insertelement {whole} poison, i32 {limit}, i32 0")
     zeros = f"<{lanes.width} x i32> zeroinitializer"
     limits = w.set(f"shufflevector {whole} {first}, {whole} poison, {zeros}")
-    late = w.int("icmp sge", steps, limits)
+    late = w.ints("icmp sge", steps, limits)
     failed = w.set(f"xor {truth} {finite}, {w.truth(True)}")
     over = w.set(f"or {truth} {late}, {failed}")
     over = w.set(f"or {truth} {over}, {ended}")
@@ -250,19 +253,21 @@ def _feed_jaxpr(digest: Any, jaxpr: Jaxpr) -> None:
 
     def name(variable: Any) -> None:
         if isinstance(variable, Literal):
-            _feed(digest, variable.val)
+            aval: Any = variable.aval
+            _feed(digest, np.asarray(variable.val, aval.dtype))
         else:
             number = numbers.setdefault(variable, len(numbers))
             digest.update(f"{number}:{variable.aval.str_short()} ".encode())
 
-    for variable in (*jaxpr.constvars, *jaxpr.invars):
-        name(variable)
+    def names(*variables: Any) -> None:
+        for variable in variables:
+            name(variable)
+
+    names(*jaxpr.constvars, *jaxpr.invars)
     for equation in jaxpr.eqns:
         digest.update(equation.primitive.name.encode())
-        for variable in (*equation.invars, *equation.outvars):
-            name(variable)
+        names(*equation.invars, *equation.outvars)
         for key in sorted(equation.params):
             digest.update(key.encode())
             _feed(digest, equation.params[key])
-    for variable in jaxpr.outvars:
-        name(variable)
+    names(*jaxpr.outvars)

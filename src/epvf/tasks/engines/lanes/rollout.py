@@ -30,7 +30,7 @@ from epvf.tasks.base import (
 from epvf.tasks.engines.environment import Environment, State
 from epvf.tasks.engines.lanes import driver, objects
 from epvf.tasks.engines.lanes import policy as network
-from epvf.tasks.engines.lanes.objects import Code, Target
+from epvf.tasks.engines.lanes.objects import Code
 from epvf.tasks.engines.lanes.program import FLUSH, Program
 from epvf.tasks.engines.segments import started
 from epvf.types import Array, Envs, Evaluate, Evaluation, Population, PRNGKey, Segment
@@ -48,7 +48,7 @@ def make(
     num_threads: int | None = None,
     width: int | None = None,
 ) -> "LanesTask":
-    """The task of an environment, on all processors that this process may use unless told otherwise.
+    """The task of an environment, by default on all processors that this process may use.
 
     Args:
         environment: its functions, which JAX can trace.
@@ -252,10 +252,14 @@ class _Machine:
     @cached_property
     def functions(self) -> driver.Functions:
         """Where the compiled functions are."""
-        step = self.program.code.address
-        names = ("observe", "step", "tick", "flush")
-        act = 0 if self._network is None else self._network.address(network.NAME)
-        return driver.Functions(*map(step, names), act)
+        address = self.program.code.address
+        return driver.Functions(
+            observe=address("observe"),
+            step=address("step"),
+            tick=address("tick"),
+            flush=address("flush"),
+            act=0 if self._network is None else self._network.address(network.NAME),
+        )
 
     def starts(
         self, key: PRNGKey | None, shape: int | tuple[int, int], observed: bool = True

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from epvf.tasks.engines.lanes import indexing, loops
 from epvf.tasks.engines.lanes.errors import NotLowerable
@@ -25,7 +25,9 @@ MAX_CHOICES = 128
 
 Arrays: TypeAlias = list[np.ndarray]
 """Arrays of nodes."""
-Rule: TypeAlias = "Callable[[Scalariser, JaxprEqn, Arrays], np.ndarray | Arrays]"
+Equation: TypeAlias = Any
+"""A `JaxprEqn`, whose variables have shapes and types."""
+Rule: TypeAlias = "Callable[[Scalariser, Equation, Arrays], np.ndarray | Arrays]"
 
 
 class Scalariser:
@@ -50,7 +52,8 @@ class Scalariser:
 
         def read(variable: Any) -> np.ndarray:
             if isinstance(variable, Literal):
-                return self.lift(np.asarray(variable.val, variable.aval.dtype))
+                aval: Any = variable.aval
+                return self.lift(np.asarray(variable.val, aval.dtype))
             return known[variable]
 
         for equation in jaxpr.eqns:
@@ -76,7 +79,7 @@ class Scalariser:
             return None
         return np.array([self.graph.value(node) for node in flat], dtype).reshape(nodes.shape)
 
-    def _equation(self, equation: JaxprEqn, args: Arrays) -> Arrays:
+    def _equation(self, equation: Equation, args: Arrays) -> Arrays:
         name = equation.primitive.name
         rule = RULES.get(name)
         made: Any = None
@@ -92,7 +95,7 @@ class Scalariser:
             )
         return made if isinstance(made, list) else [made]
 
-    def _folded(self, equation: JaxprEqn, args: Arrays) -> Arrays:
+    def _folded(self, equation: Equation, args: Arrays) -> Arrays:
         """The results of a primitive of constants alone, by JAX."""
         numbers = [
             self.constant(array, variable.aval.dtype)
@@ -132,7 +135,7 @@ def elementwise(function: Callable[..., Node], *arrays: np.ndarray) -> np.ndarra
     return np.array(made, np.int64).reshape(arrays[0].shape)
 
 
-def _inner(equation: JaxprEqn) -> ClosedJaxpr | None:
+def _inner(equation: Equation) -> ClosedJaxpr | None:
     """The program that a primitive such as `jit` or `custom_jvp_call` runs."""
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         inner = equation.params.get(name)
@@ -147,28 +150,28 @@ def _inner(equation: JaxprEqn) -> ClosedJaxpr | None:
 
 
 def _graph_rule(method: str) -> Rule:
-    def rule(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+    def rule(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
         return elementwise(getattr(s.graph, method), *args)
 
     return rule
 
 
 def _unary_rule(op: str) -> Rule:
-    def rule(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+    def rule(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
         return elementwise(functools.partial(s.graph.unary, op), *args)
 
     return rule
 
 
 def _compare_rule(op: str) -> Rule:
-    def rule(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+    def rule(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
         return elementwise(functools.partial(s.graph.compare, op), *args)
 
     return rule
 
 
 def _composed_rule(function: Callable[..., Node]) -> Rule:
-    def rule(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+    def rule(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
         return elementwise(functools.partial(function, s.graph), *args)
 
     return rule
@@ -213,12 +216,9 @@ def _shift_arithmetic(graph: Graph, a: Node, b: Node) -> Node:
 
 def _sign(graph: Graph, a: Node) -> Node:
     kind = graph.kinds[a]
-    zero = graph.zero(kind)
-    below = (
-        zero
-        if kind == UINT
-        else graph.select(graph.compare("lt", a, zero), graph.const(-1, kind), zero)
-    )
+    zero, below = graph.zero(kind), a  # zeros keep their sign, and NaN stays
+    if kind != UINT:
+        below = graph.select(graph.compare("lt", a, zero), graph.const(-1, kind), a)
     return graph.select(graph.compare("lt", zero, a), graph.one(kind), below)
 
 
@@ -288,21 +288,21 @@ def _square(graph: Graph, a: Node) -> Node:
     return graph.mul(a, a)
 
 
-def _integer_pow(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+def _integer_pow(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
     return elementwise(lambda a: s.graph.power(a, e.params["y"]), *args)
 
 
-def _convert(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+def _convert(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
     kind = kind_of(e.params["new_dtype"])
     return elementwise(lambda a: s.graph.convert(a, kind), *args)
 
 
-def _bitcast(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+def _bitcast(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
     kind = kind_of(e.params["new_dtype"])
     return elementwise(lambda a: s.graph.bitcast(a, kind), *args)
 
 
-def _round(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+def _round(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
     if int(e.params["rounding_method"]) == 1:  # to even
         return elementwise(lambda a: s.graph.unary("round", a), *args)
     half = s.graph.const(0.5, FLOAT)
@@ -314,7 +314,7 @@ def _round(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
     return elementwise(away, *args)
 
 
-def _select_n(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+def _select_n(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
     graph, (which, *cases) = s.graph, args
 
     def choose(index: Node, *numbers: Node) -> Node:
@@ -332,60 +332,60 @@ def _select_n(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
 # rules: of places
 
 
-def _slice(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+def _slice(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
     start, limit = e.params["start_indices"], e.params["limit_indices"]
     strides = e.params["strides"] or (1,) * len(start)
     return args[0][tuple(map(slice, start, limit, strides))]
 
 
-def _reshape(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+def _reshape(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
     return args[0].reshape(e.outvars[0].aval.shape)
 
 
-def _broadcast(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+def _broadcast(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
     return indexing.broadcast_in_dim(args[0], e.params["shape"], e.params["broadcast_dimensions"])
 
 
-def _transpose(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+def _transpose(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
     return args[0].transpose(e.params["permutation"])
 
 
-def _rev(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+def _rev(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
     return np.flip(args[0], e.params["dimensions"])
 
 
-def _concatenate(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+def _concatenate(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
     return np.concatenate(args, e.params["dimension"])
 
 
-def _stack(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+def _stack(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
     return np.stack(args, e.params.get("axis", e.params.get("dimension", 0)))
 
 
-def _tile(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+def _tile(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
     return np.tile(args[0], e.params["reps"])
 
 
-def _split(s: Scalariser, e: JaxprEqn, args: Arrays) -> Arrays:
+def _split(s: Scalariser, e: Equation, args: Arrays) -> Arrays:
     ends = np.cumsum(e.params["sizes"])[:-1]
     return list(np.split(args[0], ends, e.params["axis"]))
 
 
-def _pad(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+def _pad(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
     return indexing.pad(args[0], int(args[1]), e.params["padding_config"])
 
 
-def _iota(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+def _iota(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
     shape, dimension = e.params["shape"], e.params["dimension"]
     line = np.arange(shape[dimension]).astype(e.params["dtype"])
     return indexing.broadcast_in_dim(s.lift(line), shape, (dimension,))
 
 
-def _same(s: Scalariser, e: JaxprEqn, args: Arrays) -> Arrays:
+def _same(s: Scalariser, e: Equation, args: Arrays) -> Arrays:
     return args
 
 
-def _gather(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+def _gather(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
     operand, indices = args
     kind = kind_of(e.invars[0].aval.dtype)
     fill = e.params.get("fill_value")
@@ -401,7 +401,7 @@ def _gather(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
     return _indexed(s, e, indices, operand.shape, take)
 
 
-def _dynamic_slice(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+def _dynamic_slice(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
     operand, *starts = args
     sizes = e.params["slice_sizes"]
     indices = np.array([int(start) for start in starts], np.int64)
@@ -412,7 +412,7 @@ def _dynamic_slice(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
     return _indexed(s, e, indices, operand.shape, take)
 
 
-def _dynamic_update_slice(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+def _dynamic_update_slice(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
     operand, update, *starts = args
     indices = np.array([int(start) for start in starts], np.int64)
 
@@ -423,7 +423,7 @@ def _dynamic_update_slice(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarra
 
 
 def _scatter_rule(method: str | None) -> Rule:
-    def rule(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+    def rule(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
         operand, indices, updates = args
 
         def combine(old: Any, new: Any) -> Any:
@@ -440,7 +440,7 @@ def _scatter_rule(method: str | None) -> Rule:
 
 def _indexed(
     s: Scalariser,
-    e: JaxprEqn,
+    e: Equation,
     indices: np.ndarray,
     shape: Sequence[int],
     function: Callable[[np.ndarray], np.ndarray],
@@ -484,7 +484,7 @@ def _indexed(
 
 
 def _reduce_rule(method: str, empty: Any = None) -> Rule:
-    def rule(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+    def rule(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
         axes = tuple(e.params["axes"])
         rest = [d for d in range(args[0].ndim) if d not in axes]
         rows = args[0].transpose([*rest, *axes])
@@ -502,7 +502,7 @@ def _reduce_rule(method: str, empty: Any = None) -> Rule:
 
 
 def _cumulative_rule(method: str) -> Rule:
-    def rule(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+    def rule(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
         out = args[0].copy()
         rows = np.moveaxis(out, e.params["axis"], 0)
         rows = rows[::-1] if e.params["reverse"] else rows
@@ -516,7 +516,7 @@ def _cumulative_rule(method: str) -> Rule:
 def _arg_rule(op: str) -> Rule:
     """The index of the first extreme."""
 
-    def rule(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+    def rule(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
         graph = s.graph
         rows = np.moveaxis(args[0], e.params["axes"][0], -1)
         kind = kind_of(e.params["index_dtype"])
@@ -534,20 +534,22 @@ def _arg_rule(op: str) -> Rule:
     return rule
 
 
-def _dot_general(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
-    return s.linear.dot_general(*args, e.params["dimension_numbers"])
+def _dot_general(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
+    a, b = args
+    return s.linear.dot_general(a, b, e.params["dimension_numbers"])
 
 
-def _cholesky(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
+def _cholesky(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
     return s.linear.cholesky(args[0])
 
 
-def _triangular_solve(s: Scalariser, e: JaxprEqn, args: Arrays) -> np.ndarray:
-    return s.linear.triangular_solve(*args, e.params)
+def _triangular_solve(s: Scalariser, e: Equation, args: Arrays) -> np.ndarray:
+    a, b = args
+    return s.linear.triangular_solve(a, b, e.params)
 
 
 def _loop_rule(function: Callable[..., Arrays]) -> Rule:
-    def rule(s: Scalariser, e: JaxprEqn, args: Arrays) -> Arrays:
+    def rule(s: Scalariser, e: Equation, args: Arrays) -> Arrays:
         return function(s, e.params, args)
 
     return rule
