@@ -24,7 +24,7 @@ def make(
         backend: the engine; `auto` is MJX for the Ant on an accelerator and MuJoCo's C engine
             (`native`) otherwise.
         episode_length: longest episode in steps; the task's own if not given.
-        num_threads: threads of the `native` backend; one a processor if not given.
+        num_threads: threads of the backends `native` and `lanes`; one a processor if not given.
         num_slots: policies that the backends `jax` and `mjx` run side by side, while others wait;
             what suits the device if not given.
 
@@ -65,15 +65,15 @@ def engines(name: str) -> tuple[str, ...]:
 def _resolve(backend: str, factories: dict[str, Callable[..., ReplayableTask]]) -> str:
     if backend != "auto":
         return backend
-    if len(factories) == 1:
+    if "native" not in factories:
         return next(iter(factories))
     return "native" if jax.default_backend() == "cpu" else "mjx"
 
 
-def _require(module: str, backend: str) -> None:
+def _require(module: str, backend: str, extra: str | None = None) -> None:
     if find_spec(module) is None:
         raise UserError(
-            f"backend {backend!r} is not installed: pip install 'epvf[{backend}]', "
+            f"backend {backend!r} is not installed: pip install 'epvf[{extra or backend}]', "
             "or use backend 'native'"
         )
 
@@ -83,6 +83,14 @@ def _cartpole(episode_length: int | None, num_slots: int | None = None) -> Repla
     from epvf.tasks import cartpole
 
     return cartpole.make(episode_length, num_slots)
+
+
+def _lanes_cartpole(episode_length: int | None, num_threads: int | None = None) -> ReplayableTask:
+    from epvf.tasks import cartpole
+    from epvf.tasks.engines import lanes
+
+    task = cartpole.make(episode_length)
+    return lanes.make(task.environment, task.spec, num_threads)
 
 
 def _native_ant(episode_length: int | None, num_threads: int | None = None) -> ReplayableTask:
@@ -114,6 +122,14 @@ def _mjx_ant(episode_length: int | None, num_slots: int | None = None) -> Replay
     return mjx.make(episode_length, num_slots)
 
 
+def _lanes_ant(episode_length: int | None, num_threads: int | None = None) -> ReplayableTask:
+    _require("mujoco.mjx", "lanes", "mjx")
+    from epvf.tasks.engines import lanes, mjx
+
+    task = mjx.make(episode_length)
+    return lanes.make(task.environment, task.spec, num_threads)
+
+
 def _warp_ant(episode_length: int | None) -> ReplayableTask:
     _require("mujoco.mjx", "warp")
     _require("warp", "warp")
@@ -125,11 +141,11 @@ def _warp_ant(episode_length: int | None) -> ReplayableTask:
 
 
 _FACTORIES: dict[str, dict[str, Callable[..., ReplayableTask]]] = {
-    "cartpole": {"jax": _cartpole},
-    "ant": {"native": _native_ant, "mjx": _mjx_ant, "warp": _warp_ant},
+    "cartpole": {"jax": _cartpole, "lanes": _lanes_cartpole},
+    "ant": {"native": _native_ant, "mjx": _mjx_ant, "warp": _warp_ant, "lanes": _lanes_ant},
     "hopper": {"native": _native_hopper},
     "halfcheetah": {"native": _native_half_cheetah},
 }
 
-_OWN = {"num_threads": ("native",), "num_slots": ("jax", "mjx")}
+_OWN = {"num_threads": ("native", "lanes"), "num_slots": ("jax", "mjx")}
 """Backends that an option is for."""

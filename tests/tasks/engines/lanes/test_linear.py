@@ -51,9 +51,7 @@ def test_zeros_stay_zeros() -> None:
 def test_triangular_systems(lower_part: bool, transposed: int, unit: bool) -> None:
     def solve(a: jax.Array, b: jax.Array) -> jax.Array:
         a = a + 4.0 * jnp.eye(5)
-        return linalg.solve_triangular(
-            a, b, trans=transposed, lower=lower_part, unit_diagonal=unit
-        )
+        return linalg.solve_triangular(a, b, trans=transposed, lower=lower_part, unit_diagonal=unit)
 
     found, expected = both(solve, MATRIX, RIGHT)
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=1e-4)

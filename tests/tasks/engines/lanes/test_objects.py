@@ -53,7 +53,9 @@ def test_another_processor_or_version_has_its_own(monkeypatch: pytest.MonkeyPatc
     assert write.calls == 3
 
 
-@pytest.mark.parametrize("harm", [lambda data: data[:-9], lambda data: b"", lambda data: b"x" + data])
+@pytest.mark.parametrize(
+    "harm", [lambda data: data[:-9], lambda data: b"", lambda data: b"x" + data]
+)
 def test_a_file_that_is_not_whole_is_made_anew(folder: Path, harm) -> None:
     write = Writer()
     objects.code("a", write, objects.target())

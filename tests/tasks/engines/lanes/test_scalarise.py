@@ -135,7 +135,9 @@ def test_conversions() -> None:
     _close(lambda a: a > 0.5, x)
     _close(lambda a: (a != 0.0).astype(jnp.float32) + a.astype(bool), x)
     _close(lambda a: lax.bitcast_convert_type(a, jnp.int32) + 1, x)
-    _close(lambda a: lax.bitcast_convert_type(lax.bitcast_convert_type(a, jnp.uint32), jnp.float32), x)
+    _close(
+        lambda a: lax.bitcast_convert_type(lax.bitcast_convert_type(a, jnp.uint32), jnp.float32), x
+    )
 
 
 REDUCTIONS = {
@@ -221,7 +223,7 @@ def test_a_primitive_without_a_rule_is_named() -> None:
 
 
 def test_an_index_into_too_much_is_named() -> None:
-    with pytest.raises(NotLowerable, match="'dynamic_slice'.*1000.*more than 128"):
+    with pytest.raises(NotLowerable, match=r"'dynamic_slice'.*1000.*more than 128"):
         lower(lambda x, i: x[i], jnp.zeros(1000), jnp.int32(0))
 
 
