@@ -69,7 +69,7 @@ class TaskEntry:
         return first if on_host else str(self.accelerator)
 
 
-_OWNERS = {"num_threads": ("native",), "num_slots": ("jax", "mjx")}
+_OWNERS = {"num_threads": ("native", "lanes"), "num_slots": ("jax", "mjx")}
 """Backends that an option is for."""
 
 
@@ -78,6 +78,7 @@ def of_body(body: Body) -> TaskEntry:
     engines = {
         "native": Engine(partial(_native, body), ("num_threads",)),
         "mjx": Engine(partial(_mjx, body), ("num_slots",), extra="mjx"),
+        "lanes": Engine(partial(_lanes, body), ("num_threads",), extra="mjx"),
         "warp": Engine(partial(_warp, body), extra="warp"),
     }
     return TaskEntry(engines, accelerator="mjx")
@@ -97,6 +98,14 @@ def _mjx(body: Body, **options: Any) -> Task:
     return mjx.make(body, **options)
 
 
+def _lanes(body: Body, num_threads: int | None = None, **options: Any) -> Task:
+    _require("mujoco.mjx", "lanes", "mjx")
+    from epvf.tasks.engines import lanes, mjx
+
+    task = mjx.make(body, **options)
+    return lanes.make(task.environment, task.spec, num_threads)
+
+
 def _warp(body: Body, **options: Any) -> Task:
     _require("mujoco.mjx", "warp")
     _require("warp", "warp")
@@ -107,10 +116,10 @@ def _warp(body: Body, **options: Any) -> Task:
     return warp.make(body, **options)
 
 
-def _require(module: str, backend: str) -> None:
+def _require(module: str, backend: str, extra: str | None = None) -> None:
     if find_spec(module) is None:
         raise UserError(
-            f"backend {backend!r} is not installed: pip install 'epvf[{backend}]', "
+            f"backend {backend!r} is not installed: pip install 'epvf[{extra or backend}]', "
             "or use backend 'native'"
         )
 

@@ -68,7 +68,7 @@ def make(
         backend: the engine; `auto` is, for bodies on MuJoCo, MJX on an accelerator and MuJoCo's C
             engine (`native`) otherwise.
         episode_length: longest episode in steps; the task's own if not given.
-        num_threads: threads of the `native` backend; one a processor if not given.
+        num_threads: threads of the backends `native` and `lanes`; one a processor if not given.
         num_slots: policies that the backends `jax` and `mjx` run side by side, while others wait;
             what suits the device if not given.
 
