@@ -247,7 +247,7 @@ def test_a_policy_that_does_not_fit_is_refused_with_both_shapes(finished, workpl
     )
     refused(
         [*DEBUG, "--method", "ppo", "--init", policy],
-        "method 'ppo' cannot start from a policy file",
+        "method 'ppo' does not start from a given policy; leave out --init",
     )
 
 

@@ -115,8 +115,6 @@ def _with_value(option: Option, base: Config) -> Option:
 
 
 def _check_fits(path: Path | None, saved: "SavedPolicy", setup: "Setup") -> None:
-    if setup.initial is None:
-        raise UserError(f"method {setup.config.method.name!r} cannot start from a policy file")
     if saved.policy != setup.policy:
         raise UserError(
             f"policy {path} is {saved.policy.describe()}, but this run's is "
