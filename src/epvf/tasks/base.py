@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -139,6 +140,16 @@ class ReplayableTask(SteppableTask, Protocol):
                 `[T, N, action_size]` with `T, N >= 1`.
         """
         ...
+
+
+def run_once(task: Task, policy: Policy, horizon: int | None) -> None:
+    """Runs one policy, so that what an engine compiles at its first call is compiled."""
+    key = jax.random.key(0)
+    thetas = np.zeros((1, policy.num_parameters), np.float32)
+    jax.block_until_ready(task.evaluator(policy)(key, thetas).returns)
+    if horizon is not None:
+        explore = explorer_of(task, policy, horizon)
+        explore(key, thetas, explore.reset(key, 1))
 
 
 def checked(spec: TaskSpec, evaluate: Evaluate) -> Evaluate:

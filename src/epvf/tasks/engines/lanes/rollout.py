@@ -26,6 +26,7 @@ from epvf.tasks.base import (
     check_actions,
     check_policy,
     check_population,
+    run_once,
 )
 from epvf.tasks.engines.environment import Environment, State
 from epvf.tasks.engines.lanes import driver, objects
@@ -94,6 +95,10 @@ class LanesTask:
         """`Explore` for policies of this architecture; see `ExplorableTask.explorer`."""
         check_policy(self.spec, policy)
         return LanesExplorer(_Machine(self.program, policy, self.num_threads), horizon)
+
+    def warm_up(self, policy: Policy, horizon: int | None) -> None:
+        """Compiles what training with this architecture needs; see `run_once`."""
+        run_once(self, policy, horizon)
 
     def replay(self, actions: Float[Array, "T N action"]) -> Replay:
         """Open-loop rollouts from the reset state; see `ReplayableTask.replay`."""
