@@ -13,17 +13,17 @@ from safetensors.numpy import load_file, save_file
 
 import epvf
 from epvf import files
-from epvf.runs.checkpoints import Checkpoints
 from epvf.cli.main import main
 from epvf.config.schema import Config, replace
-from epvf.runs.display import PlainDisplay
 from epvf.errors import RunFailed, UserError
-from epvf.analysis.evaluation import act
-from epvf.runs.metrics import MetricsLog, read_metrics, truncate
-from epvf.policies.mlp import Policy
 from epvf.policies.formats.safetensors import FORMAT, load_policy, save_policy
-from epvf.runs.recorder import MAX_NONFINITE, record
+from epvf.policies.mlp import Policy
+from epvf.policies.reference import act
+from epvf.runs.checkpoints import Checkpoints
+from epvf.runs.display import PlainDisplay
 from epvf.runs.folder import Run, check_free, default_path, read_info
+from epvf.runs.metrics import MetricsLog, read_metrics, truncate
+from epvf.runs.recorder import MAX_NONFINITE, record
 from epvf.training.loop import init_state, make_learner
 from probes import BASE, FormulaTask
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from epvf.cli.main import main
-from epvf.runs.interrupt import Interrupt, Interrupted
 from epvf.policies.formats.safetensors import load_policy
+from epvf.runs.interrupt import Interrupt, Interrupted
 
 CARTPOLE = (
     *("train", "cartpole", "--preset", "debug", "--iterations", "60"),

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from epvf.errors import UserError
 from epvf.policies.mlp import Layer, Policy
+from epvf.value.networks import project
+from epvf.value.permutations import policy_spec
 from epvf.value.representations import (
     Probing,
     RepresentationConfig,
     Unf,
     make_representation,
-    project,
 )
-from epvf.value.unf import policy_spec
 
 POLICY = Policy((3, 5, 4, 2))
 NAMES = ("raw", "probing", "probing+raw", "unf", "unf+raw")

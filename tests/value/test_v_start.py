@@ -15,8 +15,10 @@ from epvf.policies.noise import PerturbationConfig
 from epvf.tasks import make
 from epvf.training.loop import init_state, make_learner, train
 from epvf.types import Evaluation
+from epvf.value.factory import make_value
 from epvf.value.representations import RepresentationConfig
-from epvf.value.v_theta import MAX_STARTS, ValueConfig, make_value
+from epvf.value.v_start import MAX_STARTS
+from epvf.value.v_theta import ValueConfig
 from probes import BASE, RandomStartTask
 
 POLICY = Policy((3, 4, 2))

@@ -99,15 +99,15 @@ def diagnose(
     wanted = Settings(**settings)
     learner = make_learner(config, task.spec)
     look = neighbourhood(config, task)
-    whole = _newest(run, config, learner, task)
-    state = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), whole.learner)
+    newest = _newest(run, config, learner, task)
+    state = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), newest.learner)
     around = look(state)
     probe = Probe(around, task.evaluator(learner.policy), wanted, announce)
     return {
         "run": str(run),
         "method": config.method,
-        "update": whole.iteration,
-        "env_steps": int(whole.env_steps[0]),
+        "update": newest.iteration,
+        "env_steps": int(newest.env_steps[0]),
         "population": wanted.population,
         "reference": wanted.reference * wanted.population,
         "targets": around.targets.transform,
@@ -196,7 +196,7 @@ class Probe:
             "estimated_from_env_steps": {
                 name: steps for name, (_, steps) in self._estimates.items()
             },
-            # what two halves share bounds what the whole shares with the truth (Spearman-Brown)
+            # what two halves share bounds what both together share with the truth (Spearman-Brown)
             "reference_halves_cosine": between,
             "reference_reliability": float(np.sqrt(max(2.0 * between / (1.0 + between), 0.0))),
             "cosine_by_chance": float(1.0 / jnp.sqrt(jnp.maximum(self.moving.sum(), 1.0))),

@@ -549,7 +549,7 @@ def _population(config: "Config", task: "Task") -> "tuple[Policy, Population]":
     import jax
     import numpy as np
 
-    from epvf.policies.noise import drawn
+    from epvf.policies.population import drawn
     from epvf.training.loop import init_state, make_learner
 
     learner = make_learner(config, task.spec)

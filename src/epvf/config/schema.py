@@ -16,7 +16,8 @@ from epvf.methods.agents.settings import AGENTS, PPOConfig, SACConfig
 from epvf.methods.epvf import PolicyUpdateConfig, ValueUpdateConfig
 from epvf.methods.evolution import EvolutionConfig
 from epvf.methods.psvf import PSVFConfig
-from epvf.policies.mlp import Activation, Init, Output
+from epvf.policies.activations import Activation
+from epvf.policies.mlp import Init, Output
 from epvf.policies.noise import PerturbationConfig
 from epvf.value.representations import RepresentationConfig
 from epvf.value.targets import TargetConfig

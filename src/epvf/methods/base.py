@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Int
 
 from epvf.policies.mlp import Init, Policy
-from epvf.policies.noise import Perturbed, jitter
+from epvf.policies.noise import jitter
+from epvf.policies.population import Perturbed
 from epvf.types import Array, Evaluation, Mask, Population, PRNGKey, Starts
 
 Metrics: TypeAlias = dict[str, jax.Array]

@@ -19,15 +19,8 @@ from epvf.methods import replay
 from epvf.methods.base import Metrics, PolicySearch, keep_nonfinite, rollout_metrics
 from epvf.methods.optimizers import Optimizer, PolicyOptimizer, decay, make_optimizer
 from epvf.methods.replay import Buffer
-from epvf.policies.noise import (
-    PerturbationConfig,
-    Perturbed,
-    clip_weights,
-    drawn,
-    map_rows,
-    perturbed,
-    sum_rows,
-)
+from epvf.policies.noise import PerturbationConfig, clip_weights
+from epvf.policies.population import Perturbed, drawn, map_rows, perturbed, sum_rows
 from epvf.types import Array, Evaluation, Population, PRNGKey, Returns, Starts
 from epvf.value.linear_fit import Line, es_line, ridge_line
 from epvf.value.targets import TargetConfig, spearman, transform

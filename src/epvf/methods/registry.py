@@ -13,7 +13,7 @@ from epvf.methods.evolution import STRATEGIES, EvolutionLearner, make_strategy
 from epvf.methods.psvf import PSVFLearner
 from epvf.policies.mlp import Policy
 from epvf.tasks.base import TaskSpec
-from epvf.value.v_theta import make_value
+from epvf.value.factory import make_value
 
 Delta: TypeAlias = dict[str, Any]
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from epvf.errors import RunFailed, UserError
 from epvf.files import one_line
-from epvf.policies.noise import drawn
+from epvf.policies.population import drawn
 
 T = TypeVar("T")
 

@@ -19,7 +19,8 @@ import numpy as np
 from epvf.config.schema import Config, replace
 from epvf.methods.base import PolicySearch, State
 from epvf.methods.registry import make_learner, settle
-from epvf.policies.noise import drawn, jitter
+from epvf.policies.noise import jitter
+from epvf.policies.population import drawn
 from epvf.runtime.compilation import compiler_options
 from epvf.runtime.memory import check_run
 from epvf.tasks import make

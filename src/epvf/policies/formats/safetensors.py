@@ -17,7 +17,8 @@ from safetensors.numpy import save
 
 from epvf.errors import UserError
 from epvf.files import one_line, write_atomically
-from epvf.policies.mlp import ACTIVATIONS, Layer, Output, Policy
+from epvf.policies.activations import ACTIVATIONS
+from epvf.policies.mlp import Layer, Output, Policy
 from epvf.types import Array
 
 FORMAT = "epvf-policy/1"
