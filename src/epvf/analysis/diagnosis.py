@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from epvf.analysis import drawing
 from epvf.analysis.neighbourhood import Neighbourhood, neighbourhood, no_value_function
-from epvf.analysis.plotting import save
 from epvf.config.schema import Config, check_seed
 from epvf.errors import UserError
 from epvf.files import write_json
@@ -29,9 +29,6 @@ from epvf.training.loop import TrainState, fit, init_state
 from epvf.types import Evaluate, Evaluation
 from epvf.value.linear_fit import es_line, ridge_line
 from epvf.value.targets import spearman, transform
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Announce: TypeAlias = Callable[[str], None]
 
@@ -275,7 +272,7 @@ def write(folder: Path, result: dict[str, Any]) -> None:
     Raises:
         UserError: if they cannot be written.
     """
-    save(draw(result), folder / "diagnosis.png")
+    drawing.save(drawing.diagnosis(result), folder / "diagnosis.png")
     write_json(folder / "diagnosis.json", result)
 
 
@@ -304,38 +301,6 @@ def table(result: dict[str, Any]) -> str:
         for row in result["ranking"]
     ]
     return "\n".join(lines)
-
-
-def draw(result: dict[str, Any]) -> "Figure":
-    """Cosines, gains and ranking side by side."""
-    from matplotlib.figure import Figure  # slow to import; Figure alone needs no display
-
-    figure = Figure(figsize=(15.0, 4.2), layout="constrained")
-    cosines, gains, ranking = figure.subplots(1, 3)
-    names = list(result["cosines"])
-    cosines.bar(names, [result["cosines"][name] for name in names])
-    cosines.axhspan(
-        -2 * result["cosine_by_chance"], 2 * result["cosine_by_chance"], alpha=0.2, color="grey"
-    )
-    cosines.set_ylabel("cosine with the reference gradient")
-    for name in (*names, "reference"):
-        rows = result["gains"][name]
-        means = [row["perturbed"]["mean"] for row in rows]
-        errors = [row["perturbed"]["error"] for row in rows]
-        gains.errorbar([row["step"] for row in rows], means, errors, label=name, capsize=2)
-    gains.set_xscale("log")
-    gains.axhline(0.0, color="black", linewidth=0.8)
-    gains.set_xlabel("step, in perturbations' length")
-    gains.set_ylabel("gain of the perturbed policies")
-    gains.legend(fontsize="small")
-    rows = result["ranking"]
-    distances, ranks = ([row[name] for row in rows] for name in ("distance", "spearman"))
-    ranking.errorbar(distances, ranks, [row["error"] for row in rows], marker="o", capsize=2)
-    ranking.axhline(0.0, color="black", linewidth=0.8)
-    ranking.set_xlabel("distance, in units of the noise")
-    ranking.set_ylabel("V's rank correlation with returns")
-    figure.suptitle(f"{result['run']}, update {result['update']}", fontsize="medium")
-    return figure
 
 
 def _newest(run: Path, config: Config, learner: PolicySearch, task: Task) -> TrainState:

@@ -291,7 +291,7 @@ def diagnose(argv: list[str]) -> int:
 def plot(argv: list[str]) -> int:
     """Draw learning curves of runs, grouped by what differs in their configurations."""
     asked = usage.parse(_Plot, "epvf plot", argv)
-    from epvf.analysis.plotting import plot_runs
+    from epvf.analysis.drawing import plot_runs
 
     path = plot_runs(asked.runs, asked.out, asked.x, asked.smooth)
     _print_result({"plot": str(path)}, f"plot: {path}", asked.json)
