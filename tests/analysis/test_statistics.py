@@ -47,3 +47,7 @@ def test_batches_of_resamples_are_those_of_the_plain_bootstrap():
     rows = np.random.default_rng(0).integers(0, 7, (2000, 7))
     expected = np.percentile(values[rows].mean(axis=1), [2.5, 97.5], axis=0)
     np.testing.assert_allclose(interval(values), expected, rtol=1e-6)
+
+
+def test_what_a_seed_never_measured_is_nan_and_no_warning():
+    assert np.isnan(interval(np.array([1.0, np.nan, 2.0]))).all()

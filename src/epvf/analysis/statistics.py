@@ -1,5 +1,6 @@
 """Statistics over seeds: means and interquartile means, with intervals by bootstrap."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -26,7 +27,8 @@ def interval(
 ) -> tuple[np.ndarray, np.ndarray]:
     """95 % interval of a statistic over the first axis, by bootstrap over it (percentiles).
 
-    Of a single seed nothing is known about the spread: the interval has no width.
+    Of a single seed nothing is known about the spread: the interval has no width. Where a seed's
+    value is NaN, because it was never measured, it is NaN.
 
     Args:
         values: of each seed.
@@ -35,14 +37,18 @@ def interval(
     if len(values) == 1:
         only = np.asarray(statistic(values, axis=0))
         return only, only
-    found = stats.bootstrap(
-        (values,),
-        statistic,
-        n_resamples=RESAMPLES,
-        batch=BATCH,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", stats.DegenerateDataWarning
+        )  # says that of NaN it makes NaN
+        found = stats.bootstrap(
+            (values,),
+            statistic,
+            n_resamples=RESAMPLES,
+            batch=BATCH,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        ).confidence_interval
     return found.low, found.high
 
 
