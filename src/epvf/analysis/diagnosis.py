@@ -14,18 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from epvf.analysis import drawing
-from epvf.analysis.neighbourhood import Neighbourhood, neighbourhood, no_value_function
-from epvf.config.schema import Config, check_seed
+from epvf.analysis.neighbourhood import Neighbourhood, neighbourhood
+from epvf.analysis.restore import restore
+from epvf.config.schema import check_seed
 from epvf.errors import UserError
 from epvf.files import write_json
-from epvf.methods.agents.settings import AGENTS
-from epvf.methods.base import PolicySearch
-from epvf.methods.registry import make_learner
 from epvf.policies.noise import jitter
-from epvf.runs.checkpoints import Checkpoints
-from epvf.runs.folder import read_config
-from epvf.tasks.base import Task
-from epvf.training.loop import TrainState, fit, init_state
 from epvf.types import Evaluate, Evaluation
 from epvf.value.linear_fit import es_line, ridge_line
 from epvf.value.targets import spearman, transform
@@ -87,18 +81,12 @@ def diagnose(
     Raises:
         UserError: if the folder is no run, has no checkpoint, or its method has no V.
     """
-    asked = read_config(run)
-    if asked.method in AGENTS:
-        raise no_value_function(asked.method)
-    config, task = fit(asked)
+    found = restore(run)
+    config, task, learner, newest = found
     if settings.get("population") is None:
         settings["population"] = config.num_envs
     wanted = Settings(**settings)
-    learner = make_learner(config, task.spec)
-    look = neighbourhood(config, task)
-    newest = _newest(run, config, learner, task)
-    state = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), newest.learner)
-    around = look(state)
+    around = neighbourhood(config, task)(found.seed())
     probe = Probe(around, task.evaluator(learner.policy), wanted, announce)
     return {
         "run": str(run),
@@ -301,18 +289,6 @@ def table(result: dict[str, Any]) -> str:
         for row in result["ranking"]
     ]
     return "\n".join(lines)
-
-
-def _newest(run: Path, config: Config, learner: PolicySearch, task: Task) -> TrainState:
-    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep, read_only=True)
-    try:
-        like = jax.eval_shape(lambda: init_state(config, learner, task).learner)
-        state = checkpoints.restore(like)
-    finally:
-        checkpoints.close()
-    if state is None:
-        raise UserError(f"{run} has no checkpoint yet")
-    return state
 
 
 def _cosine(a: jax.Array, b: jax.Array) -> float:

@@ -193,20 +193,20 @@ class AroundStates:
         count = -(-self.episode_length // self.learner.horizon)
         steps = self.learner.num_envs * self.learner.horizon
         for number in range(count):
-            (batch, deviation), envs = self._fresh_steps(jax.random.fold_in(key, number), envs)
+            (batch, deviation), envs = self.fresh_steps(jax.random.fold_in(key, number), envs)
             total += slope(batch, deviation)
             if not number:
                 first = total
         return {"value": (first, steps), "value-long": (total, count * steps)}
 
     def predicted(self, key: PRNGKey, thetas: Population, found: Evaluation) -> jax.Array:
-        (batch, deviation), _ = self._fresh_steps(key, self.state.envs)
+        (batch, deviation), _ = self.fresh_steps(key, self.state.envs)
         some = batch.take(slice(None, None, max(1, len(batch.advantages) // RANKED)))
         gain = partial(self.learner.predicted_gain, self.state.value, some, deviation)
         with jax.default_matmul_precision("highest"):
             return jax.jit(partial(jax.lax.map, gain))(jnp.asarray(thetas))
 
-    def _fresh_steps(
+    def fresh_steps(
         self, key: PRNGKey, envs: Envs | None
     ) -> tuple[tuple[StepBatch, jax.Array], Envs]:
         """Steps of a fresh population from there, the outputs' deviation, and where it ended."""

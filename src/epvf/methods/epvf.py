@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt32
 
 from epvf.methods import replay
 from epvf.methods.base import Metrics, PolicySearch, keep_nonfinite, rollout_metrics
@@ -102,7 +102,7 @@ class LearnerState(NamedTuple):
         healthy: False once an update of φ or θ came out non-finite; that update was not applied.
     """
 
-    key: Int[Array, "2"]
+    key: UInt32[Array, "2"]
     centres: Float[Array, "C P"]
     value: Any
     value_opt: Any

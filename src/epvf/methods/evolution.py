@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt32
 
 from epvf.errors import UserError
 from epvf.methods.base import Metrics, PolicySearch, keep_nonfinite, rollout_metrics
@@ -69,7 +69,7 @@ class EvolutionState(NamedTuple):
         strategy: evosax's state of the strategy.
     """
 
-    key: Int[Array, "2"]
+    key: UInt32[Array, "2"]
     strategy: Any
     best_theta: Float[Array, "P"]
     best_return: Float[Array, ""]

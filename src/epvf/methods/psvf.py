@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt32
 
 from epvf.methods.base import Metrics, PolicySearch, keep_nonfinite
 from epvf.methods.epvf import PolicyUpdateConfig
@@ -122,7 +122,7 @@ class PSVFState(NamedTuple):
         predicted_gain, step_norm: of the newest update.
     """
 
-    key: Int[Array, "2"]
+    key: UInt32[Array, "2"]
     theta: Float[Array, "P"]
     value: Any
     value_opt: Any
@@ -255,7 +255,7 @@ class PSVFLearner(PolicySearch):
         fitted, losses = self._fit(state, steps, self.keys(state, iteration)[3], deviation)
         # a minibatch's worth of steps tells how far θ went
         some = steps.take(slice(None, None, self.config.minibatches))
-        divergence = _divergence(self._offsets(fitted.theta, some, deviation), some)
+        divergence = _divergence(self.offsets(fitted.theta, some, deviation), some)
         gain = self.predicted_gain(fitted.value, some, deviation, fitted.theta)
         gain -= self.predicted_gain(fitted.value, some, deviation, state.theta)
         fitted = self._begin(state, fitted)
@@ -339,7 +339,7 @@ class PSVFLearner(PolicySearch):
         raw = advantages(steps, values, discount, self.config.gae_lambda**self.config.stride)
         earned = advantages(steps, values, discount, decay=1.0) + values[:, :-1]
         visited = seen[:, :-1].reshape(-1, seen.shape[-1])
-        centre = self._logits(state.theta, visited)
+        centre = self.outputs(state.theta, visited)
         theirs = segment.outputs[:, :: self.config.stride].reshape(centre.shape)
         weight = jnp.repeat(finite.astype(jnp.float32), raw.shape[1])
         offsets = jnp.where(weight[:, None] > 0, theirs - centre, 0.0)
@@ -423,7 +423,7 @@ class PSVFLearner(PolicySearch):
         furthest = jnp.inf if wanted is None else MAX_DIVERGENCE * wanted
 
         def cost(theta: Array) -> tuple[jax.Array, jax.Array]:
-            offsets = self._offsets(self.outward(batch.scaler, theta), batch, deviation)
+            offsets = self.offsets(self.outward(batch.scaler, theta), batch, deviation)
             gain = self._gain(fit.value, batch, offsets)
             price = self._price(batch.centre + offsets * deviation[None])
             return -_mean(gain - price, batch.weight), _divergence(offsets, batch)
@@ -460,19 +460,23 @@ class PSVFLearner(PolicySearch):
         size = int(num * steps * self.config.fraction) // parts
         return orders[:, : size * parts].reshape(epochs * parts, size)
 
-    def _logits(self, theta: Array, observations: Float[Array, "B O"]) -> jax.Array:
+    def outputs(self, theta: Float[Array, "P"], observations: Float[Array, "B O"]) -> jax.Array:
+        """What a policy puts out at observations, before it becomes actions: `[B, A]`."""
         return jax.vmap(self.policy.logits, in_axes=(None, 0))(
             self.policy.unravel(theta), observations
         )
 
-    def _offsets(self, theta: Array, batch: StepBatch, deviation: Array) -> jax.Array:
-        return (self._logits(theta, batch.observations) - batch.centre) / deviation[None]
+    def offsets(
+        self, theta: Float[Array, "P"], batch: StepBatch, deviation: Float[Array, "A"]
+    ) -> jax.Array:
+        """z `[B, A]` of a policy at steps; see `v_state_theta`."""
+        return (self.outputs(theta, batch.observations) - batch.centre) / deviation[None]
 
     def predicted_gain(
         self, value: Any, batch: StepBatch, deviation: Array, theta: Array
     ) -> jax.Array:
         """What V(s, θ) says of θ, on average over the steps, but for what all θ have alike."""
-        gain = self._gain(value, batch, self._offsets(theta, batch, deviation))
+        gain = self._gain(value, batch, self.offsets(theta, batch, deviation))
         return _mean(gain, batch.weight)
 
     def _gain(self, value: Any, batch: StepBatch, offsets: Array) -> jax.Array:

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Key
 
 from epvf.policies.activations import ACTIVATIONS
 from epvf.types import Array, PRNGKey
@@ -24,7 +24,10 @@ _SCALINGS: dict[Scaling, Callable[[jax.Array, int, float], jax.Array]] = {
 
 
 def init_mlp(
-    keys: Sequence[PRNGKey] | PRNGKey, sizes: Sequence[int], scaling: Scaling, last_gain: float
+    keys: Sequence[PRNGKey] | Key[jax.Array, "L"],
+    sizes: Sequence[int],
+    scaling: Scaling,
+    last_gain: float,
 ) -> Params:
     """Draws an MLP: normal kernels scaled by their fan-in, biases zero.
 

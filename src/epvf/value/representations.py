@@ -9,7 +9,7 @@ and that the value function's loss trains along with its own.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,7 @@ class Stage(NamedTuple):
     learned_inputs: bool
 
 
+@runtime_checkable
 class Part(Protocol):
     """One way to turn policies into features."""
 

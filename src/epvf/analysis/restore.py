@@ -1,0 +1,67 @@
+"""A run's newest checkpoint with everything that its state belongs to."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from epvf.analysis.neighbourhood import no_value_function
+from epvf.config.schema import Config
+from epvf.errors import UserError
+from epvf.methods.agents.settings import AGENTS
+from epvf.methods.base import PolicySearch
+from epvf.methods.registry import make_learner
+from epvf.runs.checkpoints import Checkpoints
+from epvf.runs.folder import read_config
+from epvf.tasks.base import Task
+from epvf.training.loop import TrainState, fit, init_state
+
+
+class Restored(NamedTuple):
+    """A run as it was at its newest checkpoint."""
+
+    config: Config
+    task: Task
+    learner: PolicySearch
+    state: TrainState
+
+    def seed(self, number: int | None = None) -> Any:
+        """The learner's state of one seed; None: of the first.
+
+        Raises:
+            UserError: if the run has no such seed.
+        """
+        seeds = range(self.config.seed, self.config.seed + self.config.num_seeds)
+        number = seeds[0] if number is None else number
+        if number not in seeds:
+            listed = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+            raise UserError(f"the run has no seed {number}; it has {listed}")
+        index = seeds.index(number)
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), self.state.learner)
+
+
+def restore(run: Path) -> Restored:
+    """Reads a run's newest checkpoint; the run's files are only read.
+
+    Raises:
+        UserError: if the folder is no run, has no checkpoint, or its method keeps no state.
+    """
+    asked = read_config(run)
+    if asked.method in AGENTS:
+        raise no_value_function(asked.method)
+    config, task = fit(asked)
+    learner = make_learner(config, task.spec)
+    return Restored(config, task, learner, _newest(run, config, learner, task))
+
+
+def _newest(run: Path, config: Config, learner: PolicySearch, task: Task) -> TrainState:
+    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep, read_only=True)
+    try:
+        like = jax.eval_shape(lambda: init_state(config, learner, task).learner)
+        state = checkpoints.restore(like)
+    finally:
+        checkpoints.close()
+    if state is None:
+        raise UserError(f"{run} has no checkpoint yet")
+    return state
