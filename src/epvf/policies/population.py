@@ -25,13 +25,13 @@ class Perturbed:
 
     Attributes:
         centres: `[G, C, P]` of each of G populations.
-        keys: `[G]` of their noise, as raw key data `[G, 2]`.
+        keys: `[G]` of their noise, as raw key data `[G, 2]` of uint32.
         num: policies in each of them: rows `c*num/C ... (c+1)*num/C` are those around centre c.
         config: the noise.
     """
 
-    centres: Float[Array, "G C P"]
-    keys: UInt32[Array, "G 2"]
+    centres: Any  # JAX makes populations of shapes, and with an axis of seeds, too
+    keys: Any
     num: int = field(metadata={"static": True})
     config: PerturbationConfig = field(metadata={"static": True})
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from epvf.config.schema import Config, replace
 from epvf.methods.base import PolicySearch, State
@@ -25,12 +26,17 @@ from epvf.runtime.compilation import compiler_options
 from epvf.runtime.memory import check_run
 from epvf.tasks import make
 from epvf.tasks.base import SteppableTask, Task, explorer_of
-from epvf.types import Array, Evaluate, Evaluation, Explore, Population, Segment
+from epvf.types import Array, Evaluate, Evaluation, Explore, PRNGKey, Segment
 
 _INTERNAL = ("rollout/steps", "rollout/all_steps", "healthy")
 
 Record: TypeAlias = dict[str, float | int]
 Announce: TypeAlias = Callable[[str], None]
+
+Populations: TypeAlias = Float[Array, "M N P"]
+Clouds: TypeAlias = Float[Array, "M E P"]
+Evaluations: TypeAlias = Any
+"""An `Evaluation` whose arrays have an axis of M seeds first."""
 
 MAX_CHUNK = 256
 """Most iterations that one call of the compiled loop runs; bounds the metrics it carries."""
@@ -203,7 +209,7 @@ def _host_loop(
 
 def _propose_seeds(
     learner: PolicySearch, learners: State, iteration: jax.Array, due: bool
-) -> tuple[jax.Array, Any, Population, Population]:
+) -> tuple[PRNGKey, Any, Populations, Clouds]:
     """The key of the rollouts, proposals, their policies `[M, N, P]`, clouds `[M, E or 0, P]`."""
     proposed = jax.vmap(learner.propose, in_axes=(0, None))(learners, iteration)
     thetas = jax.vmap(drawn)(proposed)
@@ -236,8 +242,8 @@ def _learn_arguments(config: Config, learner: PolicySearch, learners: State) -> 
 
 
 def _evaluate_seeds(
-    learner: PolicySearch, evaluate: Evaluate, key: jax.Array, thetas: Population, cloud: Population
-) -> tuple[Evaluation, Evaluation, float]:
+    learner: PolicySearch, evaluate: Evaluate, key: PRNGKey, thetas: Populations, cloud: Clouds
+) -> tuple[Evaluations, Evaluations, float]:
     """Evaluates populations and clouds of all seeds in one call, so that no thread idles between.
 
     Returns:
@@ -265,11 +271,11 @@ def _explore_seeds(
     learner: PolicySearch,
     evaluate: Evaluate,
     explore: Explore,
-    key: jax.Array,
-    thetas: Population,
-    cloud: Population,
+    key: PRNGKey,
+    thetas: Populations,
+    cloud: Clouds,
     envs: Any,
-) -> tuple[Segment, Evaluation, float]:
+) -> tuple[Any, Evaluations, float]:
     """Explores with the populations `[M, N, P]` of all seeds in one call, and evaluates clouds."""
     seeds = thetas.shape[0]
     merge = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])  # noqa: E731
@@ -289,7 +295,7 @@ def _split_seeds(tree: Any, num_seeds: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(num_seeds, -1, *x.shape[1:]), tree)
 
 
-def _by_seed(evaluation: Evaluation, thetas: Population) -> Evaluation:
+def _by_seed(evaluation: Evaluation, thetas: Populations) -> Evaluations:
     """The rows of an evaluation as those of `thetas [M, N, P]`."""
     return jax.tree.map(lambda x: x.reshape(*thetas.shape[:2], *x.shape[1:]), evaluation)
 
