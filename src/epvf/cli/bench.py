@@ -126,7 +126,7 @@ def _population(setup: "Setup") -> "Population":
     import jax
     import numpy as np
 
-    from epvf.policies.noise import drawn
+    from epvf.policies.population import drawn
     from epvf.training.loop import init_state
 
     state = jax.tree.map(lambda leaf: leaf[0], init_state(setup).learner)

@@ -221,8 +221,8 @@ def check_policy(spec: TaskSpec, policy: Policy) -> None:
         )
 
 
-def check_population(policy: Policy, thetas: Population) -> None:
-    """Checks the shape of a population; works on arrays and on JAX tracers.
+def check_population(policy: Policy, thetas: Any) -> None:
+    """Checks the shape of what should be a population, drawn or not, also on JAX tracers.
 
     Raises:
         UserError: if `thetas` is not `[N, P]` with `N >= 1` and `P` the policy's size.

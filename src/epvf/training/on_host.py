@@ -13,7 +13,7 @@ import numpy as np
 from epvf.config.schema import Config
 from epvf.methods.base import Keys, PolicySearch, State
 from epvf.methods.metrics import count_steps
-from epvf.policies.noise import drawn
+from epvf.policies.population import drawn
 from epvf.runtime.compilation import compiler_options
 from epvf.training.prepare import Setup
 from epvf.training.state import TrainState, finished, may_be_last

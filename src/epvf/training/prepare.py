@@ -10,7 +10,7 @@ from epvf.errors import UserError
 from epvf.methods.base import Method, Parts, PolicySearch
 from epvf.methods.registry import METHODS
 from epvf.policies.mlp import Policy
-from epvf.policies.noise import drawn
+from epvf.policies.population import drawn
 from epvf.runtime.memory import (
     DEVICE,
     HOST,

@@ -17,7 +17,8 @@ from safetensors.numpy import save
 
 from epvf.errors import UserError
 from epvf.files import one_line, write_atomically
-from epvf.policies.mlp import ACTIVATIONS, Layer, Output, Policy
+from epvf.policies.activations import Activation
+from epvf.policies.mlp import Layer, Output, Policy
 from epvf.types import Array
 
 FORMAT = "epvf-policy/1"
@@ -98,7 +99,7 @@ def load_policy(path: str | Path) -> SavedPolicy:
     try:
         layers = _layers(tensors)
         sizes = (layers[0].kernel.shape[0], *(len(layer.bias) for layer in layers))
-        activation = _one_of(metadata, "activation", tuple(ACTIVATIONS))
+        activation = _one_of(metadata, "activation", typing.get_args(Activation))
         output = _one_of(metadata, "action", typing.get_args(Output))
         policy = Policy(sizes, typing.cast(Any, activation), typing.cast(Any, output))
         theta = policy.ravel(layers)
