@@ -28,7 +28,8 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from epvf.policies.mlp import Policy
-from epvf.policies.noise import PerturbationConfig, perturb
+from epvf.policies.noise import PerturbationConfig
+from epvf.policies.population import perturb
 from epvf.tasks import make
 from epvf.tasks.adapters.to_gymnasium import AntEnv
 

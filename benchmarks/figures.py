@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from epvf.analysis.plotting import Group, draw, save
+from epvf.analysis.curves import Group
+from epvf.analysis.drawing import learning_curves, save
 from epvf.runs.metrics import Record, read_metrics
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -57,7 +58,7 @@ def draw_all() -> None:
     """Draws every figure from the data that is there."""
     for name, (title, patterns) in FIGURES.items():
         groups = [Group(label, _read(pattern)) for label, pattern in patterns.items()]
-        save(draw(groups, title=title), DOCS / "figures" / f"{name}.png")
+        save(learning_curves(groups, title=title), DOCS / "figures" / f"{name}.png")
 
 
 def table(names: list[str]) -> None:

@@ -25,10 +25,10 @@ from epvf.policies import scaling as coordinates
 from epvf.policies.formats.safetensors import SavedPolicy, load_policy
 from epvf.policies.mlp import Policy
 from epvf.policies.noise import jitter
+from epvf.policies.scaling import Scaler
 from epvf.tasks.base import Task, TaskSpec, explorer_of
 from epvf.training.loop import fit, train
 from epvf.types import Evaluate, Evaluation, Population, PRNGKey
-from epvf.value.v_state_theta import Scaler
 
 ENV_STEPS, EVERY = 40e6, 0.5e6
 COPIES = 64

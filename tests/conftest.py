@@ -9,7 +9,14 @@ import jax
 import pytest
 from hypothesis import settings
 
+import contracts
+
 SOURCE = Path(__file__).resolve().parents[1] / "src"
+
+# Annotated shapes and types are checked at every call, unless EPVF_CONTRACTS is 0. This has to be
+# set up before the library is imported.
+if os.environ.get("EPVF_CONTRACTS", "1") != "0":
+    contracts.install()
 
 # Rank promotion would hide a V of shape [B, 1]. Subprocesses see it through the environment.
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"

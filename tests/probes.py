@@ -207,3 +207,17 @@ class RandomStartTask:
             return Evaluation(returns, lengths, starts if self.tells else None)
 
         return evaluate
+
+
+def learning_records(values: Any, seed: int, steps: int = 100) -> list[dict[str, Any]]:
+    """Of one seed, an iteration a value; every fifth also measured the unperturbed policy."""
+    return [
+        {
+            "steps/update": t + 1,
+            "steps/env": (t + 1) * steps,
+            "seed": seed,
+            "rollout/episode_return": value,
+            "eval/episode_return": value if t % 5 == 0 else None,
+        }
+        for t, value in enumerate(values)
+    ]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from epvf.runs.folder import Run
     from epvf.runs.train import Result, train
     from epvf.tasks import make
+    from epvf.tasks import register as register_task
     from epvf.tasks.base import TaskSpec
     from epvf.types import Evaluation
 
@@ -36,6 +37,7 @@ _HOMES = {
     "make": "epvf.tasks",
     "preset": "epvf.config.presets",
     "register_method": "epvf.methods.registry",
+    "register_task": "epvf.tasks.registry:register",
     "save_policy": "epvf.policies.formats.safetensors",
     "train": "epvf.runs.train",
 }
@@ -54,6 +56,7 @@ __all__ = [
     "make",
     "preset",
     "register_method",
+    "register_task",
     "save_policy",
     "train",
 ]
@@ -62,7 +65,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    module, _, attribute = _HOMES[name].partition(":")
+    return getattr(import_module(module), attribute or name)
 
 
 def __dir__() -> list[str]:

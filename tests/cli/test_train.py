@@ -247,7 +247,7 @@ def test_a_policy_that_does_not_fit_is_refused_with_both_shapes(finished, workpl
     )
     refused(
         [*DEBUG, "--method", "ppo", "--init", policy],
-        "method 'ppo' cannot start from a policy file",
+        "method 'ppo' does not start from a given policy; leave out --init",
     )
 
 
@@ -288,3 +288,27 @@ def test_what_cannot_be_resumed_is_said_before_it_starts(workplace, capsys):
     assert capsys.readouterr().err.startswith("note: a run of method 'ppo' cannot be resumed")
     assert main(["resume", "run", "--iterations", "3"]) == 2
     assert "is of method 'ppo', which cannot be resumed" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_task_of_ones_own_is_found_again(workplace, capsys):
+    Path("robot.py").write_text(
+        "from epvf.tasks import make as other\n"
+        "def make(episode_length=None):\n"
+        "    return other('cartpole', episode_length=episode_length or 30)\n"
+    )
+    words = ["train", "robot.py:make", "--preset", "debug", "--iterations", "1", "--out", "run"]
+    assert main(words) == 0
+    assert load(Path("run/config.json")).task.name == "robot.py:make"
+    assert main(["resume", "run", "--iterations", "2"]) == 0
+    assert main(["eval", "run", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["task"] == "robot.py:make" and result["episode_length"] <= 30
+
+
+def test_a_task_of_ones_own_that_is_not_there_is_refused(workplace, refused):
+    Path("robot.py").write_text("def make(): return 3\n")
+    refused(["train", "nobot.py:make"], "there is no file nobot.py to take a task from")
+    refused(["train", "robot.py:mak"], "robot.py has no 'mak'")
+    refused(["train", "robot.py:make"], "'robot.py:make' returns int, but a task has")
+    refused(["train", "no.such.package:make"], "cannot import 'no.such.package'")

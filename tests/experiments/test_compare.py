@@ -4,7 +4,6 @@ import csv
 import json
 import sys
 
-import numpy as np
 import pytest
 
 from epvf.cli.main import main
@@ -12,7 +11,7 @@ from epvf.config.presets import preset
 from epvf.errors import UserError
 from epvf.experiments import compare_report, runner
 from epvf.experiments.compare import planned
-from epvf.experiments.compare_report import iqm, reached, write
+from epvf.experiments.compare_report import reached, write
 from epvf.experiments.paper import Arm
 from epvf.runs.folder import Run, read_info
 
@@ -127,12 +126,6 @@ def test_the_page_holds_what_the_runs_hold(tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "500 / 10 s (2 of 2)" in text and "– (0 of 2)" in text
     assert "40.50 (40.00 to 41.00)" in compare_report.table(summary)
-
-
-def test_the_interquartile_mean_leaves_out_the_extremes():
-    values = np.array([1000.0, 3.0, 1.0, 2.0, -50.0, 4.0, 2.0, 3.0])
-    assert iqm(values) == pytest.approx(2.5)
-    np.testing.assert_array_equal(iqm(np.array([[3.0, 1.0], [2.0, 2.0]])), [2.0, 2.0])
 
 
 def test_a_level_is_reached_where_the_return_first_is_there():

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from epvf.analysis.plotting import Group
+from epvf.analysis.curves import Group
 from epvf.config.presets import preset
 from epvf.config.schema import flatten, replace
 from epvf.config.variants import VARIANTS, vary

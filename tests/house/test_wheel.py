@@ -63,7 +63,7 @@ def test_every_requirement_is_pinned_and_no_index_is_named() -> None:
 def test_training_loads_neither_torch_nor_optional_parts() -> None:
     script = (
         "import sys, epvf.training.loop, epvf.runs.recorder, epvf.analysis.evaluation,"
-        "epvf.tasks.engines.native, epvf.analysis.plotting,"
+        "epvf.tasks.engines.native, epvf.analysis.curves,"
         "epvf.training.prepare, epvf.cli.main;"
         "heavy = {'torch', 'brax', 'evosax', 'warp', 'mujoco.mjx', 'flax', 'matplotlib.pyplot'};"
         "sys.exit(str(heavy & set(sys.modules)))"

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epvf.methods import replay
-from epvf.policies.noise import PerturbationConfig, drawn, perturbed
+from epvf.policies.noise import PerturbationConfig
+from epvf.policies.population import drawn, perturbed
 
 
 @settings(max_examples=30, deadline=None)

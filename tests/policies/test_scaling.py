@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from epvf.policies import scaling as coordinates
 from epvf.policies.mlp import Policy
-from epvf.value.v_state_theta import Scaler
+from epvf.policies.scaling import Scaler
 
 SCALER = Scaler(jnp.array([100.0, -3.0, 0.0]), jnp.array([20.0, 0.1, 1.0]))
 

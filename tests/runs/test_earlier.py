@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+from epvf.analysis.drawing import plot_runs
 from epvf.analysis.evaluation import evaluate
-from epvf.analysis.plotting import plot_runs
 from epvf.config.schema import FORMAT as CONFIG_FORMAT
 from epvf.config.schema import replace
 from epvf.errors import UserError

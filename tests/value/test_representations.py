@@ -12,14 +12,9 @@ from hypothesis import strategies as st
 
 from epvf.errors import UserError
 from epvf.policies.mlp import Layer, Policy
-from epvf.value.representations import (
-    Probing,
-    RepresentationConfig,
-    Unf,
-    make_representation,
-    project,
-)
-from epvf.value.unf import policy_spec
+from epvf.value.networks import project
+from epvf.value.permutations import policy_spec
+from epvf.value.representations import Probing, RepresentationConfig, Unf, make_representation
 
 POLICY = Policy((3, 5, 4, 2))
 NAMES = ("raw", "probing", "probing+raw", "unf", "unf+raw")
@@ -258,7 +253,8 @@ def test_unf_of_an_unknown_layer_kind_is_an_error_in_words():
 def test_probing_states_of_another_task_are_an_error_in_words():
     params = Probing(Policy((4, 2)), 6).init(jax.random.key(0))
     with pytest.raises(UserError, match=r"shape \(6, 4\), but 6 states of a policy with 3 obs"):
-        Probing(Policy((3, 2)), 6)(params, _thetas(Policy((3, 2)), 1), None)
+        thetas = _thetas(Policy((3, 2)), 1)
+        Probing(Policy((3, 2)), 6)(params, thetas, thetas)
 
 
 @pytest.mark.parametrize("policy", [Policy((3, 4, 2), "relu"), Policy((3, 2))], ids=str)

@@ -3,7 +3,6 @@
 import math
 from functools import cache
 from itertools import permutations, product
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epvf.errors import UserError
-from epvf.policies.mlp import Layer, Policy
-from epvf.value.unf import (
-    EquivariantLinear,
-    InvariantNetwork,
-    PermutationSpec,
-    SignInvariantLift,
-    mix_channels,
-    partitions,
-    policy_spec,
-)
+from epvf.value.permutations import PermutationSpec
+from epvf.value.unf import EquivariantLinear, InvariantNetwork, mix_channels
+from weight_space import mlp_spec, parameters_of, renumbering_of
 
 BELL = (1, 1, 2, 5, 15, 52)
 ARCHITECTURES = [(3, 2), (3, 5, 2), (4, 6, 5, 3), (2, 4, 3, 5, 2)]
@@ -30,14 +21,10 @@ ARCHITECTURES = [(3, 2), (3, 5, 2), (4, 6, 5, 3), (2, 4, 3, 5, 2)]
 TIED = PermutationSpec(((3, 4), (4, 4), (4,)), ((None, "h"), ("h", "h"), ("h",)))
 
 
-def _mlp(*layer_sizes, permutable="hidden"):
-    return policy_spec(Policy(layer_sizes), permutable)
-
-
 SPECS = {
-    "hidden": _mlp(3, 4, 5, 2),
-    "linear": _mlp(3, 2),
-    "all": _mlp(3, 4, 5, 2, permutable="all"),
+    "hidden": mlp_spec(3, 4, 5, 2),
+    "linear": mlp_spec(3, 2),
+    "all": mlp_spec(3, 4, 5, 2, permutable="all"),
     "tied": TIED,
 }
 
@@ -47,11 +34,6 @@ def _draw(spec, batch=2, seed=0):
     return [rng.standard_normal((batch, *shape), np.float32) for shape in spec.shapes]
 
 
-def _renumbering(spec, seed):
-    rng = np.random.default_rng(seed)
-    return {group: rng.permutation(size) for group, size in spec.sizes.items()}
-
-
 def _layer(spec, out_channels=None):
     sizes = tuple(spec.sizes.items())
     return EquivariantLinear(spec.groups, sizes, spec.channels, out_channels or spec.channels)
@@ -59,13 +41,6 @@ def _layer(spec, out_channels=None):
 
 def _network(spec):
     return InvariantNetwork(spec.groups, tuple(spec.sizes.items()), spec.channels, 6, 3, 2)
-
-
-def _parameters(module, seed):
-    """Any parameters that fit, biases and all: the laws hold for all of them."""
-    rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(module.init, jax.random.key(0))
-    return jax.tree.map(lambda x: 0.5 * rng.standard_normal(x.shape, np.float32), shapes)
 
 
 @cache
@@ -89,18 +64,6 @@ def _permute_features(spec, features, renumbering):
     return free.permute(features, renumbering)
 
 
-@pytest.mark.parametrize("count", range(6))
-def test_partitions_of_one_group_are_counted_by_bell_numbers(count):
-    found = list(partitions(("h",) * count))
-    assert len(found) == len(set(found)) == BELL[count]
-
-
-def test_partitions_never_mix_groups():
-    found = list(partitions(("a", "b", "a", "b", "b")))
-    assert len(found) == BELL[2] * BELL[3]
-    assert all(set(blocks[0::2][:2]).isdisjoint({blocks[1], *blocks[3:]}) for blocks in found)
-
-
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_number_of_terms_is_the_number_of_index_partitions(spec):
     expected = sum(
@@ -120,7 +83,7 @@ def test_terms_of_a_two_hidden_layer_policy_counted_by_hand():
         for b in rows
     }
     expected = sum(rows[a] * rows[b] * n for (a, b), n in terms.items())
-    assert _layer(_mlp(34, 64, 64, 8)).num_terms == expected == 55
+    assert _layer(mlp_spec(34, 64, 64, 8)).num_terms == expected == 55
 
 
 def _fixed_entries(spec, renumbering):
@@ -165,7 +128,12 @@ def _span(spec):
 
 @pytest.mark.parametrize(
     "spec",
-    [_mlp(2, 2, 2, 1), _mlp(1, 2, 1), _mlp(2, 2, 2, permutable="all"), _mlp(2, 1, 2, 1)],
+    [
+        mlp_spec(2, 2, 2, 1),
+        mlp_spec(1, 2, 1),
+        mlp_spec(2, 2, 2, permutable="all"),
+        mlp_spec(2, 1, 2, 1),
+    ],
     ids=["deep", "shallow", "all", "one neuron"],
 )
 def test_a_layer_spans_all_equivariant_maps(spec):
@@ -186,10 +154,10 @@ def test_groups_smaller_than_their_indices_make_terms_repeat():
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**16))
-def test_layers_commute_with_renumbering(spec, seed):
+def test_layers_commute_withrenumbering_of(spec, seed):
     layer, outputs = _outputs(spec)
-    params = _parameters(layer, seed)
-    tensors, renumbering = _draw(spec, seed=seed), _renumbering(spec, seed)
+    params = parameters_of(layer, seed)
+    tensors, renumbering = _draw(spec, seed=seed), renumbering_of(spec, seed)
     before = _permute_features(spec, outputs(params, tensors), renumbering)
     after = outputs(params, spec.permute(tensors, renumbering))
     for a, b in zip(after, before, strict=True):
@@ -198,15 +166,15 @@ def test_layers_commute_with_renumbering(spec, seed):
 
 @pytest.mark.parametrize(
     "spec",
-    [_mlp(*sizes) for sizes in ARCHITECTURES] + [SPECS["all"], TIED],
+    [mlp_spec(*sizes) for sizes in ARCHITECTURES] + [SPECS["all"], TIED],
     ids=[*map(str, ARCHITECTURES), "all", "tied"],
 )
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**16))
-def test_networks_do_not_see_renumbering(spec, seed):
-    tensors, params = _draw(spec, seed=seed), _parameters(_network(spec), seed)
+def test_networks_do_not_seerenumbering_of(spec, seed):
+    tensors, params = _draw(spec, seed=seed), parameters_of(_network(spec), seed)
     features = _features(spec)(params, tensors)
-    moved = _features(spec)(params, spec.permute(tensors, _renumbering(spec, seed)))
+    moved = _features(spec)(params, spec.permute(tensors, renumbering_of(spec, seed)))
     assert features.shape == (2, _network(spec).size)
     np.testing.assert_allclose(moved, features, atol=1e-4, rtol=1e-4)
     assert np.abs(features[0] - features[1]).max() > 1e-2
@@ -215,7 +183,7 @@ def test_networks_do_not_see_renumbering(spec, seed):
 def test_observations_can_be_told_apart_unless_they_are_permutable():
     for spec, told_apart in ((SPECS["hidden"], True), (SPECS["all"], False)):
         first, *rest = _draw(spec)
-        params = _parameters(_network(spec), 0)
+        params = parameters_of(_network(spec), 0)
         a, b = (_features(spec)(params, [kernel, *rest]) for kernel in (first, first[:, ::-1]))
         assert (np.abs(a - b).max() > 1e-2) == told_apart
 
@@ -228,7 +196,7 @@ def test_outputs_of_drawn_layers_have_about_unit_variance(spec):
 
 
 def test_drawn_features_are_standardised():
-    spec = _mlp(34, 64, 64, 8)
+    spec = mlp_spec(34, 64, 64, 8)
     params = _network(spec).init(jax.random.key(0))
     features = np.asarray(_features(spec)(params, _draw(spec, batch=256)))
     alive = features.std(axis=0) > 0
@@ -246,92 +214,3 @@ def test_mixing_channels_has_the_gradient_of_a_tensor_product():
     plain = jax.grad(lambda w, x: (probe * jnp.tensordot(w, x, 1)).sum(), (0, 1))(weights, x)
     for a, b in zip(ours, plain, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-
-
-def _flip(layers, signs):
-    """Flips neurons: incoming weights, bias and outgoing weights by `signs[l]` `[H_l]`."""
-    ends = layers[0].kernel.shape[1], layers[-1].bias.shape[-1]
-    ones = [np.ones(ends[0], np.float32), *signs, np.ones(ends[1], np.float32)]
-    return [
-        Layer(layer.kernel * a[None, :, None] * b[None, None, :], layer.bias * b[None, :])
-        for layer, a, b in zip(layers, ones[:-1], ones[1:], strict=True)
-    ]
-
-
-def _layers(layer_sizes, seed):
-    policy, rng = Policy(layer_sizes), np.random.default_rng(seed)
-    return policy.unravel(rng.standard_normal((2, policy.num_parameters), np.float32))
-
-
-def _signs(layer_sizes, seed):
-    rng = np.random.default_rng(seed)
-    return [rng.choice([-1.0, 1.0], n).astype(np.float32) for n in layer_sizes[1:-1]]
-
-
-@pytest.mark.parametrize("layer_sizes", ARCHITECTURES[1:], ids=str)
-def test_odd_features_flip_with_their_neuron(layer_sizes):
-    lift = SignInvariantLift(layer_sizes, channels=4)
-    layers, signs = _layers(layer_sizes, 0), _signs(layer_sizes, 0)
-    for odd, flipped, sign in zip(
-        lift.odd(layers), lift.odd(_flip(layers, signs)), signs, strict=True
-    ):
-        np.testing.assert_array_equal(flipped, odd * sign[None, None, :])
-
-
-@cache
-def _lifted(layer_sizes):
-    """A lift, a network behind it, and both compiled: `(params, layers) -> features`."""
-    lift = SignInvariantLift(layer_sizes, channels=4)
-    network = InvariantNetwork(lift.groups, lift.sizes, lift.out_channels, 6, 3, 2)
-    features = jax.jit(lambda params, layers: network(params[1], lift(params[0], layers)))
-    return lift, network, features
-
-
-@pytest.mark.parametrize("layer_sizes", ARCHITECTURES[1:], ids=str)
-@settings(max_examples=5, deadline=None)
-@given(seed=st.integers(0, 2**16))
-def test_lifted_networks_see_neither_signs_nor_renumbering(layer_sizes, seed):
-    lift, network, features = _lifted(layer_sizes)
-    params, spec = (_parameters(lift, seed), _parameters(network, seed)), _mlp(*layer_sizes)
-    layers, signs = _layers(layer_sizes, seed), _signs(layer_sizes, seed)
-    flat = [tensor for layer in _flip(layers, signs) for tensor in layer]
-    moved = spec.permute(flat, _renumbering(spec, seed))
-    same = [Layer(*pair) for pair in zip(moved[::2], moved[1::2], strict=True)]
-    expected = features(params, layers)
-    np.testing.assert_allclose(features(params, same), expected, atol=1e-4, rtol=1e-4)
-    assert np.abs(expected[0] - expected[1]).max() > 1e-2
-    # A flip of incoming weights alone is another policy and has to be seen.
-    half = [layers[0]._replace(kernel=-layers[0].kernel), *layers[1:]]
-    assert np.abs(features(params, half) - expected).max() > 1e-3
-
-
-class Convolution(NamedTuple):
-    kernel: jax.Array
-    bias: jax.Array
-
-
-class ConvolutionalPolicy(Policy):
-    def unravel(self, thetas):
-        return [Convolution(*layer) for layer in super().unravel(thetas)]
-
-
-def test_layers_of_another_kind_are_an_error_in_words():
-    with pytest.raises(UserError, match="unknown layer kind for the UNF 'Convolution'"):
-        policy_spec(ConvolutionalPolicy((3, 4, 2)))
-
-
-def test_permutable_is_one_of_two():
-    with pytest.raises(UserError, match=r"unknown unf_permutable 'al' .*valid: hidden, all"):
-        policy_spec(Policy((3, 4, 2)), "al")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "shapes, axes, message",
-    [
-        (((3, 4), (5,)), ((None, "h"), ("h",)), "group 'h' have sizes 4 and 5"),
-        (((3, 4),), (("h",),), "do not name every axis"),
-    ],
-)
-def test_specifications_that_do_not_fit_are_an_error_in_words(shapes, axes, message):
-    with pytest.raises(UserError, match=message):
-        PermutationSpec(shapes, axes)

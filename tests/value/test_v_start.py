@@ -13,8 +13,10 @@ from epvf.policies.mlp import Policy
 from epvf.policies.noise import PerturbationConfig
 from epvf.tasks import make
 from epvf.types import Evaluation
+from epvf.value.factory import make_value
 from epvf.value.representations import RepresentationConfig
-from epvf.value.v_theta import MAX_STARTS, ValueConfig, make_value
+from epvf.value.v_start import MAX_STARTS
+from epvf.value.v_theta import ValueConfig
 from probes import RandomStartTask, config_of, first_state, records_of, reports_of, search_of
 
 POLICY = Policy((3, 4, 2))

@@ -7,8 +7,9 @@ import pytest
 
 from epvf.policies.mlp import Policy
 from epvf.policies.noise import PerturbationConfig, noise_deviation
+from epvf.value.factory import make_value
 from epvf.value.representations import RepresentationConfig
-from epvf.value.v_theta import ValueConfig, make_value
+from epvf.value.v_theta import ValueConfig
 
 POLICY = Policy((3, 4, 2))
 PERTURBATION = PerturbationConfig(scale=0.3, floor=0.01)

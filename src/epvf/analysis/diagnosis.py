@@ -7,30 +7,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from epvf.analysis.neighbourhood import Neighbourhood, neighbourhood, no_value_function
-from epvf.analysis.plotting import save
+from epvf.analysis import drawing
+from epvf.analysis.neighbourhood import Neighbourhood, neighbourhood
+from epvf.analysis.restore import restore
 from epvf.config.schema import check_seed
 from epvf.errors import UserError
 from epvf.files import write_json
-from epvf.methods.registry import METHODS
 from epvf.policies.noise import jitter
-from epvf.runs.checkpoints import Checkpoints
-from epvf.runs.folder import read_config
-from epvf.training.loop import init_state
-from epvf.training.prepare import Setup, prepare
-from epvf.training.state import TrainState
 from epvf.types import Evaluate, Evaluation
 from epvf.value.linear_fit import es_line, ridge_line
 from epvf.value.targets import spearman, transform
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Announce: TypeAlias = Callable[[str], None]
 
@@ -89,24 +81,18 @@ def diagnose(
     Raises:
         UserError: if the folder is no run, has no checkpoint, or its method has no V.
     """
-    asked = read_config(run)
-    if METHODS[asked.method.name].build is None:
-        raise no_value_function(asked.method.name)
-    setup = prepare(asked)
-    config = setup.config
+    found = restore(run)
+    setup, newest = found
     if settings.get("population") is None:
-        settings["population"] = config.num_envs
+        settings["population"] = setup.config.num_envs
     wanted = Settings(**settings)
-    look = neighbourhood(setup)
-    whole = newest_state(run, setup)
-    state = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), whole.learner)
-    around = look(state)
+    around = neighbourhood(setup)(found.seed())
     probe = Probe(around, setup.evaluate, wanted, announce)
     return {
         "run": str(run),
-        "method": config.method.name,
-        "update": whole.iteration,
-        "env_steps": int(whole.env_steps[0]),
+        "method": setup.config.method.name,
+        "update": newest.iteration,
+        "env_steps": int(newest.env_steps[0]),
         "population": wanted.population,
         "reference": wanted.reference * wanted.population,
         "targets": around.targets.transform,
@@ -195,7 +181,7 @@ class Probe:
             "estimated_from_env_steps": {
                 name: steps for name, (_, steps) in self._estimates.items()
             },
-            # what two halves share bounds what the whole shares with the truth (Spearman-Brown)
+            # what two halves share bounds what both together share with the truth (Spearman-Brown)
             "reference_halves_cosine": between,
             "reference_reliability": float(np.sqrt(max(2.0 * between / (1.0 + between), 0.0))),
             "cosine_by_chance": float(1.0 / jnp.sqrt(jnp.maximum(self.moving.sum(), 1.0))),
@@ -274,7 +260,7 @@ def write(folder: Path, result: dict[str, Any]) -> None:
     Raises:
         UserError: if they cannot be written.
     """
-    save(draw(result), folder / "diagnosis.png")
+    drawing.save(drawing.diagnosis(result), folder / "diagnosis.png")
     write_json(folder / "diagnosis.json", result)
 
 
@@ -303,54 +289,6 @@ def table(result: dict[str, Any]) -> str:
         for row in result["ranking"]
     ]
     return "\n".join(lines)
-
-
-def draw(result: dict[str, Any]) -> "Figure":
-    """Cosines, gains and ranking side by side."""
-    from matplotlib.figure import Figure  # slow to import; Figure alone needs no display
-
-    figure = Figure(figsize=(15.0, 4.2), layout="constrained")
-    cosines, gains, ranking = figure.subplots(1, 3)
-    names = list(result["cosines"])
-    cosines.bar(names, [result["cosines"][name] for name in names])
-    cosines.axhspan(
-        -2 * result["cosine_by_chance"], 2 * result["cosine_by_chance"], alpha=0.2, color="grey"
-    )
-    cosines.set_ylabel("cosine with the reference gradient")
-    for name in (*names, "reference"):
-        rows = result["gains"][name]
-        means = [row["perturbed"]["mean"] for row in rows]
-        errors = [row["perturbed"]["error"] for row in rows]
-        gains.errorbar([row["step"] for row in rows], means, errors, label=name, capsize=2)
-    gains.set_xscale("log")
-    gains.axhline(0.0, color="black", linewidth=0.8)
-    gains.set_xlabel("step, in perturbations' length")
-    gains.set_ylabel("gain of the perturbed policies")
-    gains.legend(fontsize="small")
-    rows = result["ranking"]
-    distances, ranks = ([row[name] for row in rows] for name in ("distance", "spearman"))
-    ranking.errorbar(distances, ranks, [row["error"] for row in rows], marker="o", capsize=2)
-    ranking.axhline(0.0, color="black", linewidth=0.8)
-    ranking.set_xlabel("distance, in units of the noise")
-    ranking.set_ylabel("V's rank correlation with returns")
-    figure.suptitle(f"{result['run']}, update {result['update']}", fontsize="medium")
-    return figure
-
-
-def newest_state(run: Path, setup: Setup) -> TrainState:
-    """The newest checkpoint of a run.
-
-    Raises:
-        UserError: if there is none, or it cannot be read.
-    """
-    checkpoints = Checkpoints(run / "checkpoints", keep=1, read_only=True)
-    try:
-        state = checkpoints.restore(jax.eval_shape(lambda: init_state(setup).learner))
-    finally:
-        checkpoints.close()
-    if state is None:
-        raise UserError(f"run {run} has no checkpoint yet")
-    return state
 
 
 def _cosine(a: jax.Array, b: jax.Array) -> float:

@@ -10,19 +10,18 @@ import numpy as np
 from epvf.config.schema import EvalConfig, check_seed
 from epvf.errors import UserError
 from epvf.policies.formats.safetensors import SavedPolicy
-from epvf.policies.mlp import Policy
+from epvf.policies.reference import act
 from epvf.tasks import make
 from epvf.tasks.base import check_policy
 from epvf.training.measure import evaluate_theta
 
-GYMNASIUM = {"cartpole": "CartPole-v1", "hopper": "Hopper-v5", "halfcheetah": "HalfCheetah-v5"}
-"""Tasks that are somebody else's, under the names of the originals."""
-
-_ACTIVATIONS: dict[str, Any] = {
-    "tanh": np.tanh,
-    "relu": lambda x: np.maximum(x, 0.0),
-    "elu": lambda x: np.where(x > 0.0, x, np.expm1(np.minimum(x, 0.0))),
+GYMNASIUM = {
+    "cartpole": "CartPole-v1",
+    "hopper": "Hopper-v5",
+    "halfcheetah": "HalfCheetah-v5",
+    "walker2d": "Walker2d-v5",
 }
+"""Tasks that are somebody else's, under the names of the originals."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,15 @@ def evaluate(
     With `gymnasium`, and for CartPole with `auto`, these are Gymnasium's own environments;
     otherwise episodes are as long as in training. Where a task resets deterministically, every
     episode runs a copy of the policy with its weights jittered.
+
+    Example:
+        >>> import epvf, tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> config = epvf.preset("cartpole", "debug").replace({"iterations": 2})
+        >>> run = epvf.train(config, out=f"{folder}/run").run
+        >>> saved = epvf.load_policy(run / "policies" / "best.safetensors")
+        >>> epvf.evaluate(saved, episodes=3).returns.shape
+        (3,)
 
     Args:
         saved: the policy.
@@ -124,15 +132,3 @@ def _in_gymnasium(saved: SavedPolicy, episodes: int, seed: int) -> Result:
             over = terminated or truncated
     environment.close()
     return Result(saved.task, f"Gymnasium {name}", returns, lengths)
-
-
-def act(policy: Policy, layers: Any, observation: np.ndarray) -> Any:
-    """The action of one policy in numpy: an index for `argmax`, otherwise `[action]`."""
-    activate = _ACTIVATIONS[policy.activation]
-    x = np.asarray(observation, np.float32)
-    for layer in layers[:-1]:
-        x = activate(x @ layer.kernel + layer.bias)
-    x = x @ layers[-1].kernel + layers[-1].bias
-    if policy.output == "argmax":
-        return int(np.argmax(x))
-    return np.tanh(x) if policy.output == "tanh" else np.clip(x, -1.0, 1.0)

@@ -17,11 +17,12 @@ from epvf.errors import UserError
 from epvf.methods.base import PolicySearch
 from epvf.methods.epvf import Learner, LearnerState
 from epvf.methods.psvf import PSVFLearner, PSVFState
-from epvf.policies.noise import clip_weights, noise_deviation, perturb
+from epvf.policies.noise import clip_weights, noise_deviation
+from epvf.policies.population import perturb
 from epvf.training.prepare import Setup
 from epvf.types import Array, Envs, Evaluation, Explore, Population, PRNGKey
 from epvf.value.targets import TargetConfig
-from epvf.value.v_state_theta import Met
+from epvf.value.v_state_theta import StepBatch
 
 RANKED = 2048
 """About so many of the steps of a population, alike for all, tell policies apart."""
@@ -190,38 +191,40 @@ class AroundStates:
         count = -(-self.episode_length // self.learner.horizon)
         steps = self.learner.num_envs * self.learner.horizon
         for number in range(count):
-            (met, deviation), envs = self._meet(jax.random.fold_in(key, number), envs)
-            total += slope(met, deviation)
+            (batch, deviation), envs = self.fresh_steps(jax.random.fold_in(key, number), envs)
+            total += slope(batch, deviation)
             if not number:
                 first = total
         return {"value": (first, steps), "value-long": (total, count * steps)}
 
     def predicted(self, key: PRNGKey, thetas: Population, found: Evaluation) -> jax.Array:
-        (met, deviation), _ = self._meet(key, self.state.envs)
-        some = met.take(slice(None, None, max(1, len(met.advantages) // RANKED)))
-        worth = partial(self.learner.worth, self.state.value, some, deviation)
+        (batch, deviation), _ = self.fresh_steps(key, self.state.envs)
+        some = batch.take(slice(None, None, max(1, len(batch.advantages) // RANKED)))
+        gain = partial(self.learner.predicted_gain, self.state.value, some, deviation)
         with jax.default_matmul_precision("highest"):
-            return jax.jit(partial(jax.lax.map, worth))(jnp.asarray(thetas))
+            return jax.jit(partial(jax.lax.map, gain))(jnp.asarray(thetas))
 
-    def _meet(self, key: PRNGKey, envs: Envs | None) -> tuple[tuple[Met, jax.Array], Envs]:
+    def fresh_steps(
+        self, key: PRNGKey, envs: Envs | None
+    ) -> tuple[tuple[StepBatch, jax.Array], Envs]:
         """Steps of a fresh population from there, the outputs' deviation, and where it ended."""
         if envs is None:
             raise UserError("the run has no environments yet; train it for an iteration")
         noise_key, explore_key = jax.random.split(key)
         thetas = self.learner.perturbed(self.state, noise_key, self.learner.num_envs)
         segment = self.explore(explore_key, thetas, envs)
-        met, deviation, _ = self.learner.met(
+        batch, deviation, _ = self.learner.step_batch(
             self.state, segment, jnp.isfinite(segment.rewards).all(axis=1)
         )
-        return (met, deviation), segment.envs
+        return (batch, deviation), segment.envs
 
-    def _slope(self, met: Met, deviation: Array) -> jax.Array:
-        def worth(centre: jax.Array) -> jax.Array:
+    def _slope(self, batch: StepBatch, deviation: Array) -> jax.Array:
+        def gain(centre: jax.Array) -> jax.Array:
             theta = self.learner.outward(self.state.scaler, centre)
-            return self.learner.worth(self.state.value, met, deviation, theta)
+            return self.learner.predicted_gain(self.state.value, batch, deviation, theta)
 
         with jax.default_matmul_precision("highest"):
-            return self.deviation * jax.grad(worth)(self._centre)
+            return self.deviation * jax.grad(gain)(self._centre)
 
 
 def _per_deviation(offsets: Float[Array, "N P"], deviation: Float[Array, "P"]) -> jax.Array:

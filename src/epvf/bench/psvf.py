@@ -64,11 +64,11 @@ def _learning(
     )
     key = jax.random.key(0)
     finite = jnp.ones(thetas.shape[0], jnp.bool_)
-    met, *_ = jax.jit(learner.met)(state, segment, finite)
+    strides, *_ = jax.jit(learner.step_batch)(state, segment, finite)
 
     def value_steps(value: Any, optimizer: Any) -> Any:
         def step(fit: tuple[Any, Any], rows: jax.Array) -> tuple[tuple[Any, Any], jax.Array]:
-            batch = met.take(rows)
+            batch = strides.take(rows)
             now, then, loss = learner.value_step(fit[0], fit[1], batch)
             return (now, then), loss
 

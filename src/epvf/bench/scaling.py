@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from epvf.analysis.plotting import save
+from epvf.analysis import drawing
 from epvf.errors import RunFailed, UserError, unknown
 from epvf.files import write_atomically, write_json
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FIELDS = ("num_envs",)
@@ -154,7 +153,7 @@ def write(folder: Path, sweep: Sweep, rows: list[Row]) -> list[Path]:
     check_folder(folder)
     write_json(files[0], {"sweep": sweep.field, "results": rows})
     write_atomically(files[1], _csv(sweep, rows).encode())
-    save(draw(sweep, rows), *files[2:])
+    drawing.save(draw(sweep, rows), *files[2:])
     return files
 
 
@@ -171,40 +170,21 @@ def check_folder(folder: Path) -> None:
 
 
 def draw(sweep: Sweep, rows: Iterable[Row]) -> "Figure":
-    """Env steps per second, milliseconds of an iteration, and memory, over the swept field."""
-    from matplotlib.figure import Figure  # slow to import; Figure alone needs no display
-    from matplotlib.ticker import EngFormatter, NullLocator
-
+    """Env steps per second, seconds of an iteration, and memory, over the swept field."""
     measured = [row for row in rows if "error" not in row]
     if not measured:
         raise RunFailed("nothing was measured that could be drawn")
-    figure = Figure(figsize=(13.0, 4.2), layout="constrained")
-    speed, cost, memory = figure.subplots(1, 3)
-    _lines(speed, sweep, measured, _speeds(measured))
-    _lines(cost, sweep, measured, _costs(measured))
-    _lines(memory, sweep, measured, _memories(measured))
-    titles = {speed: "env steps per second", cost: "seconds an iteration", memory: "bytes"}
-    for axes, title in titles.items():
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.set_xticks([row[sweep.field] for row in measured])
-        axes.xaxis.set_major_formatter("{x:.0f}")
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.tick_params(axis="x", labelrotation=30)
-        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.set_xlabel(sweep.field)
-        axes.set_ylabel(title)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
     about = "{task}, backend {backend}, {device}, preset {preset}; medians of {repeats} turns"
-    figure.suptitle(about.format(**measured[0]), fontsize="medium")
-    return figure
+    panels = {
+        "env steps per second": _speeds(measured),
+        "seconds an iteration": _costs(measured),
+        "bytes": _memories(measured),
+    }
+    values = [row[sweep.field] for row in measured]
+    return drawing.scaling(sweep.field, values, panels, about.format(**measured[0]))
 
 
-_Lines: TypeAlias = dict[str, list[float | None]]
-
-
-def _speeds(rows: list[Row]) -> _Lines:
+def _speeds(rows: list[Row]) -> drawing.Lines:
     return {
         "closed loop": _column(rows, "steps_per_second"),
         "bare stepping": _column(rows, "bare_steps_per_second"),
@@ -212,7 +192,7 @@ def _speeds(rows: list[Row]) -> _Lines:
     }
 
 
-def _costs(rows: list[Row]) -> _Lines:
+def _costs(rows: list[Row]) -> drawing.Lines:
     return {
         "population": _column(rows, "propose_ms", 1e-3),
         "rollouts": _column(rows, "rollout_ms", 1e-3),
@@ -221,23 +201,13 @@ def _costs(rows: list[Row]) -> _Lines:
     }
 
 
-def _memories(rows: list[Row]) -> _Lines:
+def _memories(rows: list[Row]) -> drawing.Lines:
     return {
         "populations Θ": _column(rows, "theta_bytes"),
         "host, peak of a rollout": _column(rows, "peak_memory_bytes"),
         "device, peak": _column(rows, "peak_device_bytes"),
         "learner's updates": _column(rows, "learner_bytes"),
     }
-
-
-def _lines(axes: "Axes", sweep: Sweep, rows: list[Row], lines: _Lines) -> None:
-    """Lines through what is known; a logarithmic axis has no place for 0."""
-    for label, values in lines.items():
-        points = [
-            (row[sweep.field], value) for row, value in zip(rows, values, strict=True) if value
-        ]
-        if points:
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=label)
 
 
 def _column(rows: list[Row], name: str, factor: float = 1.0) -> list[float | None]:

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from epvf.cli import arguments
 from epvf.cli.arguments import Shown
@@ -12,6 +12,7 @@ from epvf.errors import UserError
 
 if TYPE_CHECKING:
     from epvf.config.schema import Config
+    from epvf.tasks.base import SteppableTask, Task
     from epvf.training.prepare import Setup
     from epvf.types import Population
 
@@ -62,11 +63,20 @@ def run(argv: list[str]) -> int:
 
     setup = prepare(_measured(asked))
     check_method(setup)
+    task = _steppable(setup.task)
     with memory.explained(f"num_envs {asked.num_envs}"):
-        result = bench(setup.task, setup.policy, _population(setup), asked.repeats)
+        result = bench(task, setup.policy, _population(setup), asked.repeats)
         result |= bench_iteration(setup, result, asked.repeats)
     print_result(result | {"preset": asked.preset}, render(result), asked.json)
     return 0
+
+
+def _steppable(task: "Task") -> "SteppableTask":
+    """The task, of which it is now known that its engine can be timed alone."""
+    if not hasattr(task, "bare_stepper"):
+        name = task.spec.name
+        raise UserError(f"task {name!r} has no `bare_stepper`, with which bench compares it")
+    return cast("SteppableTask", task)
 
 
 def _measured(asked: Options) -> "Config":
@@ -116,7 +126,7 @@ def _population(setup: "Setup") -> "Population":
     import jax
     import numpy as np
 
-    from epvf.policies.noise import drawn
+    from epvf.policies.population import drawn
     from epvf.training.loop import init_state
 
     state = jax.tree.map(lambda leaf: leaf[0], init_state(setup).learner)

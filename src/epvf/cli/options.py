@@ -101,10 +101,9 @@ def started_by(own: Sequence[Option], argv: Sequence[str]) -> Start:
 def options(config: Config) -> list[Option]:
     """One option for each field that a run of this configuration reads."""
     said = {name: arguments.texts(type(group)) for name, group in groups(config).items()}
+    said[""] = arguments.texts(Config)
     return [
-        _option(leaf, said | {"": arguments.texts(Config)})
-        for leaf in readable(config).values()
-        if leaf.name not in _NOT_OPTIONS
+        _option(leaf, said) for leaf in readable(config).values() if leaf.name not in _NOT_OPTIONS
     ]
 
 

@@ -38,7 +38,7 @@ class Options:
 def run(argv: list[str]) -> int:
     """Draws and prints where; returns the exit code."""
     asked = arguments.read(Options, "epvf plot", argv)
-    from epvf.analysis.plotting import plot_runs
+    from epvf.analysis.drawing import plot_runs
 
     path = plot_runs(asked.runs, asked.out, asked.x, asked.smooth)
     print_result({"plot": str(path)}, f"plot: {path}", asked.json)

@@ -3,18 +3,19 @@
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from epvf.cli import arguments, options, recording
+from epvf.cli import arguments, options
 from epvf.cli.arguments import Option, Shown
 from epvf.config.presets import PRESETS
 from epvf.config.schema import Config
 from epvf.config.variants import VARIANTS
 from epvf.errors import UserError
 from epvf.methods.registry import METHODS
-from epvf.policies.formats.safetensors import SavedPolicy, load_policy
-from epvf.runs.folder import Run, check_free
-from epvf.training.prepare import Setup, prepare
+
+if TYPE_CHECKING:
+    from epvf.policies.formats.safetensors import SavedPolicy
+    from epvf.training.prepare import Setup
 
 PROG = "epvf train"
 
@@ -56,6 +57,12 @@ class Options:
 def run(argv: list[str]) -> int:
     """Trains a run from its start; returns the exit code."""
     asked, config, origin = understood(argv)
+    # only now, as neither help nor a refusal needs to wait for them
+    from epvf.cli import recording
+    from epvf.policies.formats.safetensors import load_policy
+    from epvf.runs.folder import Run, check_free
+    from epvf.training.prepare import prepare
+
     if asked.out is not None:
         check_free(asked.out)
     saved = None if asked.init is None else load_policy(asked.init)
@@ -107,9 +114,7 @@ def _with_value(option: Option, base: Config) -> Option:
     return replace(option, shown=option.shown._replace(default=base.method.name))
 
 
-def _check_fits(path: Path | None, saved: SavedPolicy, setup: Setup) -> None:
-    if setup.initial is None:
-        raise UserError(f"method {setup.config.method.name!r} cannot start from a policy file")
+def _check_fits(path: Path | None, saved: "SavedPolicy", setup: "Setup") -> None:
     if saved.policy != setup.policy:
         raise UserError(
             f"policy {path} is {saved.policy.describe()}, but this run's is "

@@ -34,7 +34,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 @cache
-def hints(kind: type) -> dict[str, Any]:
+def hints(kind: type[Any]) -> dict[str, Any]:
     """Annotations of a dataclass, with their ranges."""
     return typing.get_type_hints(kind, include_extras=True)
 

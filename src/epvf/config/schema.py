@@ -75,6 +75,11 @@ class CheckpointConfig:
 class Config:
     """Everything that a run is made from.
 
+    Example:
+        >>> config = Config().replace({"num_envs": 512, "policy_update.learning_rate": 1e-2})
+        >>> config.num_envs, config.method.name, config.method.policy_update.learning_rate
+        (512, 'epvf', 0.01)
+
     Attributes:
         task, policy, eval, checkpoint: the parts, each described in its own class.
         method: settings of the method, and of no other; `method.name` says which it is.

@@ -4,18 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
-from epvf.analysis.plotting import (
-    AXES,
-    PERTURBED,
-    RESAMPLES,
-    UNPERTURBED,
-    Group,
-    draw,
-    interval,
-    save,
-)
+from epvf.analysis.curves import AXES, PERTURBED, UNPERTURBED, Group
+from epvf.analysis.drawing import learning_curves, save
+from epvf.analysis.statistics import summary as summary_of
 from epvf.experiments.report import FINAL, by_seed, end_of_run, groups_of, tidy_csv
 from epvf.experiments.runner import Plan
 from epvf.files import write_atomically, write_json
@@ -57,7 +49,7 @@ def write(folder: Path, plan: Plan, command: str) -> dict[str, Any]:
     write_json(folder / "summary.json", summary)
     write_atomically(folder / "results.csv", tidy_csv(groups).encode())
     title = f"{plan.name}: {plan.scale}, preset {plan.preset}"
-    figure = draw(groups, ("env-steps", "seconds"), title, best, ended=True)
+    figure = learning_curves(groups, ("env-steps", "seconds"), title, best, ended=True)
     save(figure, folder / "figure.png", folder / "figure.pdf")
     write_atomically(folder / "report.md", page(summary).encode())
     return summary
@@ -121,14 +113,6 @@ def page(summary: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def iqm(values: Float[np.ndarray, "*B seeds"]) -> np.ndarray:
-    """Interquartile mean over the last axis: without the lowest and the highest quarter, rounded
-    down to whole values."""
-    count = values.shape[-1]
-    cut = count // 4
-    return np.sort(values, axis=-1)[..., cut : count - cut].mean(axis=-1)
-
-
 def reached(records: list[Record], key: str, level: float) -> tuple[int, float] | None:
     """Env steps and seconds at which one seed's return first was at a level; None: never."""
     for record in records:
@@ -145,7 +129,7 @@ def _method(group: Group, best: float | None) -> dict[str, Any]:
         "seeds": len(seeds),
         "env_steps": [records[-1]["steps/env"] for records in seeds],
         "final": {
-            which: _summary(np.array([end_of_run(records, key) for records in seeds]))
+            which: summary_of(np.array([end_of_run(records, key) for records in seeds]))
             for which, key in RETURNS.items()
         },
         "reached": {
@@ -153,17 +137,6 @@ def _method(group: Group, best: float | None) -> dict[str, Any]:
             for which, key in RETURNS.items()
         },
     }
-
-
-def _summary(values: np.ndarray) -> dict[str, float]:
-    low, high = interval(values)
-    rows = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
-    iqm_low, iqm_high = np.percentile(iqm(values[rows]), [2.5, 97.5])
-    numbers = {
-        "mean": values.mean(), "low": low, "high": high,
-        "iqm": iqm(values), "iqm_low": iqm_low, "iqm_high": iqm_high,
-    }  # fmt: skip
-    return {name: float(number) for name, number in numbers.items()}
 
 
 def _price(seeds: list[list[Record]], key: str, level: float) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Experiment(NamedTuple):
         claims: what the paper says of it, in its order.
         sizes: by scale.
         smooth: iterations that a running mean takes in the figure.
-        axes: what the figure is drawn over, of `plotting.AXES`.
+        axes: what the figure is drawn over, of `curves.AXES`.
     """
 
     title: str

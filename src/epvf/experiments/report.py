@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from epvf.analysis.plotting import PERTURBED, UNPERTURBED, Group, draw, interval, save
+from epvf.analysis.curves import PERTURBED, UNPERTURBED, Group
+from epvf.analysis.drawing import learning_curves, save
+from epvf.analysis.statistics import interval
 from epvf.experiments.paper import EXPERIMENTS, Experiment
 from epvf.experiments.runner import Plan, run_folder
 from epvf.files import write_atomically, write_json
@@ -47,7 +49,7 @@ def write(folder: Path, plan: Plan) -> dict[str, Any]:
         "settings": {group.label: _final(group) for group in groups}
     }
     write_json(folder / "summary.json", summary)
-    figure = draw(
+    figure = learning_curves(
         groups,
         experiment.axes,
         _title(experiment, plan),

@@ -15,8 +15,10 @@ from jaxtyping import Bool, Float, Int, UInt32
 
 from epvf.errors import UserError
 from epvf.methods.metrics import Metrics
-from epvf.policies.mlp import Activation, Init, Output, Policy
-from epvf.policies.noise import Perturbed, jitter
+from epvf.policies.activations import Activation
+from epvf.policies.mlp import Init, Output, Policy
+from epvf.policies.noise import jitter
+from epvf.policies.population import Perturbed
 from epvf.tasks.base import TaskSpec
 from epvf.types import Array, Evaluation, Mask, NonNegative, Population, PRNGKey, Starts
 

@@ -31,20 +31,14 @@ from epvf.methods.base import (
 from epvf.methods.metrics import Metrics, rollout_metrics
 from epvf.methods.optimizers import Optimizer, PolicyOptimizer, decay, make_optimizer
 from epvf.methods.replay import Buffer, BufferConfig
-from epvf.policies.noise import (
-    PerturbationConfig,
-    Perturbed,
-    clip_weights,
-    drawn,
-    map_rows,
-    perturbed,
-    sum_rows,
-)
+from epvf.policies.noise import PerturbationConfig, clip_weights
+from epvf.policies.population import Perturbed, drawn, map_rows, perturbed, sum_rows
 from epvf.types import Array, Evaluation, NonNegative, Population, PRNGKey, Returns, Starts
+from epvf.value.factory import make_value
 from epvf.value.linear_fit import Line, es_line, ridge_line
 from epvf.value.representations import RepresentationConfig
 from epvf.value.targets import TargetConfig, spearman, transform
-from epvf.value.v_theta import Frame, ValueConfig, ValueFunction, make_value
+from epvf.value.v_theta import Frame, ValueConfig, ValueFunction
 
 Fit: TypeAlias = Literal["gradient", "ridge", "es"]
 GradientAt: TypeAlias = Literal["theta", "population"]

@@ -33,7 +33,9 @@ from epvf.methods.epvf import PolicyUpdateConfig, check_pairs
 from epvf.methods.metrics import Metrics, count_steps
 from epvf.methods.optimizers import decay, make_optimizer
 from epvf.policies import scaling as coordinates
-from epvf.policies.noise import PerturbationConfig, clip_weights, perturb
+from epvf.policies.noise import PerturbationConfig, clip_weights
+from epvf.policies.population import perturb
+from epvf.policies.scaling import Scaler
 from epvf.types import (
     Array,
     Envs,
@@ -52,8 +54,7 @@ from epvf.value.v_state_theta import (
     ADVANTAGES,
     Advantage,
     AdvantageModel,
-    Met,
-    Scaler,
+    StepBatch,
     init_network,
     network,
 )
@@ -289,13 +290,13 @@ class PSVFLearner(PolicySearch):
         finite = jnp.isfinite(segment.rewards).all(axis=1)
         state = state._replace(progress=keep_nonfinite(state.progress, thetas, finite))
         state = self._rescale(state, segment, finite)
-        met, deviation, metrics = self.met(state, segment, finite)
-        fitted, losses = self._fit(state, met, self.keys(state, iteration).batches, deviation)
+        steps, deviation, metrics = self.step_batch(state, segment, finite)
+        fitted, losses = self._fit(state, steps, self.keys(state, iteration).batches, deviation)
         # a minibatch's worth of steps tells how far θ went
-        some = met.take(slice(None, None, self.config.minibatches))
-        divergence = _divergence(self._offsets(fitted.theta, some, deviation), some)
-        gain = self.worth(fitted.value, some, deviation, fitted.theta)
-        gain -= self.worth(fitted.value, some, deviation, state.theta)
+        some = steps.take(slice(None, None, self.config.minibatches))
+        divergence = _divergence(self.offsets(fitted.theta, some, deviation), some)
+        gain = self.predicted_gain(fitted.value, some, deviation, fitted.theta)
+        gain -= self.predicted_gain(fitted.value, some, deviation, state.theta)
         fitted = self._begin(state, fitted)
         healthy = _finite((fitted.theta, fitted.value)) & finite.any()
         learned = state._replace(
@@ -362,9 +363,9 @@ class PSVFLearner(PolicySearch):
             reward_scale=mix(state.reward_scale, jnp.maximum(size, 1e-3)),
         )
 
-    def met(
+    def step_batch(
         self, state: PSVFState, segment: Segment, finite: Mask
-    ) -> tuple[Met, jax.Array, Metrics]:
+    ) -> tuple[StepBatch, jax.Array, Metrics]:
         """Strides of a segment as V reads them, the outputs' deviation, and V's rank correlation.
 
         That compares what V said of the policies in their first states with what they earned from
@@ -379,7 +380,7 @@ class PSVFLearner(PolicySearch):
         raw = advantages(steps, values, discount, self.config.gae_lambda**self.config.stride)
         earned = advantages(steps, values, discount, decay=1.0) + values[:, :-1]
         visited = seen[:, :-1].reshape(-1, seen.shape[-1])
-        centre = self._logits(state.theta, visited)
+        centre = self.outputs(state.theta, visited)
         theirs = segment.outputs[:, :: self.config.stride].reshape(centre.shape)
         weight = jnp.repeat(finite.astype(jnp.float32), raw.shape[1])
         offsets = jnp.where(weight[:, None] > 0, theirs - centre, 0.0)
@@ -387,7 +388,7 @@ class PSVFLearner(PolicySearch):
         flat = raw.ravel()
         spread = jnp.sqrt(_mean((flat - _mean(flat, weight)) ** 2, weight))
         standardised = (flat - _mean(flat, weight)) / (spread + 1e-8)
-        met = Met(
+        batch = StepBatch(
             observations=visited,
             centre=centre,
             offsets=offsets / deviation[None],
@@ -396,29 +397,29 @@ class PSVFLearner(PolicySearch):
             weight=weight,
             scaler=state.scaler,
         )
-        first = met.take(slice(None, None, raw.shape[1]))
+        first = batch.take(slice(None, None, raw.shape[1]))
         model, parameters = self._advantage, state.value["advantage"]
         predicted = model.predict(parameters, first.inputs, first.offsets)
         predicted = values[:, 0] + predicted * spread
         metrics = {"value/spearman": spearman(predicted, earned[:, 0], finite)}
-        return met, deviation, metrics
+        return batch, deviation, metrics
 
     def _fit(
-        self, state: PSVFState, met: Met, key: PRNGKey, deviation: Array
+        self, state: PSVFState, steps: StepBatch, key: PRNGKey, deviation: Array
     ) -> tuple[_Fit, jax.Array]:
         """Gradient steps of V and θ on minibatches of the steps; losses of v `[steps]`."""
 
         def step(fit: _Fit, rows: Int[Array, "B"]) -> tuple[_Fit, jax.Array]:
-            batch = met.take(rows)
+            batch = steps.take(rows)
             value, value_opt, loss = self.value_step(fit.value, fit.value_opt, batch)
             fit = fit._replace(value=value, value_opt=value_opt)
             return self._policy_step(fit, batch, deviation, state.rate), loss
 
         start = _Fit(
-            self.inward(met.scaler, state.theta), state.value, state.value_opt, state.policy_opt
+            self.inward(steps.scaler, state.theta), state.value, state.value_opt, state.policy_opt
         )
         fitted, losses = jax.lax.scan(step, start, self.rows(key))
-        return fitted._replace(theta=self.outward(met.scaler, fitted.theta)), losses
+        return fitted._replace(theta=self.outward(steps.scaler, fitted.theta)), losses
 
     def _begin(self, state: PSVFState, fitted: _Fit) -> _Fit:
         """After the first population, which measured the observations, θ begins in their units.
@@ -444,7 +445,9 @@ class PSVFLearner(PolicySearch):
         ages = jnp.arange(self.num_envs, dtype=envs.steps.dtype) * left // self.num_envs
         return envs._replace(steps=envs.steps + jnp.where(state.iterations == 0, ages, 0))
 
-    def value_step(self, value: Any, optimizer: Any, batch: Met) -> tuple[Any, Any, jax.Array]:
+    def value_step(
+        self, value: Any, optimizer: Any, batch: StepBatch
+    ) -> tuple[Any, Any, jax.Array]:
         """V and its optimizer's state after a gradient step, and the loss of v before."""
 
         def loss(value: Any) -> tuple[jax.Array, jax.Array]:
@@ -457,13 +460,13 @@ class PSVFLearner(PolicySearch):
         updates, optimizer = self._value_optimizer().update(gradient, optimizer, value)
         return optax.apply_updates(value, updates), optimizer, of_v
 
-    def _policy_step(self, fit: _Fit, batch: Met, deviation: Array, rate: Array) -> _Fit:
+    def _policy_step(self, fit: _Fit, batch: StepBatch, deviation: Array, rate: Array) -> _Fit:
         """The fit with θ, in its coordinates, a step on, unless θ went too far already."""
         wanted = self.config.divergence
         furthest = jnp.inf if wanted is None else MAX_DIVERGENCE * wanted
 
         def cost(theta: Array) -> tuple[jax.Array, jax.Array]:
-            offsets = self._offsets(self.outward(batch.scaler, theta), batch, deviation)
+            offsets = self.offsets(self.outward(batch.scaler, theta), batch, deviation)
             gain = self._gain(fit.value, batch, offsets)
             price = self._price(batch.centre + offsets * deviation[None])
             return -_mean(gain - price, batch.weight), _divergence(offsets, batch)
@@ -500,21 +503,27 @@ class PSVFLearner(PolicySearch):
         size = int(num * steps * self.config.fraction) // parts
         return orders[:, : size * parts].reshape(epochs * parts, size)
 
-    def _logits(self, theta: Array, observations: Float[Array, "B O"]) -> jax.Array:
+    def outputs(self, theta: Float[Array, "P"], observations: Float[Array, "B O"]) -> jax.Array:
+        """What a policy puts out at observations, before it becomes actions: `[B, A]`."""
         return jax.vmap(self.policy.logits, in_axes=(None, 0))(
             self.policy.unravel(theta), observations
         )
 
-    def _offsets(self, theta: Array, met: Met, deviation: Array) -> jax.Array:
-        return (self._logits(theta, met.observations) - met.centre) / deviation[None]
+    def offsets(
+        self, theta: Float[Array, "P"], batch: StepBatch, deviation: Float[Array, "A"]
+    ) -> jax.Array:
+        """z `[B, A]` of a policy at steps; see `v_state_theta`."""
+        return (self.outputs(theta, batch.observations) - batch.centre) / deviation[None]
 
-    def worth(self, value: Any, met: Met, deviation: Array, theta: Array) -> jax.Array:
-        """What V(s, θ) says that following θ is worth on average, but for what all θ have alike."""
-        gain = self._gain(value, met, self._offsets(theta, met, deviation))
-        return _mean(gain, met.weight)
+    def predicted_gain(
+        self, value: Any, batch: StepBatch, deviation: Array, theta: Array
+    ) -> jax.Array:
+        """What V(s, θ) says of θ, on average over the steps, but for what all θ have alike."""
+        gain = self._gain(value, batch, self.offsets(theta, batch, deviation))
+        return _mean(gain, batch.weight)
 
-    def _gain(self, value: Any, met: Met, offsets: Array) -> jax.Array:
-        return self._advantage.gain(value["advantage"], met, offsets, self.config.trust)
+    def _gain(self, value: Any, batch: StepBatch, offsets: Array) -> jax.Array:
+        return self._advantage.gain(value["advantage"], batch, offsets, self.config.trust)
 
     def _price(self, outputs: Float[Array, "B A"]) -> jax.Array:
         """What outputs cost that an action cannot follow, `[B]`."""
@@ -581,9 +590,9 @@ def _mean(rows: Float[Array, "B *X"], weight: Float[Array, "B"]) -> jax.Array:
     return weighted.sum(axis=0) / jnp.maximum(weight.sum(), 1.0)
 
 
-def _divergence(offsets: Float[Array, "B A"], met: Met) -> jax.Array:
+def _divergence(offsets: Float[Array, "B A"], batch: StepBatch) -> jax.Array:
     """Mean |z|²/2: the KL divergence of unit normal noise so far apart."""
-    return _mean(0.5 * (offsets**2).sum(axis=-1), met.weight)
+    return _mean(0.5 * (offsets**2).sum(axis=-1), batch.weight)
 
 
 def _finite_or_zero(rewards: Float[Array, "N H"]) -> jax.Array:

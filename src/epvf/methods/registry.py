@@ -29,6 +29,12 @@ METHODS: Registry[Method] = Registry(
 def register_method(name: str, method: Method) -> None:
     """Makes a method known under a name, in this process; `epvf.methods` entry points do in all.
 
+    Example:
+        >>> import epvf
+        >>> epvf.register_method("own-openes", METHODS["matched-openes"])
+        >>> epvf.preset("cartpole", "debug", method="own-openes").method.name
+        'own-openes'
+
     Raises:
         UserError: if something else has this name.
     """

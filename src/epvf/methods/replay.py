@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from epvf.policies.noise import Perturbed, is_lazy
+from epvf.policies.population import Perturbed, is_lazy
 from epvf.types import Array, Population, PRNGKey, Returns, Starts
 
 Store: TypeAlias = Literal["weights", "seeds"]

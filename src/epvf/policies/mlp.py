@@ -14,17 +14,11 @@ import numpy as np
 from jaxtyping import Float
 
 from epvf.errors import UserError
+from epvf.policies.activations import ACTIVATIONS, Activation
 from epvf.types import Array, PRNGKey
 
-Activation: TypeAlias = Literal["tanh", "relu", "elu"]
 Output: TypeAlias = Literal["argmax", "clip", "tanh"]
 Init: TypeAlias = Literal["lecun_normal", "lecun_uniform", "zeros"]
-
-ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
-    "tanh": jnp.tanh,
-    "relu": jax.nn.relu,
-    "elu": jax.nn.elu,
-}
 
 
 class Layer(NamedTuple):
@@ -42,6 +36,13 @@ class Layer(NamedTuple):
 @dataclass(frozen=True)
 class Policy:
     """Architecture of a deterministic MLP policy. Holds no parameters.
+
+    Example:
+        >>> import numpy as np
+        >>> policy = Policy((2, 1))  # linear, from two observations to one action
+        >>> layers = policy.unravel(np.array([0.5, -1.0, 0.1], np.float32))
+        >>> policy.num_parameters, round(float(policy.apply(layers, np.ones(2, np.float32))[0]), 3)
+        (3, -0.4)
 
     Attributes:
         layer_sizes: observation size, hidden sizes, action size. Two entries: a linear policy.
@@ -125,11 +126,7 @@ class Policy:
         self, layers: Sequence[Layer], observation: Float[Array, " observation"]
     ) -> jax.Array:
         """The last layer's outputs `[action]` for one observation, before `output` is applied."""
-        activate = ACTIVATIONS[self.activation]
-        x = observation
-        for layer in layers[:-1]:
-            x = activate(x @ layer.kernel + layer.bias)
-        return x @ layers[-1].kernel + layers[-1].bias
+        return forward(layers, observation, ACTIVATIONS[self.activation])
 
     def apply(
         self, layers: Sequence[Layer], observation: Float[Array, " observation"]
@@ -142,6 +139,15 @@ class Policy:
         if self.output == "argmax":
             return jnp.argmax(outputs, axis=-1)
         return jnp.tanh(outputs) if self.output == "tanh" else jnp.clip(outputs, -1.0, 1.0)
+
+
+def forward(
+    layers: Sequence[Layer], x: Float[Array, " inputs"], activate: Callable[[Any], Any]
+) -> Any:
+    """The last layer's outputs for one input, with arrays of numpy or of JAX as they come."""
+    for layer in layers[:-1]:
+        x = activate(x @ layer.kernel + layer.bias)
+    return x @ layers[-1].kernel + layers[-1].bias
 
 
 def _init_layer(key: PRNGKey, shape: tuple[int, int], init: Init, scale: float) -> Layer:

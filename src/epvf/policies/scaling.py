@@ -1,9 +1,11 @@
-"""θ in the coordinates of a policy that reads standardised observations.
+"""Observations standardised, and θ in the coordinates of a policy that reads them so.
 
 With x = (o - μ) / σ, a first layer x K + b is one of the observations o as well: its kernel is
 K / σ and its bias b - (μ / σ) K. So θ stays what acts on raw observations. But noise and gradient
 steps that are alike on all weights treat inputs alike only where these are of one size.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,22 @@ from jaxtyping import Float
 
 from epvf.policies.mlp import Layer, Policy
 from epvf.types import Array
-from epvf.value.v_state_theta import Scaler
+
+INPUT_LIMIT = 5.0
+"""Standardised observations are clipped to this many deviations."""
+
+
+class Scaler(NamedTuple):
+    """Running mean and deviation `[observation]` of what the networks read."""
+
+    mean: Float[Array, "observation"]
+    deviation: Float[Array, "observation"]
+
+    def __call__(self, observations: Float[Array, "*N observation"]) -> jax.Array:
+        """Standardised and clipped."""
+        axes = (None,) * (observations.ndim - 1)
+        standardised = (observations - self.mean[axes]) / self.deviation[axes]
+        return jnp.clip(standardised, -INPUT_LIMIT, INPUT_LIMIT)
 
 
 def standardised(policy: Policy, scaler: Scaler, thetas: Float[Array, "*N P"]) -> jax.Array:

@@ -188,7 +188,7 @@ def _flat(learner: State) -> Any:
     fields = learner._asdict()
     progress = fields.pop("progress")._asdict()
     names = (*fields, *progress)
-    return namedtuple("Flat", names)(**fields, **progress)  # type: ignore[misc]
+    return namedtuple("Flat", names)(**fields, **progress)
 
 
 def _nested(flat: Any, like: State) -> State:

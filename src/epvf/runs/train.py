@@ -30,6 +30,12 @@ from epvf.training.state import Report, TrainState
 class Result(NamedTuple):
     """What came out of training.
 
+    Example:
+        >>> import epvf
+        >>> result = epvf.train(epvf.preset("cartpole", "debug").replace({"iterations": 2}))
+        >>> [record["steps/update"] for record in result.records]
+        [1, 2]
+
     Attributes:
         policy: architecture of the policies.
         theta: `[P]` float32, the unperturbed policy with the best evaluation, over all seeds.

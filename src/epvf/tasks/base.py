@@ -2,18 +2,26 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import jax
+import numpy as np
 from jaxtyping import Bool, Float
 
 from epvf.errors import UserError
 from epvf.policies.mlp import Policy
-from epvf.types import Array, Evaluate, Explore, Population
+from epvf.types import Array, Evaluate, Evaluation, Explore, Population, PRNGKey
 
 
 @dataclass(frozen=True)
 class TaskSpec:
     """The numbers that a policy and the training loop need of a task.
+
+    Example:
+        >>> import epvf
+        >>> spec = epvf.make("cartpole").spec
+        >>> spec.observation_size, spec.action_size, spec.discrete, spec.episode_length
+        (4, 2, True, 500)
 
     Attributes:
         name: as given on the command line.
@@ -134,6 +142,63 @@ class ReplayableTask(SteppableTask, Protocol):
         ...
 
 
+def run_once(task: Task, policy: Policy, horizon: int | None) -> None:
+    """Runs one policy, so that what an engine compiles at its first call is compiled."""
+    key = jax.random.key(0)
+    thetas = np.zeros((1, policy.num_parameters), np.float32)
+    jax.block_until_ready(task.evaluator(policy)(key, thetas).returns)
+    if horizon is not None:
+        explore = explorer_of(task, policy, horizon)
+        explore(key, thetas, explore.reset(key, 1))
+
+
+def checked(spec: TaskSpec, evaluate: Evaluate) -> Evaluate:
+    """`Evaluate` whose answers are looked at: their shapes and kinds of numbers, traced or not.
+
+    A return of shape `[N, 1]` would be broadcast against others into `[N, N]` without a word.
+    Values are left alone: one that is not finite is masked where returns are read.
+
+    The evaluation raises:
+        UserError: if it is no `Evaluation`, returns are not `[N]` real numbers, lengths not `[N]`
+            integers, or start states neither None nor `[N, observation_size]`.
+    """
+
+    def evaluate_checked(key: PRNGKey, thetas: Population) -> Evaluation:
+        evaluation = evaluate(key, thetas)
+        _check_evaluation(spec, thetas.shape[0], evaluation)
+        return evaluation
+
+    return evaluate_checked
+
+
+def _check_evaluation(spec: TaskSpec, num: int, evaluation: Any) -> None:
+    if not isinstance(evaluation, Evaluation):
+        what = type(evaluation).__name__
+        raise UserError(f"task {spec.name!r} returned {what}, but must return an Evaluation")
+    wanted: list[tuple[str, Any, tuple[int, ...], str, str]] = [
+        ("returns", evaluation.returns, (num,), "float", "f"),
+        ("lengths", evaluation.lengths, (num,), "integer", "iu"),
+    ]
+    if evaluation.starts is not None:
+        wanted.append(("starts", evaluation.starts, (num, spec.observation_size), "float", "f"))
+    for name, array, shape, kind, kinds in wanted:
+        there, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
+        if there is None or dtype is None:
+            what = type(array).__name__
+            raise UserError(
+                f"task {spec.name!r} returned {name} as {what}, but they must be an array"
+            )
+        if tuple(there) != shape:
+            raise UserError(
+                f"task {spec.name!r} returned {name} of shape {list(there)} for {num} policies, "
+                f"but must return {list(shape)}"
+            )
+        if np.dtype(dtype).kind not in kinds:
+            raise UserError(
+                f"task {spec.name!r} returned {name} of {dtype}, but must return {kind}s"
+            )
+
+
 def check_policy(spec: TaskSpec, policy: Policy) -> None:
     """Checks that a policy fits a task.
 
@@ -156,8 +221,8 @@ def check_policy(spec: TaskSpec, policy: Policy) -> None:
         )
 
 
-def check_population(policy: Policy, thetas: Population) -> None:
-    """Checks the shape of a population; works on arrays and on JAX tracers.
+def check_population(policy: Policy, thetas: Any) -> None:
+    """Checks the shape of what should be a population, drawn or not, also on JAX tracers.
 
     Raises:
         UserError: if `thetas` is not `[N, P]` with `N >= 1` and `P` the policy's size.

@@ -2,10 +2,10 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 
@@ -69,7 +69,7 @@ class TaskEntry:
         return first if on_host else str(self.accelerator)
 
 
-_OWNERS = {"num_threads": ("native",), "num_slots": ("jax", "mjx")}
+_OWNERS = {"num_threads": ("native", "lanes"), "num_slots": ("jax", "mjx")}
 """Backends that an option is for."""
 
 
@@ -78,6 +78,7 @@ def of_body(body: Body) -> TaskEntry:
     engines = {
         "native": Engine(partial(_native, body), ("num_threads",)),
         "mjx": Engine(partial(_mjx, body), ("num_slots",), extra="mjx"),
+        "lanes": Engine(partial(_lanes, body), ("num_threads",), extra="mjx"),
         "warp": Engine(partial(_warp, body), extra="warp"),
     }
     return TaskEntry(engines, accelerator="mjx")
@@ -97,6 +98,14 @@ def _mjx(body: Body, **options: Any) -> Task:
     return mjx.make(body, **options)
 
 
+def _lanes(body: Body, num_threads: int | None = None, **options: Any) -> Task:
+    _require("mujoco.mjx", "lanes", "mjx")
+    from epvf.tasks.engines import lanes, mjx
+
+    task = mjx.make(body, **options)
+    return lanes.make(task.environment, task.spec, num_threads)
+
+
 def _warp(body: Body, **options: Any) -> Task:
     _require("mujoco.mjx", "warp")
     _require("warp", "warp")
@@ -107,10 +116,10 @@ def _warp(body: Body, **options: Any) -> Task:
     return warp.make(body, **options)
 
 
-def _require(module: str, backend: str) -> None:
+def _require(module: str, backend: str, extra: str | None = None) -> None:
     if find_spec(module) is None:
         raise UserError(
-            f"backend {backend!r} is not installed: pip install 'epvf[{backend}]', "
+            f"backend {backend!r} is not installed: pip install 'epvf[{extra or backend}]', "
             "or use backend 'native'"
         )
 
@@ -166,10 +175,11 @@ def named(task: Task, name: str) -> Task:
     if task.spec.name == name:
         return task
     spec = replace(task.spec, name=name)
+    instance: Any = task
     fields = getattr(task, "__dataclass_fields__", {})
-    if is_dataclass(task) and "spec" in fields and fields["spec"].init:
-        return replace(task, spec=spec)  # type: ignore[return-value]
-    return _Named(task, spec)  # type: ignore[return-value]
+    if "spec" in fields and fields["spec"].init:
+        return cast(Task, replace(instance, spec=spec))
+    return cast(Task, _Named(task, spec))
 
 
 class _Named:

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, cast
@@ -12,7 +13,7 @@ from epvf.errors import UserError
 from epvf.registry import Registry, in_a_line, load
 from epvf.tasks.base import ReplayableTask, Task
 from epvf.tasks.body import Body
-from epvf.tasks.entry import TaskEntry, from_factory, of_body
+from epvf.tasks.entry import TaskEntry, from_factory, named, of_body
 
 TASKS: Registry[Any] = Registry(
     "task",
@@ -56,13 +57,18 @@ def make(
 ) -> ReplayableTask:
     """Makes a task.
 
+    Example:
+        >>> task = make("cartpole", episode_length=100)
+        >>> task.spec.backend, task.spec.episode_length
+        ('jax', 100)
+
     Args:
         name: of a task; `package.module:factory`; or `path/to/file.py:factory`. A factory is
             called with those of this function's other options that it takes.
         backend: the engine; `auto` is, for bodies on MuJoCo, MJX on an accelerator and MuJoCo's C
             engine (`native`) otherwise.
         episode_length: longest episode in steps; the task's own if not given.
-        num_threads: threads of the `native` backend; one a processor if not given.
+        num_threads: threads of the backends `native` and `lanes`; one a processor if not given.
         num_slots: policies that the backends `jax` and `mjx` run side by side, while others wait;
             what suits the device if not given.
 
@@ -81,7 +87,7 @@ def make(
             raise UserError(f"{option} is {value}, but must be at least 1")
     stands = _behind(name)
     if isinstance(stands, TaskEntry):
-        task = stands.make(name, backend, given)
+        task = named(stands.make(name, backend, given), name)
     else:
         task = from_factory(stands, name, backend, given)
     # what a foreign task lacks of it, whoever needs it says
@@ -102,6 +108,12 @@ def engines(name: str) -> tuple[str, ...]:
 
 def register(name: str, factory: Callable[..., Task] | Task | Body | TaskEntry | str) -> None:
     """Adds a task under a name: a function that makes it, itself, or a lazy `module:attribute`.
+
+    Example:
+        >>> import epvf
+        >>> epvf.register_task("short-cartpole", lambda: epvf.make("cartpole", episode_length=100))
+        >>> epvf.make("short-cartpole").spec.name
+        'short-cartpole'
 
     Raises:
         UserError: if another task has this name, or a name has a colon.
@@ -129,7 +141,7 @@ def _described(name: str, origin: str, problem: str | None) -> TaskInfo:
 def _behind(name: str) -> Any:
     """What stands behind a name; a body on its engines."""
     value = _loaded(name) if ":" in name else TASKS[name]
-    return of_body(value) if isinstance(value, Body) else value
+    return of_body(replace(value, name=name)) if isinstance(value, Body) else value
 
 
 def _loaded(name: str) -> Any:

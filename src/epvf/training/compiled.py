@@ -12,7 +12,7 @@ import numpy as np
 from epvf.config.schema import Config
 from epvf.methods.base import State
 from epvf.methods.metrics import DIGITS, count_steps
-from epvf.policies.noise import drawn
+from epvf.policies.population import drawn
 from epvf.runtime.compilation import compiler_options
 from epvf.training.prepare import Setup
 from epvf.training.state import TrainState, env_steps_left, finished, may_be_last

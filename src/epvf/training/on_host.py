@@ -13,7 +13,7 @@ import numpy as np
 from epvf.config.schema import Config
 from epvf.methods.base import Keys, PolicySearch, State
 from epvf.methods.metrics import count_steps
-from epvf.policies.noise import drawn
+from epvf.policies.population import drawn
 from epvf.runtime.compilation import compiler_options
 from epvf.training.prepare import Setup
 from epvf.training.state import TrainState, finished, may_be_last
@@ -34,7 +34,8 @@ from epvf.types import Evaluate, Evaluation, Explore, Population, Segment
 def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]:
     """One iteration a time."""
     config, search, longest = setup.config, setup.search, longest_segment(setup)
-    propose = _proposing(config, search, state.learner, announce)
+    propose = _compiled("populations", partial(_propose_seeds, search), state.learner, announce)
+    copies = _compiled("evaluation clouds", partial(_clouds, search), state.learner, announce)
     record = _recording(config, search, state.learner)
     learn = compile_announced(
         "value and policy updates",
@@ -50,7 +51,8 @@ def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]
         begin = time.perf_counter()
         iteration = jnp.asarray(state.iteration, jnp.int32)
         due = bool(evaluation_due(config, state.iteration, may_be_last(config, state, longest)))
-        keys, proposed, thetas, cloud = propose[due](state.learner, iteration)
+        keys, proposed, thetas = propose(state.learner, iteration)
+        cloud = copies(state.learner, iteration) if due else thetas[:, :0]
         rolled: Any
         if setup.explore is None:
             rolled, centre, seconds = _evaluate_seeds(
@@ -70,24 +72,13 @@ def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]
         yield state, metrics, Timing(np.array([seconds]), np.array([state.wall_time]))
 
 
-def _proposing(
-    config: Config, search: PolicySearch, learners: State, announce: Announce
-) -> dict[bool, Any]:
-    """`_propose_seeds`, compiled for iterations that measure the centre and for those that do not.
+def _compiled(what: str, function: Any, learners: State, announce: Announce) -> Any:
+    """A function of the learners and the iteration, compiled.
 
     Before the first iteration, so that no iteration's seconds hold it.
     """
-    iteration = jax.ShapeDtypeStruct((), jnp.int32)
-    wanted = (True,) if config.eval.interval == 1 else (True, False)
-    return {
-        due: compile_announced(
-            "populations" + ("" if due else ", alone"),
-            jax.jit(partial(_propose_seeds, search, due=due)),
-            (learners, iteration),
-            announce,
-        )
-        for due in wanted
-    }
+    arguments = (learners, jax.ShapeDtypeStruct((), jnp.int32))
+    return compile_announced(what, jax.jit(function), arguments, announce, compiler_options())
 
 
 def _recording(config: Config, search: PolicySearch, learners: State) -> Any:
@@ -120,17 +111,18 @@ def _digits(lengths: Any) -> np.ndarray:
 
 
 def _propose_seeds(
-    search: PolicySearch, learners: State, iteration: jax.Array, due: bool
-) -> tuple[Keys, Any, Population, Population]:
-    """The keys of the rollouts, proposals, their policies `[M, N, P]`, clouds `[M, E or 0, P]`."""
+    search: PolicySearch, learners: State, iteration: jax.Array
+) -> tuple[Keys, Any, Population]:
+    """The keys of the rollouts, proposals, and their policies `[M, N, P]`."""
     proposed = jax.vmap(search.propose, in_axes=(0, None))(learners, iteration)
-    thetas = jax.vmap(drawn)(proposed)
     # Those of one seed serve the whole call: a host task sees all seeds as one population.
     keys = search.keys(jax.tree.map(lambda x: x[0], learners), iteration)
-    cloud = thetas[:, :0]
-    if due:
-        cloud = jax.vmap(search.centre_cloud, in_axes=(0, None))(learners, iteration)
-    return keys, proposed, thetas, cloud
+    return keys, proposed, jax.vmap(drawn)(proposed)
+
+
+def _clouds(search: PolicySearch, learners: State, iteration: jax.Array) -> Population:
+    """What measures the centres, `[M, E, P]`."""
+    return jax.vmap(search.centre_cloud, in_axes=(0, None))(learners, iteration)
 
 
 def _learn_arguments(config: Config, search: PolicySearch, learners: State) -> tuple[Any, ...]:

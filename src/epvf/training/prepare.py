@@ -10,7 +10,7 @@ from epvf.errors import UserError
 from epvf.methods.base import Method, Parts, PolicySearch
 from epvf.methods.registry import METHODS
 from epvf.policies.mlp import Policy
-from epvf.policies.noise import drawn
+from epvf.policies.population import drawn
 from epvf.runtime.memory import (
     DEVICE,
     HOST,
@@ -21,7 +21,7 @@ from epvf.runtime.memory import (
     num_bytes,
 )
 from epvf.tasks import make
-from epvf.tasks.base import Task, TaskSpec, check_policy, explorer_of
+from epvf.tasks.base import Task, TaskSpec, check_policy, checked, explorer_of
 from epvf.tasks.registry import engines
 from epvf.types import Array, Evaluate, Explore
 
@@ -73,7 +73,7 @@ def prepare(config: Config, task: Task | None = None, initial: Array | None = No
         raise UserError(f"method {config.method.name!r} cannot learn task {spec.name!r}: {reason}")
     policy = make_policy(config, spec)
     check_policy(spec, policy)
-    evaluate = task.evaluator(policy)
+    evaluate = checked(spec, task.evaluator(policy))
     changed = {"task.backend": spec.backend, "task.name": spec.name}
     config = replace(config, changed)
     if initial is not None and method.build is None:

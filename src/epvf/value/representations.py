@@ -6,11 +6,10 @@ A representation is a frozen dataclass without parameters; those are a pytree th
 and that the value function's loss trains along with its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial, reduce
-from itertools import accumulate
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
+from functools import cached_property, partial
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +18,9 @@ from jaxtyping import Float
 from epvf.errors import UserError, unknown
 from epvf.policies.mlp import Policy
 from epvf.types import Array, NonNegativeInt, PRNGKey
-from epvf.value.unf import (
-    EquivariantLinear,
-    InvariantNetwork,
-    Params,
-    Permutable,
-    SignInvariantLift,
-    policy_spec,
-    rectify,
-)
+from epvf.value.permutations import Permutable, policy_spec
+from epvf.value.sign_lift import SignInvariantLift
+from epvf.value.unf import EquivariantLinear, InvariantNetwork, Params, rectify
 
 RepresentationName: TypeAlias = Literal["raw", "probing", "probing+raw", "unf", "unf+raw"]
 ProbingInit: TypeAlias = Literal["uniform", "normal"]
@@ -57,6 +50,7 @@ class Stage(NamedTuple):
     learned_inputs: bool
 
 
+@runtime_checkable
 class Part(Protocol):
     """One way to turn policies into features."""
 
@@ -354,8 +348,8 @@ def _in_chunks(
     if chunk == 0 or x.shape[0] <= chunk:
         return function(x)
     count, rest = divmod(x.shape[0], chunk)
-    whole = jnp.asarray(x[: count * chunk]).reshape(count, chunk, -1)
-    _, features = jax.lax.scan(lambda carry, y: (carry, jax.checkpoint(function)(y)), None, whole)
+    full = jnp.asarray(x[: count * chunk]).reshape(count, chunk, -1)
+    _, features = jax.lax.scan(lambda carry, y: (carry, jax.checkpoint(function)(y)), None, full)
     features = features.reshape(count * chunk, -1)
     return features if rest == 0 else jnp.concatenate([features, function(x[-rest:])])
 
@@ -393,7 +387,7 @@ class Representation:
         thetas: Float[Array, "B P"],
         normalised_thetas: Float[Array, "B P"],
     ) -> list[Array]:
-        """Features `[B, F_i]` of each part; see `project`."""
+        """Features `[B, F_i]` of each part; see `networks.project`."""
         return [part(params[name], thetas, normalised_thetas) for name, part in self.parts]
 
     def stages(self, params: Params, thetas: Float[Array, "B P"]) -> list[Stage]:
@@ -414,18 +408,6 @@ class Representation:
             normalised_thetas: the same, scaled elementwise as the value function likes its input.
         """
         return jnp.concatenate(self.features(params, thetas, normalised_thetas), axis=-1)
-
-
-def project(features: Sequence[Float[Array, "B F_i"]], kernel: Float[Array, "F H"]) -> jax.Array:
-    """`concatenate(features) @ kernel`, `[B, H]`, without concatenating.
-
-    The gradient then flows to those parts alone that have parameters, which with `raw` among
-    them saves a product as large as the first layer itself.
-    """
-    stops = list(accumulate(x.shape[-1] for x in features))
-    rows = zip([0, *stops[:-1]], stops, strict=True)
-    products = [jnp.asarray(x) @ kernel[i:j] for x, (i, j) in zip(features, rows, strict=True)]
-    return reduce(jnp.add, products)
 
 
 def make_representation(

@@ -41,6 +41,23 @@ def transform(config: TargetConfig, returns: Returns, valid: Mask) -> jax.Array:
     return jnp.where(valid, targets, 0.0)
 
 
+def target_units(
+    config: TargetConfig, returns: Returns, valid: Mask
+) -> tuple[jax.Array, jax.Array]:
+    """The return of a target of 0, and how much return a target of 1 has more; of ranks (0, 1).
+
+    Args:
+        config: what made targets of returns.
+        returns: `[N]` that they were made of.
+        valid: `[N]`.
+    """
+    zero, one = jnp.zeros(()), jnp.ones(())
+    if config.transform == "standardised":
+        mean, deviation = _moments(returns, valid)
+        return mean, jnp.maximum(deviation, 1e-8)
+    return zero, config.scale * one if config.transform == "scaled" else one
+
+
 def average_ranks(values: Returns, valid: Mask) -> jax.Array:
     """Ranks 0 ... count-1 of the valid values, ties sharing their mean rank: `[N]` float."""
     keyed = jnp.where(valid, values, jnp.inf)

@@ -13,142 +13,23 @@ of its own. Channels come first because mixing them is then one matrix product w
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, chain, permutations
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from epvf.errors import UserError, unknown
-from epvf.policies.mlp import Layer, Policy
 from epvf.types import Array, PRNGKey
+from epvf.value.permutations import Groups, partitions
 
 Params: TypeAlias = dict[str, Any]
-Groups: TypeAlias = tuple[str, ...]
-Permutable: TypeAlias = Literal["hidden", "all"]
 
 REFERENCE_POLICIES = 128
 """Random policies on which the head's features are standardised when parameters are drawn."""
-
-
-@dataclass(frozen=True)
-class PermutationSpec:
-    """Which axes of a network's tensors are renumbered together.
-
-    Attributes:
-        shapes: shape of each tensor.
-        axes: for each axis of each tensor the name of its group, or None where it is fixed. Axes
-            of one group are permuted by one permutation, wherever they occur.
-    """
-
-    shapes: tuple[tuple[int, ...], ...]
-    axes: tuple[tuple[str | None, ...], ...]
-
-    def __post_init__(self) -> None:
-        if [len(shape) for shape in self.shapes] != [len(axes) for axes in self.axes]:
-            raise UserError(f"axes {self.axes} do not name every axis of shapes {self.shapes}")
-        sizes: dict[str, int] = {}
-        for name, size in self._named():
-            if sizes.setdefault(name, size) != size:
-                raise UserError(f"axes of group {name!r} have sizes {sizes[name]} and {size}")
-
-    def _named(self) -> Iterator[tuple[str, int]]:
-        for shape, axes in zip(self.shapes, self.axes, strict=True):
-            yield from ((a, n) for a, n in zip(axes, shape, strict=True) if a is not None)
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Size of each group."""
-        return dict(self._named())
-
-    @property
-    def groups(self) -> tuple[Groups, ...]:
-        """Groups of each tensor's permutable axes: those that stay axes when folded."""
-        return tuple(tuple(a for a in axes if a is not None) for axes in self.axes)
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Channels of each tensor when folded: the product of its fixed axes."""
-        return tuple(
-            math.prod(n for n, a in zip(shape, axes, strict=True) if a is None)
-            for shape, axes in zip(self.shapes, self.axes, strict=True)
-        )
-
-    def fold(self, tensors: Sequence[Array]) -> list[jax.Array]:
-        """Tensors `[B, *shape]` to feature tensors `[C, B, *axes]`."""
-        folded = []
-        for tensor, axes, channels in zip(tensors, self.axes, self.channels, strict=True):
-            fixed = [i + 1 for i, a in enumerate(axes) if a is None]
-            free = [i + 1 for i, a in enumerate(axes) if a is not None]
-            moved = jnp.transpose(jnp.asarray(tensor), (*fixed, 0, *free))
-            folded.append(moved.reshape(channels, *moved.shape[len(fixed) :]))
-        return folded
-
-    def permute(
-        self, tensors: Sequence[Array], renumbering: Mapping[str, Int[Array, " n"]]
-    ) -> list[Array]:
-        """Renumbers tensors `[..., *shape]`: new index `i` of `g` is old `renumbering[g][i]`."""
-        renumbered = list(tensors)
-        for t, axes in enumerate(self.axes):
-            for i, group in enumerate(axes):
-                if group is not None and group in renumbering:
-                    at = (..., renumbering[group], *[slice(None)] * (len(axes) - i - 1))
-                    renumbered[t] = renumbered[t][at]
-        return renumbered
-
-
-def policy_spec(policy: Policy, permutable: Permutable = "hidden") -> PermutationSpec:
-    """The permutation specification of a policy's tensors: kernel, bias, layer by layer.
-
-    Args:
-        policy: any policy whose `unravel` gives dense layers.
-        permutable: `hidden`: neurons of hidden layers, which is the symmetry a policy has. `all`:
-            observations and actions too, as the example of the UNF authors has it; the result
-            then cannot tell one observation or action from another.
-
-    Raises:
-        UserError: for another kind of layer or an unknown `permutable`.
-    """
-    if permutable not in ("hidden", "all"):
-        raise unknown("unf_permutable", permutable, ("hidden", "all"))
-    layers = policy.unravel(np.zeros(policy.num_parameters, np.float32))
-    names: list[str | None] = ["observation", *(f"hidden{i}" for i in range(1, len(layers)))]
-    names.append("action")
-    if permutable == "hidden":
-        names[0] = names[-1] = None
-    shapes, axes = [], []
-    for layer, fan_in, fan_out in zip(layers, names[:-1], names[1:], strict=True):
-        if not isinstance(layer, Layer):
-            raise unknown("layer kind for the UNF", type(layer).__name__, (Layer.__name__,))
-        shapes += [layer.kernel.shape, layer.bias.shape]
-        axes += [(fan_in, fan_out), (fan_out,)]
-    return PermutationSpec(tuple(shapes), tuple(axes))
-
-
-def partitions(groups: Groups) -> Iterator[tuple[int, ...]]:
-    """Valid partitions of indices: no block mixes groups. Yields the block of every index.
-
-    Blocks are numbered in the order of their first index. Over the axes of an input and an output
-    tensor together, these are the basis terms of the linear equivariant maps between them
-    (Zhou et al. 2024, §3.2): with every index of a group in one set, a product of Bell numbers.
-    Terms with more blocks than a group has members repeat others.
-    """
-
-    def extend(blocks: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-        if len(blocks) == len(groups):
-            yield blocks
-            return
-        group, count = groups[len(blocks)], max(blocks, default=-1) + 1
-        same = {b for b, g in zip(blocks, groups, strict=False) if g == group}
-        for block in (*sorted(same), count):
-            yield from extend((*blocks, block))
-
-    return extend(())
 
 
 class View(NamedTuple):
@@ -275,7 +156,7 @@ class EquivariantLinear:
 
     def init(self, key: PRNGKey) -> Params:
         """Draws weights, one matrix a key, and zero biases; see `scale`."""
-        return self.scale(_normals(key, self.weight_shapes))
+        return self.scale(draw_normals(key, self.weight_shapes))
 
     def scale(self, weights: Params) -> Params:
         """Parameters of weights of unit variance: inputs of unit variance keep it after a ReLU.
@@ -314,7 +195,7 @@ class EquivariantLinear:
         return outputs
 
 
-def _normals(key: PRNGKey, shapes: Any) -> Any:
+def draw_normals(key: PRNGKey, shapes: Any) -> Any:
     """Standard normals for a tree of shapes; one draw, as each takes the compiler long."""
     leaves, tree = jax.tree.flatten(shapes, is_leaf=lambda x: isinstance(x, tuple))
     stops = list(accumulate(math.prod(shape) for shape in leaves))
@@ -428,7 +309,7 @@ class InvariantNetwork:
         shapes["reference"] = [
             (shape[0], REFERENCE_POLICIES, *shape[1:]) for shape in self.layers[0].in_shapes
         ]
-        params = _normals(key, shapes)
+        params = draw_normals(key, shapes)
         reference = params.pop("reference")
         for i, layer in enumerate(self.layers):
             params[f"layer{i}"] = layer.scale(params[f"layer{i}"])
@@ -474,80 +355,3 @@ def _standardise(features: Float[jax.Array, "B F"], channels: Sequence[int]) -> 
         floored = jnp.maximum(variance, 0.01 * variance.mean())
         scales.append(jnp.where(floored > 0, jax.lax.rsqrt(jnp.maximum(floored, 1e-12)), 1.0))
     return {"offset": features.mean(axis=0), "scale": jnp.concatenate(scales)}
-
-
-@dataclass(frozen=True)
-class SignInvariantLift:
-    """Features of a tanh MLP that flipping a hidden neuron's sign does not change: our addition.
-
-    tanh is odd, so a neuron whose incoming and outgoing weights all change sign leaves the policy
-    as it is. Every weight is odd in the neurons that it touches; only products in which each
-    neuron occurs an even number of times are invariant. Per neuron, all that is odd in it is
-    gathered (incoming and outgoing weights, and products of kernels along the paths from the
-    observation and to the action), mixed, squashed by tanh, and multiplied in pairs; an inner
-    weight is multiplied by one such odd feature of each of its two neurons, which gives it a sign
-    that no flip changes.
-
-    Attributes:
-        layer_sizes: of the policy; at least one hidden layer.
-        channels: products per neuron.
-    """
-
-    layer_sizes: tuple[int, ...]
-    channels: int
-
-    @property
-    def _hidden(self) -> tuple[int, ...]:
-        return self.layer_sizes[1:-1]
-
-    @property
-    def sizes(self) -> tuple[tuple[str, int], ...]:
-        """Pairs (group, size)."""
-        return tuple((f"hidden{i + 1}", n) for i, n in enumerate(self._hidden))
-
-    @property
-    def groups(self) -> tuple[Groups, ...]:
-        """Of the result: one tensor a hidden layer, one an inner kernel, and the last bias."""
-        names = [name for name, _ in self.sizes]
-        return (*((n,) for n in names), *zip(names[:-1], names[1:], strict=True), ())
-
-    @property
-    def out_channels(self) -> tuple[int, ...]:
-        """Of the result."""
-        count = len(self._hidden)
-        return (*[self.channels] * count, *[1] * (count - 1), self.layer_sizes[-1])
-
-    def init(self, key: PRNGKey) -> Params:
-        """Draws two mixing matrices `[channels, odd features]` for each hidden layer."""
-        shapes: Params = {}
-        for i, (name, _) in enumerate(self.sizes):
-            fan_in = self.layer_sizes[0] + 1 + i + self.layer_sizes[-1]
-            shapes[name] = dict.fromkeys(("left", "right"), (self.channels, fan_in))
-        return jax.tree.map(lambda x: x / math.sqrt(x.shape[1]), _normals(key, shapes))
-
-    def odd(self, layers: Sequence[Layer]) -> list[jax.Array]:
-        """Everything odd in each hidden neuron, `[C, B, H]` for each hidden layer."""
-        forward = [jnp.moveaxis(jnp.asarray(layers[0].kernel), 1, 0)]
-        backward = [jnp.moveaxis(jnp.asarray(layers[-1].kernel), 2, 0)]
-        for i, layer in enumerate(layers[:-1]):
-            if i > 0:
-                scale = 1 / math.sqrt(layer.kernel.shape[1])
-                forward.append(scale * jnp.einsum("cbi,bij->cbj", forward[-1], layer.kernel))
-            forward[-1] = jnp.concatenate([forward[-1], layer.bias[None]])
-        for layer in reversed(layers[1:-1]):
-            scale = 1 / math.sqrt(layer.kernel.shape[2])
-            backward.append(scale * jnp.einsum("cbj,bij->cbi", backward[-1], layer.kernel))
-        return [jnp.concatenate(pair) for pair in zip(forward, reversed(backward), strict=True)]
-
-    def __call__(self, params: Params, layers: Sequence[Layer]) -> list[jax.Array]:
-        """Feature tensors `[C, B, *axes]` of layers with leading axis `B`; see `groups`."""
-        pairs = []
-        for i, odd in enumerate(self.odd(layers)):
-            mixes = params[f"hidden{i + 1}"]
-            pairs.append([jnp.tanh(mix_channels(mixes[side], odd)) for side in ("left", "right")])
-        vectors = [left * right for left, right in pairs]
-        matrices = [
-            jnp.asarray(layer.kernel)[None] * a[:1, :, :, None] * b[:1, :, None, :]
-            for layer, (a, _), (_, b) in zip(layers[1:-1], pairs[:-1], pairs[1:], strict=True)
-        ]
-        return [*vectors, *matrices, jnp.asarray(layers[-1].bias).T]

@@ -1,4 +1,4 @@
-"""V(s, θ): what following θ from a state s is worth, with θ seen through what it would do there.
+"""V(s, θ): the return of θ from a state s, with θ seen through what it would do there.
 
     V(s, θ') = v(s) + A(s, z)        z = (π_θ'(s) - π_θ(s)) / σ
 
@@ -10,35 +10,20 @@ worth, and ∇θ' of the mean of V(s, θ') over visited states s says where the 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
+from epvf.policies.scaling import Scaler
 from epvf.types import Array, PRNGKey
+from epvf.value.networks import Params, init_mlp, mlp
 
 Advantage: TypeAlias = Literal["importance", "linear"]
-Params: TypeAlias = Any
-
-INPUT_LIMIT = 5.0
-"""Standardised observations are clipped to this many deviations."""
 
 
-class Scaler(NamedTuple):
-    """Running mean and deviation `[observation]` of what the networks read."""
-
-    mean: Float[Array, "observation"]
-    deviation: Float[Array, "observation"]
-
-    def __call__(self, observations: Float[Array, "*N observation"]) -> jax.Array:
-        """Standardised and clipped."""
-        axes = (None,) * (observations.ndim - 1)
-        standardised = (observations - self.mean[axes]) / self.deviation[axes]
-        return jnp.clip(standardised, -INPUT_LIMIT, INPUT_LIMIT)
-
-
-class Met(NamedTuple):
+class StepBatch(NamedTuple):
     """Steps `[B]` that policies of the population took, and what came of them.
 
     Attributes:
@@ -64,34 +49,20 @@ class Met(NamedTuple):
         """`[B, observation]` standardised."""
         return self.scaler(self.observations)
 
-    def take(self, rows: Int[Array, "R"] | slice) -> "Met":
+    def take(self, rows: Int[Array, "R"] | slice) -> "StepBatch":
         """Some of the steps."""
         columns = {name: x[rows] for name, x in self._asdict().items() if name != "scaler"}
         return self._replace(**columns)
 
 
 def init_network(key: PRNGKey, sizes: Sequence[int], gain: float = 0.01) -> Params:
-    """An ELU network's parameters, LeCun-scaled, its last layer by `gain` besides."""
-    gains = [1.0] * (len(sizes) - 2) + [gain]
-    shapes = zip(sizes[:-1], sizes[1:], strict=True)
-    keys = jax.random.split(key, len(gains))
-    return [
-        {"kernel": scale * jax.random.normal(k, (i, o)) / jnp.sqrt(i), "bias": jnp.zeros(o)}
-        for k, (i, o), scale in zip(keys, shapes, gains, strict=True)
-    ]
+    """Parameters of `network`, LeCun-scaled, its last layer by `gain` besides."""
+    return init_mlp(jax.random.split(key, len(sizes) - 1), sizes, "lecun", gain)
 
 
 def network(params: Params, x: Float[Array, "*B I"]) -> jax.Array:
-    """The outputs `[..., O]` of `init_network`'s parameters."""
-    for i, layer in enumerate(params):
-        x = x @ layer["kernel"] + layer["bias"][(None,) * (x.ndim - 1)]
-        x = _elu(x) if i < len(params) - 1 else x
-    return x
-
-
-def _elu(x: Array) -> jax.Array:
-    """ELU, to within float32's resolution at 1: `expm1` would take several times as long."""
-    return jnp.where(x > 0.0, x, jnp.exp(jnp.minimum(x, 0.0)) - 1.0)
+    """The outputs `[..., O]` of an ELU network."""
+    return mlp(params, [x], "exp_elu")
 
 
 class AdvantageModel(NamedTuple):
@@ -107,24 +78,24 @@ class AdvantageModel(NamedTuple):
 
     network_outputs: Callable[[int], int]
     predict: Callable[[Params, Array, Array], jax.Array]
-    gain: Callable[[Params, Met, Array, float], jax.Array]
+    gain: Callable[[Params, StepBatch, Array, float], jax.Array]
 
 
 def _no_prediction(params: Params, inputs: Array, offsets: Array) -> jax.Array:
     return jnp.zeros(inputs.shape[0])
 
 
-def _weighted(params: Params, met: Met, offsets: Array, bound: float) -> jax.Array:
+def _weighted(params: Params, batch: StepBatch, offsets: Array, bound: float) -> jax.Array:
     """A from the step itself: its advantage, weighted by how much likelier θ' is to take it.
 
     With unit normal noise on the outputs, that is the importance weight of θ' against θ. It is
     bounded to 1 ± `bound` where that lowers A, as PPO's is (Schulman et al. 2017, equation 7), and
     to e at most in any case: a few steps of bad luck would otherwise drive θ away without end.
     """
-    distance = (met.offsets**2).sum(axis=-1) - ((met.offsets - offsets) ** 2).sum(axis=-1)
+    distance = (batch.offsets**2).sum(axis=-1) - ((batch.offsets - offsets) ** 2).sum(axis=-1)
     ratio = jnp.exp(jnp.clip(0.5 * distance, -1.0, 1.0))
     bounded = jnp.clip(ratio, 1.0 - bound, 1.0 + bound)
-    return jnp.minimum(ratio * met.advantages, bounded * met.advantages)
+    return jnp.minimum(ratio * batch.advantages, bounded * batch.advantages)
 
 
 def _slope(params: Params, inputs: Array, offsets: Array) -> jax.Array:
@@ -132,9 +103,9 @@ def _slope(params: Params, inputs: Array, offsets: Array) -> jax.Array:
     return (network(params, inputs) * offsets).sum(axis=-1)
 
 
-def _slope_within(params: Params, met: Met, offsets: Array, bound: float) -> jax.Array:
+def _slope_within(params: Params, batch: StepBatch, offsets: Array, bound: float) -> jax.Array:
     """The slope, less what keeps a new centre's offsets near 0: |z|² / (2 `bound`)."""
-    return _slope(params, met.inputs, offsets) - (offsets**2).sum(axis=-1) / (2.0 * bound)
+    return _slope(params, batch.inputs, offsets) - (offsets**2).sum(axis=-1) / (2.0 * bound)
 
 
 ADVANTAGES: dict[Advantage, AdvantageModel] = {

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import epvf.training.agents as training
-from epvf.analysis.evaluation import act
 from epvf.cli.main import main
 from epvf.cli.train import understood
 from epvf.config.presets import PRESETS, preset
@@ -20,6 +19,7 @@ from epvf.methods.registry import METHODS
 from epvf.policies.formats.brax import theta_of
 from epvf.policies.formats.safetensors import load_policy
 from epvf.policies.mlp import Policy
+from epvf.policies.reference import act
 from epvf.runs.folder import read_info
 from epvf.runs.metrics import read_metrics
 from epvf.tasks import make

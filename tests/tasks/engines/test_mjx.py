@@ -1,17 +1,21 @@
-"""The Ant on MJX: against MuJoCo's C engine, and as a task."""
+"""Bodies on MJX: against MuJoCo's C engine, and as tasks."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import pytest
 
 from c_engine import c_transitions
 from epvf.policies.mlp import Policy
-from epvf.tasks import ant, make
-from epvf.tasks.engines import mjx
+from epvf.tasks import ant, half_cheetah, hopper, make, walker2d
+from epvf.tasks.body import State, transition
+from epvf.tasks.engines import mjx, native
+from epvf.tasks.engines.episode import compiled_for
 from epvf.tasks.engines.mjx import MjxState
 
 POLICY = Policy((34, 8, 8))
@@ -39,9 +43,12 @@ def test_single_steps_agree_with_the_c_engine(step: Step) -> None:
     assert np.mean(flatness[comparable] < 1.0) > 0.05
     assert np.mean(error[comparable] < 1e-4) > 0.97
     assert error[comparable].max() < 0.5
-    ours = ant.transition(*(np.asarray(x) for x in (state.qpos, state.qvel, ctrl)))
-    np.testing.assert_allclose(reward, ours.reward, atol=1e-5)
-    np.testing.assert_array_equal(terminated, ours.terminated)
+    for i in range(NUM_ENVS):
+        qpos, qvel = np.asarray(state.qpos[i]), np.asarray(state.qvel[i])
+        ours = transition(ant.BODY, State(qpos, qvel, np.asarray(ctrl[i]), qpos, 0.0))
+        np.testing.assert_allclose(state.observation[i], ours.observation, atol=1e-5)
+        np.testing.assert_allclose(reward[i], ours.reward, atol=1e-5)
+        assert terminated[i] == ours.terminated
 
 
 def test_open_loop_agrees_with_native_before_the_first_contact(step: Step) -> None:
@@ -95,3 +102,90 @@ def test_sizes() -> None:
     spec = make("ant", "mjx").spec
     assert (spec.backend, spec.traceable, spec.deterministic_reset) == ("mjx", True, True)
     assert (spec.observation_size, spec.action_size, spec.episode_length) == (34, 8, 1000)
+
+
+def walker_steps(body, num: int = 96):
+    """Env steps of the C engine under random controls: what moved before, controls, and after."""
+    model, rng = body.model(), np.random.default_rng(0)
+    before, controls, after = [], [], []
+    for episode in range(num // 16):
+        data = mujoco.MjData(model)
+        data.qpos[:] += rng.uniform(-5e-3, 5e-3, model.nq)
+        data.qpos[1] -= 0.05 * episode  # some into the floor
+        for _ in range(16):
+            state = (data.qpos, data.qvel, data.qacc_warmstart)
+            before.append([np.array(x, np.float32) for x in state])
+            data.ctrl[:] = rng.uniform(-1.0, 1.0, model.nu).astype(np.float32)
+            controls.append(data.ctrl.copy())
+            for _ in range(body.frame_skip):
+                mujoco.mj_step(model, data)
+            after.append((data.qpos.copy(), data.qvel.copy(), data.ncon > 0))
+    columns = [jnp.asarray(np.stack(column)) for column in zip(*before, strict=True)]
+    told = [np.stack(column) for column in zip(*after, strict=True)]
+    return columns, jnp.asarray(np.stack(controls), jnp.float32), told
+
+
+@pytest.mark.slow  # compiling the physics takes a minute
+@pytest.mark.parametrize("module", [hopper, half_cheetah, walker2d])
+def test_walkers_step_like_the_c_engine_and_observe_and_pay_like_native(module) -> None:
+    body = module.BODY
+    (qpos, qvel, warmstart), ctrl, (c_qpos, c_qvel, contact) = walker_steps(body)
+    assert 0.2 < contact.mean() < 1.0
+    unread = jnp.zeros((len(qpos), body.observation_size))
+    step = jax.jit(jax.vmap(mjx.make(body).environment.step))
+    state, reward, terminated = step(mjx.MjxState(qpos, qvel, warmstart, unread), ctrl)
+    error = np.abs(np.concatenate([state.qpos - c_qpos, state.qvel - c_qvel], axis=1)).max(axis=1)
+    assert np.mean(error < 1e-4) > 0.9 and np.mean(error < 1e-2) > 0.97
+    # the same states through the formulas that numba has compiled
+    num = len(qpos)
+    moved = (np.asarray(x, np.float64) for x in (state.qpos, state.qvel, ctrl, qpos))
+    rows = State(*(*moved, np.zeros(num)))
+    ours = np.zeros((num, body.observation_size)), np.zeros(num), np.zeros(num, bool)
+    compiled_for(body).transitions(rows, *ours)
+    np.testing.assert_allclose(state.observation, ours[0], atol=1e-5)
+    np.testing.assert_allclose(reward, ours[1], rtol=1e-5, atol=2e-4)
+    np.testing.assert_array_equal(terminated, ours[2])
+
+
+@pytest.mark.parametrize("module", [hopper, half_cheetah, walker2d])
+def test_walkers_start_as_on_native(module) -> None:
+    body = module.BODY
+    environment = mjx.make(body).environment
+    reset = jax.jit(jax.vmap(environment.reset))
+    state = reset(jax.random.split(jax.random.key(0), 2000))
+    start = np.concatenate(body.starts(np.random.default_rng(0), 2000), axis=1)
+    ours = np.concatenate([state.qpos - body.model().qpos0, state.qvel], axis=1)
+    np.testing.assert_allclose(ours.std(axis=0), start.std(axis=0), rtol=0.1)
+    np.testing.assert_allclose(ours.mean(axis=0), 0.0, atol=0.01)
+    assert np.abs(ours[:, 0]).max() == pytest.approx(np.abs(start[:, 0]).max(), rel=0.01)
+    again = reset(jax.random.split(jax.random.key(1), 2000))
+    assert (again.qpos != state.qpos).any(axis=1).all()
+    seen = jax.vmap(environment.observe)(state)
+    np.testing.assert_array_equal(seen[:, : body.model().nq - 1], state.qpos[:, 1:])
+
+
+@pytest.mark.parametrize("name", ["hopper", "halfcheetah", "walker2d"])
+def test_walkers_are_tasks_that_can_be_traced(name) -> None:
+    task = make(name, "mjx")
+    assert task.spec.traceable and task.spec.draws and not task.spec.deterministic_reset
+    assert task.spec == dataclasses.replace(
+        make(name, "native").spec, backend="mjx", traceable=True, draws=True
+    )
+
+
+def test_formulas_that_read_the_time_get_it() -> None:
+    timed = dataclasses.replace(
+        ant.BODY,
+        name="timed",
+        observe=lambda s: (s.qpos[2:3], s.time),
+        reward=lambda s: s.time,
+        terminated=lambda s: s.time > 0.045,
+        observation_limit=np.inf,
+    )
+    assert timed.reads == {"qpos", "time"}
+    policy = Policy((2, 8))
+    thetas = np.zeros((2, policy.num_parameters), np.float32)
+    for engine in (native, mjx):
+        evaluation = engine.make(timed, 20).evaluator(policy)(jax.random.key(0), thetas)
+        np.testing.assert_array_equal(evaluation.lengths, 5)
+        np.testing.assert_allclose(evaluation.returns, 0.15, rtol=1e-5)

@@ -101,7 +101,7 @@ def test_a_buffer_that_overflows_marks_the_reward_and_the_solvers_limits_do_not(
         [0, ITERATIONS, LS_ITERATIONS, NEFC, BROADPHASE, NARROWPHASE | NEFC, NARROWPHASE]
     )
     data: Any = SimpleNamespace(_impl=SimpleNamespace(overflow=jnp.asarray(overflow)))
-    rewards = warp._marked(jnp.full(7, 0.5), data)
+    rewards = warp._marked(jnp.full(7, 0.5), warp._overflow(data))
     np.testing.assert_array_equal(rewards, [0.5, 0.5, 0.5, np.inf, -np.inf, -np.inf, -np.inf])
 
 

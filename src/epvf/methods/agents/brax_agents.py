@@ -28,7 +28,7 @@ from epvf.methods.agents.brax_env import BraxEnv, IdleEnv
 from epvf.methods.agents.categorical import Categorical
 from epvf.methods.agents.tally import Counted, Tally
 from epvf.methods.base import Plan
-from epvf.policies.mlp import ACTIVATIONS
+from epvf.policies.activations import ACTIVATIONS
 from epvf.tasks.engines.rollout import JaxTask
 
 

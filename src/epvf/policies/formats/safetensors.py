@@ -17,7 +17,8 @@ from safetensors.numpy import save
 
 from epvf.errors import UserError
 from epvf.files import one_line, write_atomically
-from epvf.policies.mlp import ACTIVATIONS, Layer, Output, Policy
+from epvf.policies.activations import Activation
+from epvf.policies.mlp import Layer, Output, Policy
 from epvf.types import Array
 
 FORMAT = "epvf-policy/1"
@@ -49,6 +50,13 @@ def save_policy(
 ) -> None:
     """Writes a policy atomically.
 
+    Example:
+        >>> import tempfile
+        >>> file = f"{tempfile.mkdtemp()}/policy.safetensors"
+        >>> save_policy(file, Policy((2, 1)), np.zeros(3), task="mine", episode_return=1.5)
+        >>> load_policy(file).metadata["episode_return"]
+        '1.5'
+
     Args:
         path: of the file, `.safetensors` by custom.
         policy: the architecture.
@@ -74,6 +82,13 @@ def save_policy(
 def load_policy(path: str | Path) -> SavedPolicy:
     """Reads a policy.
 
+    Example:
+        >>> import tempfile
+        >>> file = f"{tempfile.mkdtemp()}/policy.safetensors"
+        >>> save_policy(file, Policy((2, 1)), np.zeros(3), task="mine", episode_return=1.5)
+        >>> load_policy(file).policy.layer_sizes
+        (2, 1)
+
     Raises:
         UserError: if there is no such file, or it is not an epvf policy.
     """
@@ -84,7 +99,7 @@ def load_policy(path: str | Path) -> SavedPolicy:
     try:
         layers = _layers(tensors)
         sizes = (layers[0].kernel.shape[0], *(len(layer.bias) for layer in layers))
-        activation = _one_of(metadata, "activation", tuple(ACTIVATIONS))
+        activation = _one_of(metadata, "activation", typing.get_args(Activation))
         output = _one_of(metadata, "action", typing.get_args(Output))
         policy = Policy(sizes, typing.cast(Any, activation), typing.cast(Any, output))
         theta = policy.ravel(layers)

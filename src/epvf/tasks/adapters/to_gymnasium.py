@@ -17,9 +17,8 @@ class AntEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """One Ant on MuJoCo's C engine, equal to the `native` backend to the bit.
 
     Observation `[34]` and reward are `ant.observe`'s and `ant.reward`'s, actions `[8]` the motors'
-    controls in ±1. Every episode starts in the same state; it is terminated when the Ant falls, and
-    truncated
-    after `episode_length` steps. The reward of a state that is not finite is NaN.
+    controls in ±1. Every episode starts in the same state; it is terminated when the Ant falls,
+    and truncated after `episode_length` steps. The reward of a state that is not finite is NaN.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012  # as Gymnasium declares it

@@ -18,7 +18,9 @@ with redirect_stdout(None):  # where it says that Warp is not installed
     from mujoco import mjx
 
 
-Judge: TypeAlias = Callable[[jax.Array, mjx.Data], jax.Array]
+Bits: TypeAlias = Callable[[mjx.Data], jax.Array]
+Mark: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
+_Moving: TypeAlias = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 CPU_SLOTS = 64
 """A CPU steps so few environments as fast as many, and wastes less on finished policies."""
@@ -67,7 +69,11 @@ class Draws:
         return key
 
 
-def _as_it_is(reward: jax.Array, data: mjx.Data) -> jax.Array:
+def _no_bits(data: mjx.Data) -> jax.Array:
+    return jnp.zeros((), jnp.int32)
+
+
+def _as_it_is(reward: jax.Array, bits: jax.Array) -> jax.Array:
     return reward
 
 
@@ -80,11 +86,15 @@ def make(body: Body, episode_length: int | None = None, num_slots: int | None = 
 
 
 def environment(
-    body: Body, model: mjx.Model, blank: mjx.Data, judge: Judge = _as_it_is
+    body: Body,
+    model: mjx.Model,
+    blank: mjx.Data,
+    bits: Bits = _no_bits,
+    mark: Mark = _as_it_is,
 ) -> Environment:
     """The body as pure functions, stepped by MJX's engine of this model and data.
 
-    `judge` may change a reward by what the engine tells of the step.
+    What the engine tells of its steps in `bits`, `mark` may change a reward by.
     """
     timed = "time" in body.reads
 
@@ -100,31 +110,36 @@ def environment(
         moving = (state.qpos, state.qvel, state.qacc_warmstart, time)
         # TF32 has broken training on physics; MJX itself relies on rank promotion
         with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("allow"):
-            data = _physics(body.frame_skip, model, blank.replace(ctrl=action), moving)
-        result = transition(body, State(data.qpos, data.qvel, action, state.qpos, data.time))
-        reward = judge(result.reward, data)
-        after = (data.qpos, data.qvel, data.qacc_warmstart, result.observation, data.time)
-        return _kept(timed, *after), reward, result.terminated
+            moved, told = _physics(body.frame_skip, model, blank.replace(ctrl=action), moving, bits)
+        qpos, qvel, warmstart, time = moved
+        result = transition(body, State(qpos, qvel, action, state.qpos, time))
+        after = _kept(timed, qpos, qvel, warmstart, result.observation, time)
+        return after, mark(result.reward, told), result.terminated
 
     return Environment(reset, step, lambda state: state.observation)
 
 
-def _physics(times: int, model: mjx.Model, blank: mjx.Data, moving: tuple[Any, ...]) -> mjx.Data:
-    """So many steps of the physics, the last one's data."""
+def _physics(
+    times: int, model: mjx.Model, blank: mjx.Data, moving: _Moving, bits: Bits
+) -> tuple[_Moving, jax.Array]:
+    """So many steps of the physics: what moved, and the bits that any of the steps set."""
 
-    def once(moving: tuple[Any, ...]) -> mjx.Data:
+    def once(moving: _Moving) -> tuple[_Moving, jax.Array]:
         qpos, qvel, warmstart, time = moving
-        return mjx.step(
+        data = mjx.step(
             model, blank.replace(qpos=qpos, qvel=qvel, qacc_warmstart=warmstart, time=time)
         )
+        return (data.qpos, data.qvel, data.qacc_warmstart, data.time), bits(data)
 
-    def advance(_: Any, moving: tuple[Any, ...]) -> tuple[Any, ...]:
-        data = once(moving)
-        return data.qpos, data.qvel, data.qacc_warmstart, data.time
+    def again(_: Any, carry: tuple[_Moving, jax.Array]) -> tuple[_Moving, jax.Array]:
+        moved, told = once(carry[0])
+        return moved, carry[1] | told
 
-    if times > 1:  # a loop, so that they compile once
-        moving = jax.lax.fori_loop(0, times - 1, advance, moving)
-    return once(moving)
+    if times == 1:
+        return once(moving)
+    # a loop compiles the physics once
+    told = jax.eval_shape(once, moving)[1]
+    return jax.lax.fori_loop(0, times, again, (moving, jnp.zeros(told.shape, told.dtype)))
 
 
 def _kept(timed: bool, *parts: jax.Array) -> Any:

@@ -22,6 +22,7 @@ from epvf.tasks.base import (
     check_actions,
     check_policy,
     check_population,
+    run_once,
 )
 from epvf.tasks.body import ALARMS, Body, State, Transition
 from epvf.tasks.engines.episode import (
@@ -59,6 +60,10 @@ class NativeTask:
         check_policy(self.spec, policy)
         length = self.spec.episode_length
         return NativeExplorer(self.body, policy, length, self.num_threads, horizon)
+
+    def warm_up(self, policy: Policy, horizon: int | None) -> None:
+        """Compiles what training with this architecture needs; see `run_once`."""
+        run_once(self, policy, horizon)
 
     def replay(self, actions: Float[Array, "T N action"]) -> Replay:
         """Open-loop rollouts from the reset state; see `ReplayableTask.replay`."""

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from epvf.policies.mlp import Policy
+from epvf.policies.population import Perturbed
 from epvf.runtime.compilation import compiled
 from epvf.tasks.base import Replay, Stepped, TaskSpec, check_actions, check_policy, check_population
 from epvf.tasks.engines.environment import Environment, State
@@ -89,7 +90,7 @@ class _Slots(NamedTuple):
         running: `[W]`.
     """
 
-    thetas: Population
+    thetas: Population | Perturbed
     state: State
     owner: Int[jax.Array, "W"]
     steps: Int[jax.Array, "W"]
@@ -116,7 +117,7 @@ def evaluator(
     waits and few are left, these go on in `NARROWING` times fewer slots.
     """
 
-    def evaluate(key: PRNGKey, thetas: Population) -> Evaluation:
+    def evaluate(key: PRNGKey, thetas: Population | Perturbed) -> Evaluation:
         check_population(policy, thetas)
         width = min(thetas.shape[0], num_slots or thetas.shape[0])
         # float32 products on accelerators too, not TF32
@@ -133,7 +134,7 @@ def _run(
     episode_length: int,
     width: int,
     key: PRNGKey,
-    thetas: Population,
+    thetas: Population | Perturbed,
 ) -> Evaluation:
     num = thetas.shape[0]
     keys = jax.random.split(key, num)
@@ -169,7 +170,10 @@ def _run(
 
 
 def _load(
-    environment: Environment, keys: jax.Array, thetas: Population, owner: Int[jax.Array, "W"]
+    environment: Environment,
+    keys: jax.Array,
+    thetas: Population | Perturbed,
+    owner: Int[jax.Array, "W"],
 ) -> _Slots:
     """Slots in which these rows of the population start; those past its end stay empty."""
     rows = thetas[jnp.minimum(owner, len(keys) - 1)]

@@ -204,13 +204,17 @@ def _environment(
         naconmax=contacts_per_env * num_envs,
         njmax=constraints_per_env,
     )
-    return mjx_engine.environment(body, device_model, blank, _marked)
+    return mjx_engine.environment(body, device_model, blank, _overflow, _marked)
 
 
-def _marked(reward: jax.Array, data: mjx.Data) -> jax.Array:
-    """The reward, or a mark instead of it where Warp's bits say that a buffer overflowed."""
+def _overflow(data: mjx.Data) -> jax.Array:
+    """Warp's bits of what overflowed."""
     implementation: Any = data._impl
-    overflow = implementation.overflow
+    return implementation.overflow
+
+
+def _marked(reward: jax.Array, overflow: jax.Array) -> jax.Array:
+    """The reward, or a mark instead of it where Warp's bits say that a buffer overflowed."""
     constraints = (overflow & _TOO_MANY_CONSTRAINTS) != 0
     contacts = (overflow & ~(_TOO_MANY_CONSTRAINTS | _SOLVER_LIMITS)) != 0
     reward = jnp.where(constraints, _MARKS["constraints"], reward)

@@ -1,0 +1,62 @@
+"""A run's newest checkpoint with everything that its state belongs to."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from epvf.analysis.neighbourhood import no_value_function
+from epvf.errors import UserError
+from epvf.methods.registry import METHODS
+from epvf.runs.checkpoints import Checkpoints
+from epvf.runs.folder import read_config
+from epvf.training.loop import init_state
+from epvf.training.prepare import Setup, prepare
+from epvf.training.state import TrainState
+
+
+class Restored(NamedTuple):
+    """A run as it was at its newest checkpoint."""
+
+    setup: Setup
+    state: TrainState
+
+    def seed(self, number: int | None = None) -> Any:
+        """The learner's state of one seed; None: of the first.
+
+        Raises:
+            UserError: if the run has no such seed.
+        """
+        config = self.setup.config
+        seeds = range(config.seed, config.seed + config.num_seeds)
+        number = seeds[0] if number is None else number
+        if number not in seeds:
+            listed = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+            raise UserError(f"the run has no seed {number}; it has {listed}")
+        index = seeds.index(number)
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), self.state.learner)
+
+
+def restore(run: Path) -> Restored:
+    """Reads a run's newest checkpoint; the run's files are only read.
+
+    Raises:
+        UserError: if the folder is no run, has no checkpoint, or its method keeps no state.
+    """
+    asked = read_config(run)
+    if METHODS[asked.method.name].build is None:
+        raise no_value_function(asked.method.name)
+    setup = prepare(asked)
+    return Restored(setup, _newest(run, setup))
+
+
+def _newest(run: Path, setup: Setup) -> TrainState:
+    checkpoints = Checkpoints(run / "checkpoints", setup.config.checkpoint.keep, read_only=True)
+    try:
+        state = checkpoints.restore(jax.eval_shape(lambda: init_state(setup).learner))
+    finally:
+        checkpoints.close()
+    if state is None:
+        raise UserError(f"{run} has no checkpoint yet")
+    return state

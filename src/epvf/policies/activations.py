@@ -1,0 +1,33 @@
+"""The activations that networks are made of, for JAX and for numpy."""
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from epvf.types import Array
+
+Activation: TypeAlias = Literal["tanh", "relu", "elu"]
+
+
+def exp_elu(x: Array) -> jax.Array:
+    """ELU, to within float32's resolution at 1: `expm1` would take several times as long."""
+    return jnp.where(x > 0.0, x, jnp.exp(jnp.minimum(x, 0.0)) - 1.0)
+
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "elu": jax.nn.elu,
+    "exp_elu": exp_elu,
+}
+"""By name, of JAX arrays."""
+
+ON_HOST: dict[str, Callable[[Any], Any]] = {
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0.0),
+    "elu": lambda x: np.where(x > 0.0, x, np.expm1(np.minimum(x, 0.0))),
+}
+"""The same of numpy arrays, for the policies' own."""
