@@ -24,9 +24,10 @@ from epvf.runs.metrics import MetricsLog
 from epvf.policies.formats.safetensors import save_policy
 from epvf.runs.recorder import POLICY_SECONDS, Outcome, conclude
 from epvf.runs.folder import Run
-from epvf.tasks import engines, make
+from epvf.tasks import make
 from epvf.tasks.base import SteppableTask, check_policy
 from epvf.tasks.engines.rollout import JaxTask
+from epvf.tasks.registry import engines
 from epvf.training.loop import Report, TrainingDiverged, TrainState, evaluate_theta
 
 if TYPE_CHECKING:
