@@ -238,9 +238,18 @@ def test_an_empty_folder_may_become_a_run(tmp_path):
 
 
 def test_default_names_do_not_collide(workplace):
-    first = default_path(Config(), "tuned")
-    first.mkdir(parents=True)
-    assert default_path(Config(), "tuned") != first
+    runs = [Run.create_default(Config(), "tuned", []) for _ in range(3)]
+    assert len({run.path for run in runs}) == 3
+    for run in runs:
+        assert run.path.parent == Path("runs/cartpole") and "-tuned-s0" in run.path.name
+        run.close()
+
+
+def test_default_names_tell_the_method_and_are_names_of_folders():
+    config = config_of("openes", {}, seed=4)
+    assert default_path(config, "paper").name.endswith("-openes-paper-s4")
+    own = config.replace({"task.name": "../my tasks.py:make"})
+    assert default_path(own, "paper").parent == Path("runs/my-tasks.py-make")
 
 
 def test_folders_that_are_no_runs_of_this_version_are_refused(tmp_path):

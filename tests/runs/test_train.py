@@ -152,19 +152,15 @@ def test_what_goes_wrong_is_told_in_words(out, workplace):
 # --- from a policy
 
 
-@pytest.mark.parametrize("method", ["epvf", "psvf", "openes", "ridge"])
+@pytest.mark.parametrize("method", ["epvf", "psvf", "openes"])
 def test_it_starts_from_the_policy_that_it_is_given(method, workplace):
-    init = _balancing()
-    drawn = epvf.train(_cartpole(method, iterations=2)).records
-    assert max(record["eval/episode_return"] for record in drawn) < 120.0
-    result = epvf.train(_cartpole(method, iterations=2), init=init)
-    first = result.records[0]["eval/episode_return"]
-    assert first > 180.0
-    # noise on it costs, but it is what the population is around
-    assert result.records[0]["rollout/episode_length"] > drawn[0]["rollout/episode_length"]
-    once = epvf.train(_cartpole(method, iterations=1), init=init, out="run")
-    np.testing.assert_array_equal(once.theta, init.theta)
-    assert once.records[0]["eval/episode_return"] == first
+    config, init = _cartpole(method, iterations=1), _balancing()
+    (drawn,) = epvf.train(config).records
+    assert drawn["eval/episode_return"] < 120.0
+    result = epvf.train(config, init=init, out="run")
+    (given,) = result.records
+    assert given["eval/episode_return"] > 180.0
+    np.testing.assert_array_equal(result.theta, init.theta)
     kept = load_policy(workplace / "run" / "policies" / "init.safetensors")
     np.testing.assert_array_equal(kept.theta, init.theta)
     run = Run.open(workplace / "run")
