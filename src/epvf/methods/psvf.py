@@ -233,9 +233,13 @@ class PSVFLearner(PolicySearch):
 
     def record_leader(self, state: PSVFState, evaluation: Evaluation) -> tuple[PSVFState, Metrics]:
         """As for every method; and how perturbed policies did that were left to play to the end."""
-        leader, others = evaluation.returns.reshape(2, -1)
-        state, metrics = super().record_leader(state, evaluation._replace(returns=leader))
-        return state, metrics | {"eval/perturbed_return": others.mean()}
+        num = evaluation.returns.shape[0] // 2
+        of_theta, others = (
+            jax.tree.map(lambda x, half=half: x[half], evaluation)
+            for half in (slice(num), slice(num, None))
+        )
+        state, metrics = super().record_leader(state, of_theta)
+        return state, metrics | {"eval/perturbed_return": others.returns.mean()}
 
     def learn(
         self, state: PSVFState, iteration: Int[Array, ""], thetas: Population, evaluation: Segment
