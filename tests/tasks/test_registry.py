@@ -10,9 +10,9 @@ import pytest
 
 from epvf.errors import UserError
 from epvf.policies.mlp import Policy
-from epvf.tasks import describe, engines, entry, make, register
+from epvf.tasks import describe, entry, make, register
 from epvf.tasks.ant import BODY
-from epvf.tasks.registry import TASKS
+from epvf.tasks.registry import TASKS, engines
 
 
 def test_sizes() -> None:
@@ -93,6 +93,10 @@ number = 7
 def nothing():
     return 7
 
+def body():
+    from epvf.tasks.walker2d import BODY
+    return BODY
+
 def fails():
     from epvf.errors import UserError
     raise UserError("the robot has no legs")
@@ -122,6 +126,15 @@ def test_a_task_of_one_s_own_is_recorded_under_the_name_that_finds_it(own, place
         for made in (task, make("hopper", "native", episode_length=7))
     ]
     np.testing.assert_array_equal(*returns)
+
+
+def test_a_body_of_one_s_own_runs_on_mujoco_s_engines(own) -> None:
+    assert engines("my_robot:body") == ("native", "mjx", "warp")
+    task = make("my_robot:body", "native", num_threads=1, episode_length=5)
+    assert (task.spec.name, task.spec.backend) == ("my_robot:body", "native")
+    assert make("my_robot:body", "mjx").spec.traceable
+    with pytest.raises(UserError, match="unknown backend of task 'my_robot:body' 'jax'"):
+        make("my_robot:body", "jax")
 
 
 @pytest.mark.parametrize("what", ["formula", "task"])

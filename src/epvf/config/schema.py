@@ -167,7 +167,8 @@ def leaves(config: Config) -> Iterator[Leaf]:
         for item in _own_fields(group):
             value = getattr(group, item.name)
             if not dataclasses.is_dataclass(value):
-                hint = convert.hints(type(group))[item.name]
+                kind: Any = type(group)
+                hint = convert.hints(kind)[item.name]
                 yield Leaf(f"{name}.{item.name}", value, getattr(defaults, item.name), hint)
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)

@@ -358,7 +358,7 @@ class Learner(PolicySearch):
 
     def _batch(
         self, key: PRNGKey, stored: Buffer, targets: Returns, filled: Int[Array, ""]
-    ) -> tuple[Buffer, Returns]:
+    ) -> tuple[Buffer, Float[Array, "B"]]:
         if self.value_update.batch_size == self.buffer_size:
             # Rows not yet filled are not valid and weigh nothing.
             return stored, targets

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from epvf.errors import UserError
 from epvf.policies.activations import ACTIVATIONS, Activation
@@ -103,7 +103,7 @@ class Policy:
         on_host = all(isinstance(part, np.ndarray) for part in parts)
         return (np if on_host else jnp).concatenate(parts, axis=-1)
 
-    def unravel(self, thetas: Float[Array, "*batch P"]) -> list[Layer]:
+    def unravel(self, thetas: Shaped[Array, "*batch P"]) -> list[Layer]:
         """Flat parameters `[..., P]` to layers; on numpy arrays every tensor is a view.
 
         Raises:

@@ -1,7 +1,7 @@
 """Tasks: what turns policies into returns."""
 
 from epvf.tasks.base import Replay, ReplayableTask, Task, TaskSpec
-from epvf.tasks.registry import describe, engines, make, register
+from epvf.tasks.registry import describe, make, register
 
 __all__ = [
     "Replay",
@@ -9,7 +9,6 @@ __all__ = [
     "Task",
     "TaskSpec",
     "describe",
-    "engines",
     "make",
     "register",
 ]

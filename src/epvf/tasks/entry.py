@@ -128,30 +128,39 @@ def from_factory(factory: Any, name: str, backend: str, given: dict[str, int]) -
     """The task that somebody's function makes, or the task itself where it is one.
 
     The function is called with those of `backend`, `episode_length`, `num_threads` and `num_slots`
-    that it takes.
+    that it takes. Where it makes a body, that runs on MuJoCo's engines and takes the others.
 
     Raises:
         UserError: if it does not take a given option, fails for a reason told in a `UserError`, or
             returns no task.
     """
-    options = dict(given) if backend == "auto" else {"backend": backend, **given}
-    if is_task(factory):
-        task, taken = factory, set()
-    elif callable(factory):
-        taken = _taken(factory)
-        task = factory(**{option: value for option, value in options.items() if option in taken})
-    else:
-        raise UserError(
-            f"{name!r} is {type(factory).__name__}, no task and no function that makes one"
-        )
-    if not is_task(task):
-        what = type(task).__name__
-        raise UserError(f"{name!r} returns {what}, but a task has `spec` and `evaluator`")
-    own = task.spec.backend
-    for option in options.keys() - taken:
-        if option != "backend" or backend != own:
+    options: dict[str, Any] = dict(given) if backend == "auto" else {"backend": backend, **given}
+    made, taken = product(factory, name, options)
+    left = {option: value for option, value in options.items() if option not in taken}
+    if isinstance(made, TaskEntry):
+        return named(made.make(name, left.pop("backend", "auto"), left), name)
+    own = made.spec.backend
+    for option, value in left.items():
+        if option != "backend" or value != own:
             raise UserError(f"task {name!r} has no option {option}; it runs on backend {own!r}")
-    return named(task, name)
+    return named(made, name)
+
+
+def product(factory: Any, name: str, options: dict[str, Any]) -> tuple[Any, set[str]]:
+    """What a function makes, a task or an entry, and which of the options it took."""
+    taken: set[str] = set()
+    made = factory
+    if callable(factory) and not is_task(factory):
+        taken = _taken(factory) & options.keys()
+        made = factory(**{option: options[option] for option in taken})
+    if isinstance(made, Body):
+        made = of_body(replace(made, name=name))
+    if not (is_task(made) or isinstance(made, TaskEntry)):
+        what = type(made).__name__
+        if made is factory:
+            raise UserError(f"{name!r} is {what}, no task and no function that makes one")
+        raise UserError(f"{name!r} returns {what}, but a task has `spec` and `evaluator`")
+    return made, taken
 
 
 def is_task(value: Any) -> bool:

@@ -13,7 +13,7 @@ from epvf.errors import UserError
 from epvf.registry import Registry, in_a_line, load
 from epvf.tasks.base import ReplayableTask, Task
 from epvf.tasks.body import Body
-from epvf.tasks.entry import TaskEntry, from_factory, named, of_body
+from epvf.tasks.entry import TaskEntry, from_factory, named, of_body, product
 
 TASKS: Registry[Any] = Registry(
     "task",
@@ -101,9 +101,8 @@ def engines(name: str) -> tuple[str, ...]:
         UserError: if there is no such task.
     """
     stands = _behind(name)
-    if isinstance(stands, TaskEntry):
-        return tuple(stands.engines)
-    return (from_factory(stands, name, "auto", {}).spec.backend,)
+    made = stands if isinstance(stands, TaskEntry) else product(stands, name, {})[0]
+    return tuple(made.engines) if isinstance(made, TaskEntry) else (made.spec.backend,)
 
 
 def register(name: str, factory: Callable[..., Task] | Task | Body | TaskEntry | str) -> None:

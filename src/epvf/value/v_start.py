@@ -1,6 +1,6 @@
 """V(s₀, θ): V(θ) that also reads the state in which the episode started.
 
-Source: Bohlinger & Peters 2025, equation 2: ∇J(θ) = E_s[∇V(s, θ)], s the start state.
+Source: Bohlinger & Peters 2025, equation 2: ∇J(θ) = E[∇V(s₀, θ)], s₀ the start state.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """V(θ): a representation of the policy, then an MLP that predicts its return.
 
-Source: Bohlinger & Peters 2025, equation 2: ∇J(θ) = E_s[∇V(s, θ)] = ∇V(θ), s the start state.
+Source: Bohlinger & Peters 2025, equation 2: ∇J(θ) = E[∇V(s₀, θ)] = ∇V(θ), s₀ the start state.
 """
 
 from dataclasses import dataclass

@@ -154,7 +154,8 @@ def test_walkers_start_as_on_native(module) -> None:
     reset = jax.jit(jax.vmap(environment.reset))
     state = reset(jax.random.split(jax.random.key(0), 2000))
     start = np.concatenate(body.starts(np.random.default_rng(0), 2000), axis=1)
-    ours = np.concatenate([state.qpos - body.model().qpos0, state.qvel], axis=1)
+    offsets = np.asarray(state.qpos) - body.model().qpos0
+    ours = np.concatenate([offsets, np.asarray(state.qvel)], axis=1)
     np.testing.assert_allclose(ours.std(axis=0), start.std(axis=0), rtol=0.1)
     np.testing.assert_allclose(ours.mean(axis=0), 0.0, atol=0.01)
     assert np.abs(ours[:, 0]).max() == pytest.approx(np.abs(start[:, 0]).max(), rel=0.01)
