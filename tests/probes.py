@@ -16,7 +16,7 @@ from epvf.config import schema
 from epvf.config.schema import Config
 from epvf.methods.base import Parts, PolicySearch
 from epvf.methods.registry import METHODS, default_settings
-from epvf.policies.formats.safetensors import load_policy
+from epvf.policies.formats.registry import load_policy
 from epvf.policies.mlp import Policy
 from epvf.runs.display import PlainDisplay
 from epvf.runs.folder import Run, policy_path

@@ -11,10 +11,12 @@ from epvf.errors import UserError
 
 if TYPE_CHECKING:
     from epvf.analysis.evaluation import evaluate
+    from epvf.analysis.trained_value import load_value
     from epvf.config.presets import preset
     from epvf.config.schema import Config
     from epvf.methods.registry import register_method
-    from epvf.policies.formats.safetensors import load_policy, save_policy
+    from epvf.policies.formats.registry import load_policy
+    from epvf.policies.formats.safetensors import save_policy
     from epvf.policies.mlp import Policy
     from epvf.runs.folder import Run
     from epvf.runs.train import Result, train
@@ -33,7 +35,8 @@ _HOMES = {
     "Run": "epvf.runs.folder",
     "TaskSpec": "epvf.tasks.base",
     "evaluate": "epvf.analysis.evaluation",
-    "load_policy": "epvf.policies.formats.safetensors",
+    "load_value": "epvf.analysis.trained_value",
+    "load_policy": "epvf.policies.formats.registry",
     "make": "epvf.tasks",
     "preset": "epvf.config.presets",
     "register_method": "epvf.methods.registry",
@@ -53,6 +56,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "load_policy",
+    "load_value",
     "make",
     "preset",
     "register_method",

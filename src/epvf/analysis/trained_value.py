@@ -116,6 +116,17 @@ class TrainedValue:
 def load_value(run: str | Path, seed: int | None = None) -> TrainedValue:
     """The value function that a run has learned, from its newest checkpoint.
 
+    Example:
+        >>> import epvf, tempfile
+        >>> config = epvf.preset("cartpole", "debug").replace({"iterations": 2})
+        >>> result = epvf.train(config, out=f"{tempfile.mkdtemp()}/run")
+        >>> value = load_value(result.run)
+        >>> value.kind, value(result.theta).shape, value.gradient(result.theta).shape
+        ('V(θ)', (), (58,))
+        >>> thetas, returns = value.buffer()
+        >>> thetas.shape, returns.shape
+        ((64, 58), (64,))
+
     Args:
         run: the run's folder.
         seed: which of several seeds; None: the first.
