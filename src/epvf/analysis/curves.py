@@ -21,6 +21,7 @@ CURVES = {PERTURBED: "perturbed policies", UNPERTURBED: "unperturbed policy"}
 POINTS = 400
 """Points of a curve, where runs that differ in their steps are averaged."""
 
+_ABSENT = object()
 _KINDS = ("task.name", "method")
 _NO_GROUP = ("seed", "num_seeds", "task.num_threads")
 """Fields that do not make runs different to a reader, besides those of `checkpoint`."""
@@ -88,8 +89,9 @@ def differences(settings: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _varied(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """Fields that not all have alike."""
-    return [name for name in settings[0] if len({repr(one[name]) for one in settings}) > 1]
+    """Fields that not all have alike, or that not all have: each method has its own."""
+    names = dict.fromkeys(name for one in settings for name in one)
+    return [name for name in names if len({repr(one.get(name, _ABSENT)) for one in settings}) > 1]
 
 
 def curves(records: list[Record], x: str, y: str) -> list[Curve]:

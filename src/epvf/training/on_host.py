@@ -4,11 +4,12 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from epvf.config.schema import Config
 from epvf.methods.base import Keys, PolicySearch, State
@@ -28,7 +29,14 @@ from epvf.training.steps import (
     split_seeds,
     unmeasured,
 )
-from epvf.types import Evaluate, Evaluation, Explore, Population, Segment
+from epvf.types import Array, Evaluate, Evaluation, Explore, Segment
+
+Populations: TypeAlias = Float[Array, "M N P"]
+Clouds: TypeAlias = Float[Array, "M E P"]
+"""Of all seeds."""
+
+OfSeeds: TypeAlias = Any
+"""An `Evaluation` or `Segment` whose arrays have a leading axis over the seeds."""
 
 
 def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]:
@@ -112,7 +120,7 @@ def _digits(lengths: Any) -> np.ndarray:
 
 def _propose_seeds(
     search: PolicySearch, learners: State, iteration: jax.Array
-) -> tuple[Keys, Any, Population]:
+) -> tuple[Keys, Any, Populations]:
     """The keys of the rollouts, proposals, and their policies `[M, N, P]`."""
     proposed = jax.vmap(search.propose, in_axes=(0, None))(learners, iteration)
     # Those of one seed serve the whole call: a host task sees all seeds as one population.
@@ -120,7 +128,7 @@ def _propose_seeds(
     return keys, proposed, jax.vmap(drawn)(proposed)
 
 
-def _clouds(search: PolicySearch, learners: State, iteration: jax.Array) -> Population:
+def _clouds(search: PolicySearch, learners: State, iteration: jax.Array) -> Clouds:
     """What measures the centres, `[M, E, P]`."""
     return jax.vmap(search.centre_cloud, in_axes=(0, None))(learners, iteration)
 
@@ -145,8 +153,8 @@ def _learn_arguments(config: Config, search: PolicySearch, learners: State) -> t
 
 
 def _evaluate_seeds(
-    search: PolicySearch, evaluate: Evaluate, key: jax.Array, thetas: Population, cloud: Population
-) -> tuple[Evaluation, Evaluation, float]:
+    search: PolicySearch, evaluate: Evaluate, key: jax.Array, thetas: Populations, cloud: Clouds
+) -> tuple[OfSeeds, OfSeeds, float]:
     """Evaluates populations and clouds of all seeds in one call, so that no thread idles between.
 
     Returns:
@@ -175,10 +183,10 @@ def _explore_seeds(
     evaluate: Evaluate,
     explore: Explore,
     keys: Keys,
-    thetas: Population,
-    cloud: Population,
+    thetas: Populations,
+    cloud: Clouds,
     envs: Any,
-) -> tuple[Segment, Evaluation, float]:
+) -> tuple[OfSeeds, OfSeeds, float]:
     """Explores with the populations `[M, N, P]` of all seeds in one call, and evaluates clouds."""
     seeds = thetas.shape[0]
     merge = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])  # noqa: E731
@@ -193,6 +201,6 @@ def _explore_seeds(
     return split_seeds(segment, seeds), centre, seconds
 
 
-def _by_seed(evaluation: Evaluation, thetas: Population) -> Evaluation:
+def _by_seed(evaluation: Evaluation, thetas: Populations) -> OfSeeds:
     """The rows of an evaluation as those of `thetas [M, N, P]`."""
     return jax.tree.map(lambda x: x.reshape(*thetas.shape[:2], *x.shape[1:]), evaluation)
