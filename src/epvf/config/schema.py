@@ -23,7 +23,7 @@ from epvf.value.targets import TargetConfig
 from epvf.value.v_theta import ValueConfig
 
 Store: TypeAlias = Literal["weights", "seeds"]
-Backend: TypeAlias = Literal["auto", "jax", "native", "mjx", "warp"]
+Backend: TypeAlias = Literal["auto", "jax", "native", "mjx", "warp", "lanes"]
 Method: TypeAlias = Literal[
     "epvf",
     "psvf",
