@@ -243,6 +243,12 @@ def test_segments_of_cartpole_are_those_of_jax() -> None:
     assert ours[0].terminated.any() and ours[0].truncated.any()
 
 
+def test_a_reset_can_be_traced() -> None:
+    explore = _cartpole().explorer(CARTPOLE, 3)
+    traced = jax.jit(lambda key: explore.reset(key, 5))(jax.random.key(1))
+    _same(traced, explore.reset(jax.random.key(1), 5), 0.0)
+
+
 def test_two_short_segments_are_one_long(ant: LanesTask) -> None:
     thetas = _population(ANT, 20, 2.0)
     first, second = _explore(ant, ANT, thetas, [9, 14])
