@@ -22,8 +22,10 @@ SPEED_SECONDS = 0.5
 """Speed is the way of so long."""
 TRAIL_STEP = 0.03
 """m between points of a trail."""
-GHOST_OPACITY = 0.3
-FALLEN_OPACITY = 0.1
+OPACITY = 0.4
+"""Of a single ghost; many of them share about four times as much."""
+FALLEN = 0.4
+"""What is left of a ghost's opacity when its episode is over."""
 
 
 class Played(NamedTuple):
@@ -102,9 +104,10 @@ class BodyTile:
             self._remember(seconds, torso)
         self._stage.follow(torso, seconds - self._time)
         self._time = seconds
+        opacity = OPACITY * min(1.0, 4.0 / max(1, len(others)))
         poses = [Pose(first.data.qpos)]
         for other in others:
-            poses.append(Pose(other.data.qpos, FALLEN_OPACITY if other.over else GHOST_OPACITY))
+            poses.append(Pose(other.data.qpos, opacity * (FALLEN if other.over else 1.0)))
         picture = self._stage.draw(poses, [*self._trail, torso])
         return captions.write(picture, [self._actor.name], self._told())
 
