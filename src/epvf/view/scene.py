@@ -83,7 +83,7 @@ class Stage:
         share = 1.0 - np.exp(-seconds / FOLLOWING_SECONDS)
         # up and down only where the floor leads there, not with every step
         rate = np.array([share, share, 0.1 * share])
-        self._camera.lookat[:] += rate * (torso - self._camera.lookat)
+        self._camera.lookat[:] += rate * (torso + self._offset - self._camera.lookat)
 
     def draw(
         self, poses: Sequence[Pose], trail: Sequence[Float[np.ndarray, "3"]] = ()
@@ -137,13 +137,14 @@ class Stage:
 
     def _first_camera(self, asked: Camera, aspect: float, robots: int) -> mujoco.MjvCamera:
         self._place(self._model.qpos0)
-        self._reach = _reach(self._model, self._data, self._torso)
+        middle, self._reach = _extent(self._model, self._data)
+        self._offset = middle - self._data.xpos[self._torso]
         camera = mujoco.MjvCamera()
         camera.azimuth, camera.elevation = asked.azimuth, asked.elevation
-        # the whole robot in a third of the picture, and more around a swarm that parts
+        # the whole robot in two thirds of the picture, and more around a swarm that parts
         suits = 1.6 * self._reach / np.tan(np.radians(HALF_VIEW)) / min(1.0, aspect)
         camera.distance = asked.distance or suits * (1.0 if robots == 1 else 1.5)
-        camera.lookat[:] = self._data.xpos[self._torso]
+        camera.lookat[:] = middle
         return camera
 
 
@@ -175,11 +176,14 @@ def _for_pictures(model: mujoco.MjModel, width: int, height: int, alone: bool) -
     return model
 
 
-def _reach(model: mujoco.MjModel, data: mujoco.MjData, torso: int) -> float:
-    """From the torso to the robot's outermost point (m)."""
+def _extent(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[np.ndarray, float]:
+    """The robot's middle `[3]`, and how far its outermost point is from there (m)."""
     moving = model.geom_bodyid > 0
-    distances = np.linalg.norm(data.geom_xpos - data.xpos[torso], axis=1) + model.geom_rbound
-    return float(distances[moving].max()) if moving.any() else 1.0
+    if not moving.any():
+        return np.zeros(3), 1.0
+    places, radii = data.geom_xpos[moving], model.geom_rbound[moving]
+    middle = (places.min(axis=0) + places.max(axis=0)) / 2.0
+    return middle, float((np.linalg.norm(places - middle, axis=1) + radii).max())
 
 
 def _make_ghost(geom: mujoco.MjvGeom, opacity: float) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -82,24 +82,30 @@ def _encode(path: Path, pictures: Iterable[np.ndarray], fps: float, crf: int) ->
     iterator: Iterator[np.ndarray] = iter(pictures)
     first = next(iterator)
     height, width = first.shape[:2]
-    writer = _library().write_frames(
-        str(path),
-        (width, height),
-        fps=Fraction(fps).limit_denominator(1000),
-        codec="libx264",
-        quality=None,
-        macro_block_size=2,
-        ffmpeg_log_level="error",
-        output_params=["-preset", "veryfast", "-crf", str(crf), "-movflags", "+faststart"],
-    )
+    rate = Fraction(fps).limit_denominator(1000)
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(rate)]
+    coded = ["-c:v", "libx264", "-preset", "veryfast", "-crf", str(crf), "-pix_fmt", "yuv420p"]
+    command = [*_quiet(), *raw, "-i", "-", "-an", *coded, "-movflags", "+faststart", str(path)]
+    complaints = path.with_name("ffmpeg.txt")
     count = 0
-    try:
-        writer.send(None)
-        for picture in chain([first], iterator):
-            writer.send(np.ascontiguousarray(picture))
-            count += 1
-    finally:
-        writer.close()
+    # not imageio-ffmpeg's own writer: it forks, of which JAX warns
+    with (
+        complaints.open("wb") as stderr,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stderr=stderr) as process,
+    ):
+        assert process.stdin is not None
+        try:
+            for picture in chain([first], iterator):
+                process.stdin.write(np.ascontiguousarray(picture).data)
+                count += 1
+            process.stdin.close()
+        except BrokenPipeError:
+            process.wait()  # it says itself why it has ended
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        raise _failed(complaints.read_text(errors="replace"))
     return count
 
 
@@ -112,11 +118,11 @@ def _small_gif(source: Path, fps: float, seconds: float) -> Path:
         use = "paletteuse=dither=none:diff_mode=rectangle"
         scale = f"scale=trunc(iw*{way.size}/2)*2:-2:flags=area"
         filters = f"fps={_gif_rate(fps * way.rate)},{scale},split[a][b];[a]{palette}[p];[b][p]{use}"
-        command = [_ffmpeg(), "-y", "-loglevel", "error", "-i", str(source)]
+        command = [*_quiet(), "-i", str(source)]
         command += ["-filter_complex", filters, "-loop", "0", str(made)]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode:
-            raise OSError(f"ffmpeg: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
+            raise _failed(done.stderr)
         if made.stat().st_size <= bound:
             break
     return made
@@ -135,19 +141,24 @@ def _told(path: Path) -> Iterator[None]:
         raise RunFailed(f"cannot write {path}: {one_line(error)}") from error
 
 
+def _quiet() -> list[str]:
+    return [_ffmpeg(), "-y", "-nostdin", "-loglevel", "error"]
+
+
+def _failed(complaints: str) -> OSError:
+    lines = complaints.strip().splitlines()
+    return OSError(f"ffmpeg: {lines[-1] if lines else 'failed'}")
+
+
 def _ffmpeg() -> str:
     try:
-        return str(_library().get_ffmpeg_exe())
+        import imageio_ffmpeg
+
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except ImportError:
+        raise UserError('videos need imageio-ffmpeg: pip install "epvf[video]"') from None
     except RuntimeError as error:
         raise UserError(
             f"imageio-ffmpeg finds no ffmpeg: {one_line(error)}; install ffmpeg, or let "
             "IMAGEIO_FFMPEG_EXE name it"
         ) from None
-
-
-def _library() -> Any:
-    try:
-        import imageio_ffmpeg
-    except ImportError:
-        raise UserError('videos need imageio-ffmpeg: pip install "epvf[video]"') from None
-    return imageio_ffmpeg
