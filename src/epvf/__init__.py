@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from epvf.tasks import register as register_task
     from epvf.tasks.base import TaskSpec
     from epvf.types import Evaluation
+    from epvf.view.film import render
 
 __version__ = "0.2.0"
 
@@ -41,6 +42,7 @@ _HOMES = {
     "preset": "epvf.config.presets",
     "register_method": "epvf.methods.registry",
     "register_task": "epvf.tasks.registry:register",
+    "render": "epvf.view.film",
     "save_policy": "epvf.policies.formats.safetensors",
     "train": "epvf.runs.train",
 }
@@ -61,6 +63,7 @@ __all__ = [
     "preset",
     "register_method",
     "register_task",
+    "render",
     "save_policy",
     "train",
 ]
