@@ -56,10 +56,10 @@ def test_the_gradient_is_the_slope_of_predictions(name, request):
     theta = value.theta + 0.02 * np.random.default_rng(1).standard_normal(len(value.theta))
     gradient, moves = value.gradient(theta), np.eye(len(theta))[::5]
     assert gradient.shape == theta.shape
-    step = 1e-2
+    step = 1e-3 if name == "of_states" else 1e-2
     ahead, behind = value(theta + step * moves), value(theta - step * moves)
     slopes = (ahead - behind) / (2 * step)
-    # importances have bounds, and V(s, θ) a corner at each
+    # importances have bounds, and V(s, θ) a corner at each: small steps cross few of them
     assert np.corrcoef(slopes, gradient[::5])[0, 1] > 0.99
     assert np.linalg.norm(slopes) == pytest.approx(np.linalg.norm(gradient[::5]), rel=0.1)
 
