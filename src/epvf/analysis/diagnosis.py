@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from epvf.analysis import drawing
-from epvf.analysis.neighbourhood import Neighbourhood, neighbourhood
+from epvf.analysis.neighbourhood import Neighbourhood
 from epvf.analysis.restore import restore
 from epvf.config.schema import check_seed
 from epvf.errors import UserError
@@ -82,12 +82,11 @@ def diagnose(
         UserError: if the folder is no run, has no checkpoint, or its method has no V.
     """
     found = restore(run)
-    config, task, learner, newest = found
+    config, newest, around = found.config, found.state, found.around()
     if settings.get("population") is None:
         settings["population"] = config.num_envs
     wanted = Settings(**settings)
-    around = neighbourhood(config, task)(found.seed())
-    probe = Probe(around, task.evaluator(learner.policy), wanted, announce)
+    probe = Probe(around, found.task.evaluator(found.learner.policy), wanted, announce)
     return {
         "run": str(run),
         "method": config.method,
