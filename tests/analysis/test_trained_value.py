@@ -38,7 +38,7 @@ def _trained(folder: Path, *options: str) -> Path:
 
 def test_predictions_are_those_of_the_runs_learner(of_policies):
     found = restore(RUNS / "epvf")
-    learner, state = cast(Any, found.learner), found.seed()
+    learner, state = cast(Any, found.setup.search), found.seed()
     thetas = 0.5 * np.random.default_rng(0).standard_normal((7, learner.policy.num_parameters))
     expected = learner.value(
         state.value, jnp.asarray(thetas, jnp.float32), learner.frame(state), None
@@ -128,7 +128,7 @@ def test_v_of_start_states_is_averaged_over_them_or_tells_of_each(tmp_path):
     run = _trained(tmp_path, "--value.condition", "policy+state")
     value, found = load_value(run), restore(run)
     thetas, _ = value.buffer()
-    sample = cast(Any, found.learner).frame(found.seed()).starts
+    sample = cast(Any, found.setup.search).frame(found.seed()).starts
     known = np.asarray(sample.states)[np.asarray(sample.weight) > 0]
     assert value.kind == "V(s₀, θ)"
     each = value(thetas[:3], known)

@@ -1,6 +1,7 @@
 """Videos of policies: what is in the pictures, and what is refused."""
 
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +11,8 @@ import epvf
 from epvf.errors import UserError
 from epvf.policies.formats.safetensors import SavedPolicy
 from epvf.policies.mlp import Policy
-from epvf.policies.noise import PerturbationConfig, perturb
+from epvf.policies.noise import PerturbationConfig
+from epvf.policies.population import perturb
 from epvf.tasks import make
 from epvf.tasks.body import Body
 from epvf.view.cast import Actor, cast, swarm
@@ -18,7 +20,7 @@ from epvf.view.film import Film, Settings
 from epvf.view.scene import GHOST, Camera
 from epvf.view.tiles import side_by_side
 
-SMALL = {"width": 128, "height": 96}
+SMALL: dict[str, Any] = {"width": 128, "height": 96}
 
 
 def _orange(picture):

@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from epvf.analysis.diagnosis import newest_state
-from epvf.analysis.neighbourhood import neighbourhood
+from epvf.analysis.restore import restore
 from epvf.config.schema import Config
 from epvf.errors import UserError
 from epvf.methods.registry import METHODS
-from epvf.policies.formats.safetensors import SavedPolicy, load_policy
-from epvf.policies.noise import PerturbationConfig, perturb
+from epvf.policies.formats.registry import load_policy
+from epvf.policies.formats.safetensors import SavedPolicy
+from epvf.policies.noise import PerturbationConfig
+from epvf.policies.population import perturb
 from epvf.runs.folder import policy_path, read_config
-from epvf.training.prepare import prepare
 
 One: TypeAlias = str | Path | SavedPolicy
 """Folder of a run, a policy file, or a policy."""
@@ -122,7 +122,7 @@ def swarm(actor: Actor, num: int, seed: int) -> Swarm:
     else:
         config = read_config(actor.run)
         if _has_value(config) and any((actor.run / "checkpoints").glob("[0-9]*")):
-            return _learned_swarm(actor.run, config, key, theta, num)
+            return _learned_swarm(actor.run, key, theta, num)
         noise = getattr(config.method, "perturbation", PerturbationConfig())
         origin = "the run's noise" if hasattr(config.method, "perturbation") else "default noise"
     thetas = perturb(noise, key, theta[None, :], even)[:num]
@@ -133,10 +133,7 @@ def _has_value(config: Config) -> bool:
     return METHODS[config.method.name].build is not None and config.method.name in ("epvf", "psvf")
 
 
-def _learned_swarm(run: Path, config: Config, key: Any, theta: jax.Array, num: int) -> Swarm:
-    setup = prepare(config)
-    state = newest_state(run, setup).learner
-    first = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), state)
-    around = neighbourhood(setup)(first)
+def _learned_swarm(run: Path, key: Any, theta: jax.Array, num: int) -> Swarm:
+    around = restore(run).around()
     thetas = around.population(key, theta, num + num % 2)[:num]
     return Swarm(np.asarray(thetas, np.float32), "the run's noise at its newest checkpoint")

@@ -12,9 +12,10 @@ from jaxtyping import UInt8
 from epvf.analysis.evaluation import GYMNASIUM
 from epvf.config.schema import check_seed
 from epvf.errors import UserError
-from epvf.tasks import engines, make
+from epvf.tasks import make
 from epvf.tasks.base import check_policy
 from epvf.tasks.body import Body
+from epvf.tasks.registry import engines
 from epvf.view import video
 from epvf.view.cast import Actor, What, cast, swarm
 from epvf.view.scene import Camera, Stage
