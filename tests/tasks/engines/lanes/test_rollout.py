@@ -22,6 +22,7 @@ from epvf.tasks.engines.rollout import JaxTask
 from epvf.types import Envs, Segment
 
 POLICY = Policy((1, 1))
+KEY = jax.random.key(0)
 CARTPOLE = Policy((4, 16, 2), output="argmax")
 ANT = Policy((34, 16, 8))
 
@@ -89,7 +90,7 @@ def test_the_task_tells_its_backend() -> None:
 
 
 def test_returns_end_with_the_episode() -> None:
-    evaluation = _counter(10).evaluator(POLICY)(NO_KEY, _constant([1.0, 0.5, 0.25, 0.0]))
+    evaluation = _counter(10).evaluator(POLICY)(KEY, _constant([1.0, 0.5, 0.25, 0.0]))
     np.testing.assert_array_equal(evaluation.lengths, [1, 2, 4, 10])
     np.testing.assert_array_equal(evaluation.returns, [1.0, 3.0, 10.0, 55.0])
     assert evaluation.returns.dtype == np.float32 and evaluation.lengths.dtype == np.int32
@@ -101,7 +102,7 @@ def test_policies_that_wait_for_a_lane_do_as_well() -> None:
     thetas = _constant([1.0 / length for length in lengths])
     expected = JaxTask(_spec(40), COUNTER).evaluator(POLICY)(jax.random.key(0), thetas)
     for threads in (1, 3):
-        evaluation = _counter(40, threads).evaluator(POLICY)(NO_KEY, thetas)
+        evaluation = _counter(40, threads).evaluator(POLICY)(KEY, thetas)
         np.testing.assert_array_equal(evaluation.lengths, expected.lengths)
         np.testing.assert_array_equal(evaluation.returns, expected.returns)
 
@@ -117,7 +118,7 @@ def test_a_theta_that_is_not_finite_is_not_run_and_spoils_no_other(bad: float) -
     rest = np.arange(40) % 3 != 0
     np.testing.assert_array_equal(evaluation.returns[rest], healthy.returns[rest])
     np.testing.assert_array_equal(evaluation.lengths[rest], healthy.lengths[rest])
-    nobody = _cartpole().evaluator(CARTPOLE)(NO_KEY, np.full_like(thetas, bad))
+    nobody = _cartpole().evaluator(CARTPOLE)(KEY, np.full_like(thetas, bad))
     assert np.isnan(nobody.returns).all() and not nobody.lengths.any()
 
 
@@ -134,7 +135,7 @@ def test_a_step_that_fails_ends_its_episode_alone(where: str, poison: float) -> 
 
     environment = Environment(COUNTER.reset, step, COUNTER.observe)
     thetas = _constant([-0.1 if i % 5 == 2 else 0.0 for i in range(40)])
-    evaluation = lanes.make(environment, _spec(6), 1).evaluator(POLICY)(NO_KEY, thetas)
+    evaluation = lanes.make(environment, _spec(6), 1).evaluator(POLICY)(KEY, thetas)
     failed = np.arange(40) % 5 == 2
     assert np.isnan(evaluation.returns[failed]).all() and (evaluation.lengths[failed] == 3).all()
     assert (evaluation.returns[~failed] == 21.0).all() and (evaluation.lengths[~failed] == 6).all()
@@ -180,18 +181,18 @@ def test_any_width_makes_the_same_bits(ant: LanesTask) -> None:
     other = 8 if ant.program.target.lanes.width == 16 else 16
     narrow = lanes.make(ant.program.environment, ant.spec, 1, other)
     np.testing.assert_array_equal(
-        narrow.evaluator(ANT)(NO_KEY, thetas).returns, ant.evaluator(ANT)(NO_KEY, thetas).returns
+        narrow.evaluator(ANT)(KEY, thetas).returns, ant.evaluator(ANT)(KEY, thetas).returns
     )
 
 
 def test_an_interrupt_ends_a_rollout() -> None:
     evaluate = _counter(2_000_000_000, 2).evaluator(POLICY)
-    evaluate(NO_KEY, _constant([1.0]))
+    evaluate(KEY, _constant([1.0]))
     timer = threading.Timer(0.3, _thread.interrupt_main)
     timer.start()
     begin = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        evaluate(NO_KEY, _constant([0.0] * 40))
+        evaluate(KEY, _constant([0.0] * 40))
     assert time.perf_counter() - begin < 5.0
 
 
@@ -276,8 +277,8 @@ def test_a_step_of_the_ant_is_mjxs(ant: LanesTask) -> None:
     num = 900  # as many as in test_mjx, so that MJX's step is compiled once
     thetas = _population(ANT, num, 2.0)
     (segment,) = _explore(ant, ANT, thetas, [50])
-    ours = ant.explorer(ANT, 1)(NO_KEY, thetas, segment.envs)
-    step = jax.jit(jax.vmap(mjx.make(BODY).environment.step))
+    ours = ant.explorer(ANT, 1)(KEY, thetas, segment.envs)
+    step = jax.jit(jax.vmap(mjx.make().environment.step))
     actions = jnp.asarray(np.clip(ours.outputs[:, 0], -1.0, 1.0))
     state, reward, over = step(jax.tree.map(jnp.asarray, segment.envs.state), actions)
     on = ~(ours.terminated | ours.truncated)[:, 0]
@@ -316,7 +317,7 @@ def test_what_does_not_fit_is_told() -> None:
     with pytest.raises(UserError, match="does not fit task"):
         _cartpole().evaluator(POLICY)
     with pytest.raises(UserError, match="thetas have shape"):
-        _cartpole().evaluator(CARTPOLE)(NO_KEY, np.zeros((3, 2)))
+        _cartpole().evaluator(CARTPOLE)(KEY, np.zeros((3, 2)))
 
 
 @pytest.mark.parametrize(
@@ -331,5 +332,5 @@ def test_a_step_that_cannot_be_lowered_is_one_clear_line(step, message: str) -> 
     task = lanes.make(Environment(COUNTER.reset, step, COUNTER.observe), _spec(5), 1)
     evaluate = task.evaluator(POLICY)
     with pytest.raises(NotLowerable, match=message) as caught:
-        evaluate(NO_KEY, _constant([0.0]))
+        evaluate(KEY, _constant([0.0]))
     assert "\n" not in str(caught.value)
