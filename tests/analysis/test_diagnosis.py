@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from epvf.training.prepare import prepare
 from probes import FormulaTask, config_of, reports_of
 
 SLOPE = np.array([0.5, -1.0, 2.0, 0.25], np.float32)
+EARLIER = Path(__file__).parents[1] / "fixtures" / "v0.1.0"
 SMALL = ("--population", "8", "--reference", "2", "--steps", "0.1", "--distances", "1")
 
 
@@ -107,13 +109,12 @@ def test_a_run_is_diagnosed_in_a_table_a_plot_and_json(run, tmp_path, capsys):
 
 def test_bad_input_is_one_line(run, tmp_path, capsys):
     empty, other, agent = (tmp_path / name for name in ("empty", "other", "agent"))
-    for copy in (empty, other, agent):
+    for copy in (empty, agent):
         shutil.copytree(run, copy)
+    shutil.copytree(EARLIER / "openes", other)
     shutil.rmtree(empty / "checkpoints")
     (empty / "checkpoints").mkdir()
-    for copy, method in ((other, "openes"), (agent, "ppo")):
-        config = to_dict(preset("cartpole", "debug", method))
-        (copy / "config.json").write_text(json.dumps(config))
+    (agent / "config.json").write_text(json.dumps(to_dict(preset("cartpole", "debug", "ppo"))))
     capsys.readouterr()
     cases = [
         ([], "missing: RUN"),

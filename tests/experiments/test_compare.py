@@ -143,13 +143,22 @@ BAD = [
     (["compare", "ant"], "how many env steps?"),
     (["compare", "ant", "--env-steps", "1e6"], "which methods?"),
     (["compare", "ant", "--env-steps", "0", "--methods", "epvf"], "env_steps is 0"),
-    (["compare", "ant", "--env-steps", "nan", "--methods", "epvf"], "env_steps is nan"),
-    (["compare", "ant", "--env-steps", "inf", "--methods", "epvf"], "env_steps is inf"),
-    (["compare", "ant", "--env-steps", "1.5", "--methods", "epvf"], "env_steps is 1.5"),
-    (["compare", "ant", "--env-steps", "x"], "option --env-steps: not a number: 'x'; see epvf"),
+    (
+        ["compare", "ant", "--env-steps", "nan", "--methods", "epvf"],
+        "env_steps must be of type int, not nan",
+    ),
+    (
+        ["compare", "ant", "--env-steps", "inf", "--methods", "epvf"],
+        "env_steps must be of type int, not inf",
+    ),
+    (
+        ["compare", "ant", "--env-steps", "1.5", "--methods", "epvf"],
+        "env_steps must be of type int, not 1.5",
+    ),
+    (["compare", "ant", "--env-steps", "x"], "env_steps must be of type int, not 'x'"),
     (
         ["compare", "cartpole", "--env-steps", "9", "--methods", "sac"],
-        "which task 'cartpole' needs; valid: epvf, psvf",
+        "method 'sac' cannot learn task 'cartpole': it has no discrete actions",
     ),
     ([*QUICK, "--methods", "epvf", "sac2"], "unknown method 'sac2'"),
     ([*QUICK, "--methods", "epvf", "epvf"], "method 'epvf' is named twice"),
@@ -167,6 +176,14 @@ def test_bad_input_is_one_line_and_nothing_is_written(arguments, message, workpl
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and message in err
     assert list(workplace.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["seeds", "env_steps"])
+def test_numbers_that_are_not_whole_are_refused(name, number):
+    sizes = {"seeds": 1, "env_steps": 1000, name: number}
+    with pytest.raises(UserError, match=f"{name} is {number:g}, but must be a whole number"):
+        planned("cartpole", ["epvf"], start="debug", **sizes)
 
 
 def test_a_run_that_another_process_has_is_neither_joined_nor_made_anew(tmp_path):

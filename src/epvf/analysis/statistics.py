@@ -49,7 +49,7 @@ def interval(
             method="percentile",
             rng=np.random.default_rng(0),
         ).confidence_interval
-    return found.low, found.high
+    return np.asarray(found.low), np.asarray(found.high)
 
 
 def summary(values: Float[np.ndarray, "seeds"]) -> dict[str, float]:
