@@ -103,9 +103,10 @@ def test_going_on_from_a_state_equals_never_having_stopped():
     whole = list(train(_config(), HOST_SUM))
     for report in train(_config(), HOST_SUM):
         if report.state.iteration == 3:
-            copy = jax.tree.map(np.array, report.state)
+            learners = jax.tree.map(np.array, report.state.learner)
+            copy = report.state._replace(learner=learners)
             break
-    resumed = list(train(_config(), HOST_SUM, state=copy._replace(iteration=3)))
+    resumed = list(train(_config(), HOST_SUM, state=copy))
     assert [r.state.iteration for r in resumed] == [4, 5, 6]
     for a, b in zip(resumed, whole[3:], strict=True):
         np.testing.assert_equal(_untimed(a.records), _untimed(b.records))

@@ -12,18 +12,18 @@ import jax
 import numpy as np
 
 from epvf import __version__
-from epvf.config.schema import Config, replace
-from epvf.errors import UserError
-from epvf.methods.agents import brax_compat
 from epvf.methods.agents.settings import AGENTS
-from epvf.methods.registry import make_policy
+from epvf.methods.agents import brax_compat
 from epvf.policies.formats.brax import theta_of
-from epvf.policies.formats.safetensors import save_policy
+from epvf.config.schema import Config, replace
 from epvf.runs.display import Display
-from epvf.runs.folder import Run
+from epvf.errors import UserError
 from epvf.runs.interrupt import Interrupt, Interrupted
+from epvf.methods.registry import make_policy
 from epvf.runs.metrics import MetricsLog
+from epvf.policies.formats.safetensors import save_policy
 from epvf.runs.recorder import POLICY_SECONDS, Outcome, conclude
+from epvf.runs.folder import Run
 from epvf.tasks import engines, make
 from epvf.tasks.base import SteppableTask, check_policy
 from epvf.tasks.engines.rollout import JaxTask

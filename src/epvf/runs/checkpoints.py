@@ -14,10 +14,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from epvf.methods.replay import Buffer
 from epvf.errors import UserError
 from epvf.files import one_line
 from epvf.methods.base import State
-from epvf.methods.replay import Buffer
 from epvf.training.loop import TrainState
 
 FORMAT = "epvf-checkpoint/1"

@@ -13,8 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from epvf.config.schema import Config
 from epvf.methods.agents.settings import AGENTS
+from epvf.config.schema import Config
 from epvf.training.loop import Record, Report, TrainState
 
 Extra: TypeAlias = Callable[[float], dict[str, str]]

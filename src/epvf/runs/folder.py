@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from epvf.config import schema as configuration
+from epvf.runs import provenance
 from epvf.config.schema import Config
 from epvf.errors import UserError
 from epvf.files import one_line, read_json, write_json
-from epvf.runs import provenance
 
 FORMAT = "epvf-run/1"
 

@@ -9,14 +9,14 @@ import jax
 import numpy as np
 
 from epvf import __version__
-from epvf.errors import RunFailed
-from epvf.files import one_line
-from epvf.policies.formats.safetensors import save_policy
 from epvf.runs.checkpoints import Checkpoints
 from epvf.runs.display import Display
-from epvf.runs.folder import Run, Status
+from epvf.errors import RunFailed
+from epvf.files import one_line
 from epvf.runs.interrupt import Interrupt, Interrupted
 from epvf.runs.metrics import MetricsLog
+from epvf.policies.formats.safetensors import save_policy
+from epvf.runs.folder import Run, Status
 from epvf.tasks.base import Task
 from epvf.training.loop import (
     Report,
