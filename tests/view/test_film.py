@@ -19,11 +19,7 @@ from epvf.view.film import Film, Settings
 from epvf.view.scene import GHOST, Camera
 from epvf.view.tiles import side_by_side
 
-<<<<<<< HEAD
-SMALL: dict[str, Any] = {"width": 128, "height": 96}
-=======
 SMALL: Any = {"width": 128, "height": 96}
->>>>>>> view
 
 
 def _orange(picture):
