@@ -22,7 +22,8 @@ from figures import KEYS
 from epvf.config.schema import Config
 from epvf.experiments.compare import planned
 from epvf.policies import scaling as coordinates
-from epvf.policies.formats.safetensors import SavedPolicy, load_policy
+from epvf.policies.formats.registry import load_policy
+from epvf.policies.formats.safetensors import SavedPolicy
 from epvf.policies.mlp import Policy
 from epvf.policies.noise import jitter
 from epvf.policies.scaling import Scaler

@@ -14,9 +14,9 @@ import numpy as np
 
 from epvf.config import schema
 from epvf.config.schema import Config
-from epvf.methods.base import Parts, PolicySearch
+from epvf.methods.base import Parts
 from epvf.methods.registry import METHODS, default_settings
-from epvf.policies.formats.safetensors import load_policy
+from epvf.policies.formats.registry import load_policy
 from epvf.policies.mlp import Policy
 from epvf.runs.display import PlainDisplay
 from epvf.runs.folder import Run, policy_path
@@ -65,7 +65,7 @@ KEYS = {
 """Of every record in `metrics.jsonl` but its seed."""
 
 
-def config_of(method: str = "epvf", base: dict[str, Any] = BASE, **delta: Any) -> Config:
+def config_of(method: Any = "epvf", base: Any = BASE, **delta: Any) -> Config:
     """A method's configuration: of `base` what it reads, and all of `delta`.
 
     In names of `delta`, `__` stands for a dot.
@@ -76,7 +76,7 @@ def config_of(method: str = "epvf", base: dict[str, Any] = BASE, **delta: Any) -
     return start.replace(kept | given)
 
 
-def search_of(config: Config, spec: TaskSpec) -> PolicySearch:
+def search_of(config: Config, spec: TaskSpec) -> Any:
     """The method of a configuration, for a task that it need not have been asked to solve."""
     build = METHODS[config.method.name].build
     assert build is not None

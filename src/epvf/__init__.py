@@ -11,10 +11,12 @@ from epvf.errors import UserError
 
 if TYPE_CHECKING:
     from epvf.analysis.evaluation import evaluate
+    from epvf.analysis.trained_value import load_value
     from epvf.config.presets import preset
     from epvf.config.schema import Config
     from epvf.methods.registry import register_method
-    from epvf.policies.formats.safetensors import load_policy, save_policy
+    from epvf.policies.formats.registry import load_policy
+    from epvf.policies.formats.safetensors import save_policy
     from epvf.policies.mlp import Policy
     from epvf.runs.folder import Run
     from epvf.runs.train import Result, train
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from epvf.tasks import register as register_task
     from epvf.tasks.base import TaskSpec
     from epvf.types import Evaluation
+    from epvf.view.film import render
 
 __version__ = "0.2.0"
 
@@ -33,11 +36,13 @@ _HOMES = {
     "Run": "epvf.runs.folder",
     "TaskSpec": "epvf.tasks.base",
     "evaluate": "epvf.analysis.evaluation",
-    "load_policy": "epvf.policies.formats.safetensors",
+    "load_value": "epvf.analysis.trained_value",
+    "load_policy": "epvf.policies.formats.registry",
     "make": "epvf.tasks",
     "preset": "epvf.config.presets",
     "register_method": "epvf.methods.registry",
     "register_task": "epvf.tasks.registry:register",
+    "render": "epvf.view.film",
     "save_policy": "epvf.policies.formats.safetensors",
     "train": "epvf.runs.train",
 }
@@ -53,10 +58,12 @@ __all__ = [
     "__version__",
     "evaluate",
     "load_policy",
+    "load_value",
     "make",
     "preset",
     "register_method",
     "register_task",
+    "render",
     "save_policy",
     "train",
 ]

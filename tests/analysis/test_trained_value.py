@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from epvf.analysis.neighbourhood import neighbourhood
 from epvf.analysis.restore import restore
 from epvf.analysis.trained_value import load_value
 from epvf.cli.main import main
 from epvf.errors import UserError
+from epvf.types import Evaluation
 from epvf.value.v_state_theta import network
 
 RUNS = Path(__file__).resolve().parents[1] / "fixtures" / "v0.1.0"
@@ -38,7 +38,7 @@ def _trained(folder: Path, *options: str) -> Path:
 
 def test_predictions_are_those_of_the_runs_learner(of_policies):
     found = restore(RUNS / "epvf")
-    learner, state = cast(Any, found.learner), found.seed()
+    learner, state = cast(Any, found.setup.search), found.seed()
     thetas = 0.5 * np.random.default_rng(0).standard_normal((7, learner.policy.num_parameters))
     expected = learner.value(
         state.value, jnp.asarray(thetas, jnp.float32), learner.frame(state), None
@@ -56,10 +56,10 @@ def test_the_gradient_is_the_slope_of_predictions(name, request):
     theta = value.theta + 0.02 * np.random.default_rng(1).standard_normal(len(value.theta))
     gradient, moves = value.gradient(theta), np.eye(len(theta))[::5]
     assert gradient.shape == theta.shape
-    step = 1e-2
+    step = 1e-3 if name == "of_states" else 1e-2
     ahead, behind = value(theta + step * moves), value(theta - step * moves)
     slopes = (ahead - behind) / (2 * step)
-    # importances have bounds, and V(s, θ) a corner at each
+    # importances have bounds, and V(s, θ) a corner at each: small steps cross few of them
     assert np.corrcoef(slopes, gradient[::5])[0, 1] > 0.99
     assert np.linalg.norm(slopes) == pytest.approx(np.linalg.norm(gradient[::5]), rel=0.1)
 
@@ -96,10 +96,10 @@ def test_predictions_are_returns_whatever_the_targets(tmp_path, transform):
 
 def test_v_of_states_predicts_what_is_earned_and_ranks_as_the_diagnosis_does(of_states):
     found = restore(RUNS / "psvf")
-    around = neighbourhood(found.setup)(found.seed())
+    around = found.around()
     key = jax.random.key(0)
     thetas = around.population(key, around.theta, 5)
-    predicted = around.predicted(key, thetas, cast(Any, None))
+    predicted = around.predicted(key, thetas, Evaluation(np.zeros(5), np.zeros(5, np.int32)))
     ours = of_states(thetas)
     assert (of_states.kind, of_states.units) == ("V(s, θ)", "discounted return")
     # what all policies have alike is left out there, and it counts in another unit
@@ -128,7 +128,7 @@ def test_v_of_start_states_is_averaged_over_them_or_tells_of_each(tmp_path):
     run = _trained(tmp_path, "--value.condition", "policy+state")
     value, found = load_value(run), restore(run)
     thetas, _ = value.buffer()
-    sample = cast(Any, found.learner).frame(found.seed()).starts
+    sample = cast(Any, found.setup.search).frame(found.seed()).starts
     known = np.asarray(sample.states)[np.asarray(sample.weight) > 0]
     assert value.kind == "V(s₀, θ)"
     each = value(thetas[:3], known)

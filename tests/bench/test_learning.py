@@ -1,5 +1,7 @@
 """What is timed is what training and the representations do."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ STAGES = {
 }
 
 
-def _setup(**delta) -> Setup:
+def _setup(**delta) -> Any:
     """Of a task that is only known by its spec: nothing is rolled out."""
     config = SMALL.replace(delta)
     task = FormulaTask(lambda t: t.sum(-1))

@@ -12,7 +12,8 @@ from epvf.config.presets import preset
 from epvf.config.schema import load, readable, replace
 from epvf.config.variants import vary
 from epvf.errors import UserError
-from epvf.policies.formats.safetensors import load_policy, save_policy
+from epvf.policies.formats.registry import load_policy
+from epvf.policies.formats.safetensors import save_policy
 from probes import KEYS
 
 DEBUG = ("train", "cartpole", "--preset", "debug")

@@ -23,7 +23,7 @@ def test_dir_and_tab_show_the_public_names_only() -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
-        _ = epvf.trian  # type: ignore[attr-defined]
+        _ = epvf.trian
 
 
 def test_importing_is_quick_and_loads_nothing_heavy() -> None:

@@ -16,7 +16,7 @@ from epvf.errors import UserError
 from epvf.experiments import compare_report, report, runner
 from epvf.experiments.paper import Arm
 from epvf.files import read_json
-from epvf.policies.formats.safetensors import load_policy
+from epvf.policies.formats.registry import load_policy
 from epvf.runs.checkpoints import Checkpoints
 from epvf.runs.folder import FORMAT, Run, policy_path, read_config, read_info
 from epvf.runs.metrics import read_metrics

@@ -16,7 +16,8 @@ from epvf.analysis.evaluation import act
 from epvf.cli.main import main
 from epvf.config.schema import Config
 from epvf.errors import RunFailed, UserError
-from epvf.policies.formats.safetensors import FORMAT, load_policy, save_policy
+from epvf.policies.formats.registry import load_policy
+from epvf.policies.formats.safetensors import FORMAT, save_policy
 from epvf.policies.mlp import Policy
 from epvf.runs.checkpoints import Checkpoints
 from epvf.runs.folder import Run, check_free, default_path, read_info

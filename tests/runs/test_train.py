@@ -15,7 +15,8 @@ import epvf
 from conftest import SOURCE
 from epvf.config.presets import preset
 from epvf.errors import RunFailed, UserError
-from epvf.policies.formats.safetensors import SavedPolicy, load_policy
+from epvf.policies.formats.registry import load_policy
+from epvf.policies.formats.safetensors import SavedPolicy
 from epvf.policies.mlp import Layer, Policy
 from epvf.runs.folder import Run, read_config, read_info
 from epvf.runs.metrics import read_metrics

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from epvf.analysis import drawing
-from epvf.analysis.neighbourhood import Neighbourhood, neighbourhood
+from epvf.analysis.neighbourhood import Neighbourhood
 from epvf.analysis.restore import restore
 from epvf.config.schema import check_seed
 from epvf.errors import UserError
@@ -82,11 +82,10 @@ def diagnose(
         UserError: if the folder is no run, has no checkpoint, or its method has no V.
     """
     found = restore(run)
-    setup, newest = found
+    setup, newest, around = found.setup, found.state, found.around()
     if settings.get("population") is None:
         settings["population"] = setup.config.num_envs
     wanted = Settings(**settings)
-    around = neighbourhood(setup)(found.seed())
     probe = Probe(around, setup.evaluate, wanted, announce)
     return {
         "run": str(run),

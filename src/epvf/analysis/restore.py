@@ -1,12 +1,13 @@
 """A run's newest checkpoint with everything that its state belongs to."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from epvf.analysis.neighbourhood import no_value_function
+from epvf.analysis.neighbourhood import Neighbourhood, neighbourhood, no_value_function
 from epvf.errors import UserError
 from epvf.methods.registry import METHODS
 from epvf.runs.checkpoints import Checkpoints
@@ -21,6 +22,11 @@ class Restored(NamedTuple):
 
     setup: Setup
     state: TrainState
+    look: Callable[[Any], Neighbourhood]
+
+    def around(self, seed: int | None = None) -> Neighbourhood:
+        """θ of a seed, and what V says of its surroundings; see `seed`."""
+        return self.look(self.seed(seed))
 
     def seed(self, number: int | None = None) -> Any:
         """The learner's state of one seed; None: of the first.
@@ -42,13 +48,15 @@ def restore(run: Path) -> Restored:
     """Reads a run's newest checkpoint; the run's files are only read.
 
     Raises:
-        UserError: if the folder is no run, has no checkpoint, or its method keeps no state.
+        UserError: if the folder is no run, has no checkpoint, or its method has no value
+            function of policies.
     """
     asked = read_config(run)
     if METHODS[asked.method.name].build is None:
         raise no_value_function(asked.method.name)
     setup = prepare(asked)
-    return Restored(setup, _newest(run, setup))
+    look = neighbourhood(setup)
+    return Restored(setup, _newest(run, setup), look)
 
 
 def _newest(run: Path, setup: Setup) -> TrainState:

@@ -7,14 +7,19 @@ value(theta), value(thetas), value.gradient(theta), value.buffer()
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
-from epvf.analysis.neighbourhood import AroundStates, AroundTheta, neighbourhood, no_value_function
+from epvf.analysis.neighbourhood import (
+    AroundStates,
+    AroundTheta,
+    no_value_function,
+)
 from epvf.analysis.restore import restore
 from epvf.errors import UserError
 from epvf.methods.epvf import Learner, LearnerState
@@ -60,9 +65,7 @@ class TrainedValue:
     _at_states: Callable[[Thetas, States], jax.Array]
     _pairs: Callable[[], Pairs]
 
-    def __call__(
-        self, thetas: Float[Array, "*N P"], states: Float[Array, "M observation"] | None = None
-    ) -> np.ndarray:
+    def __call__(self, thetas: ArrayLike, states: ArrayLike | None = None) -> np.ndarray:
         """What V predicts of policies.
 
         Args:
@@ -85,7 +88,7 @@ class TrainedValue:
             found = self._at_states(several, _checked_states(self.policy, states))
         return np.asarray(found[0] if np.ndim(thetas) == 1 else found)
 
-    def gradient(self, theta: Float[Array, "P"]) -> np.ndarray:
+    def gradient(self, theta: ArrayLike) -> np.ndarray:
         """∇V `[P]` at a policy `[P]`, of the mean over states where V reads them; see `__call__`.
 
         Raises:
@@ -106,7 +109,7 @@ class TrainedValue:
         """
         return self._pairs()
 
-    def _checked(self, thetas: Float[Array, "*N P"]) -> jax.Array:
+    def _checked(self, thetas: ArrayLike) -> jax.Array:
         shape, size = np.shape(thetas), self.policy.num_parameters
         if len(shape) not in (1, 2) or shape[-1] != size:
             raise UserError(f"thetas have shape {list(shape)}, but must be [{size}] or [N, {size}]")
@@ -115,6 +118,17 @@ class TrainedValue:
 
 def load_value(run: str | Path, seed: int | None = None) -> TrainedValue:
     """The value function that a run has learned, from its newest checkpoint.
+
+    Example:
+        >>> import epvf, tempfile
+        >>> config = epvf.preset("cartpole", "debug").replace({"iterations": 2})
+        >>> result = epvf.train(config, out=f"{tempfile.mkdtemp()}/run")
+        >>> value = load_value(result.run)
+        >>> value.kind, value(result.theta).shape, value.gradient(result.theta).shape
+        ('V(θ)', (), (58,))
+        >>> thetas, returns = value.buffer()
+        >>> thetas.shape, returns.shape
+        ((64, 58), (64,))
 
     Args:
         run: the run's folder.
@@ -125,7 +139,7 @@ def load_value(run: str | Path, seed: int | None = None) -> TrainedValue:
             value function of policies.
     """
     found = restore(Path(run))
-    around = neighbourhood(found.setup)(found.seed(seed))
+    around = found.around(seed)
     if isinstance(around, AroundStates):
         return _of_states(around)
     if isinstance(around, AroundTheta):
@@ -231,7 +245,7 @@ def _deviation(values: Float[Array, "B"], weight: Float[Array, "B"]) -> jax.Arra
     return jnp.sqrt(_mean((values - _mean(values, weight)) ** 2, weight))
 
 
-def _checked_states(policy: Policy, states: Any) -> jax.Array:
+def _checked_states(policy: Policy, states: ArrayLike) -> jax.Array:
     size = policy.layer_sizes[0]
     if np.ndim(states) != 2 or np.shape(states)[1] != size:
         raise UserError(f"states have shape {list(np.shape(states))}, but must be [M, {size}]")

@@ -75,6 +75,7 @@ def _engines() -> dict[str, str]:
         "native": _native(),
         "mjx": "yes" if has("mujoco.mjx") else _how_to("mjx"),
         "warp": _warp(),
+        "lanes": "yes",
     }
 
 

@@ -40,7 +40,7 @@ def run(argv: list[str]) -> int:
     startup.use_compilation_cache()
     from epvf.analysis.evaluation import evaluate
     from epvf.config.schema import EvalConfig
-    from epvf.policies.formats.safetensors import load_policy
+    from epvf.policies.formats.registry import load_policy
     from epvf.runs.folder import policy_path, read_config
 
     path, jitter = asked.what, EvalConfig().jitter

@@ -34,6 +34,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command("train", "Train a task into a new run folder."),
     "resume": Command("resume", "Go on with a run from its newest checkpoint, or extend it."),
     "eval": Command("evaluate", "Roll out a policy many times and tell its return."),
+    "play": Command("play", "Make a video of one policy, or of several side by side."),
     "bench": Command("bench", "Measure what an iteration costs: env steps per second, learning."),
     "experiment": Command("experiment", "Run and draw one of the paper's figures."),
     "compare": Command("compare", "Train several methods on a task and compare them on one page."),

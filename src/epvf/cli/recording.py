@@ -3,7 +3,7 @@
 from epvf.analysis.evaluation import evaluate
 from epvf.cli.results import evaluated, print_result
 from epvf.methods.registry import METHODS
-from epvf.policies.formats.safetensors import load_policy
+from epvf.policies.formats.registry import load_policy
 from epvf.runs.display import make_display
 from epvf.runs.folder import Run
 from epvf.runs.recorder import record

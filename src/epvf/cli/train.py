@@ -59,7 +59,7 @@ def run(argv: list[str]) -> int:
     asked, config, origin = understood(argv)
     # only now, as neither help nor a refusal needs to wait for them
     from epvf.cli import recording
-    from epvf.policies.formats.safetensors import load_policy
+    from epvf.policies.formats.registry import load_policy
     from epvf.runs.folder import Run, check_free
     from epvf.training.prepare import prepare
 

@@ -27,7 +27,8 @@ from epvf.config import schema as configuration
 from epvf.config.schema import Config
 from epvf.errors import UserError
 from epvf.files import one_line, read_json, write_json
-from epvf.policies.formats.safetensors import SavedPolicy, load_policy, save_policy
+from epvf.policies.formats.registry import load_policy
+from epvf.policies.formats.safetensors import SavedPolicy, save_policy
 from epvf.runs import provenance
 
 FORMAT = "epvf-run/2"

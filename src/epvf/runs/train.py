@@ -142,7 +142,7 @@ def _in_memory(setup: Setup, display: Display) -> Result:
 
 
 def _of(run: Run, setup: Setup) -> Result:
-    from epvf.policies.formats.safetensors import load_policy
+    from epvf.policies.formats.registry import load_policy
 
     best = load_policy(run.policy("best"))
     return Result(setup.policy, best.theta, read_metrics(run.metrics_file), run.path)

@@ -17,7 +17,7 @@ from epvf.config.schema import default_settings
 from epvf.methods.agents import brax_compat
 from epvf.methods.registry import METHODS
 from epvf.policies.formats.brax import theta_of
-from epvf.policies.formats.safetensors import load_policy
+from epvf.policies.formats.registry import load_policy
 from epvf.policies.mlp import Policy
 from epvf.policies.reference import act
 from epvf.runs.folder import read_info

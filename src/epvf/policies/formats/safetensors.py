@@ -54,7 +54,7 @@ def save_policy(
         >>> import tempfile
         >>> file = f"{tempfile.mkdtemp()}/policy.safetensors"
         >>> save_policy(file, Policy((2, 1)), np.zeros(3), task="mine", episode_return=1.5)
-        >>> load_policy(file).metadata["episode_return"]
+        >>> read_policy(Path(file)).metadata["episode_return"]
         '1.5'
 
     Args:
@@ -79,22 +79,12 @@ def save_policy(
     write_atomically(Path(path), save(tensors, metadata=metadata))
 
 
-def load_policy(path: str | Path) -> SavedPolicy:
-    """Reads a policy.
-
-    Example:
-        >>> import tempfile
-        >>> file = f"{tempfile.mkdtemp()}/policy.safetensors"
-        >>> save_policy(file, Policy((2, 1)), np.zeros(3), task="mine", episode_return=1.5)
-        >>> load_policy(file).policy.layer_sizes
-        (2, 1)
+def read_policy(path: Path) -> SavedPolicy:
+    """Reads a policy; `formats.registry.load_policy` takes files of every format.
 
     Raises:
-        UserError: if there is no such file, or it is not an epvf policy.
+        UserError: if it is not an epvf policy.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no policy file {path}")
     tensors, metadata = _read(path)
     try:
         layers = _layers(tensors)

@@ -1,5 +1,7 @@
 """Loops in lanes against JAX: every lane goes its own number of rounds."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ COUNTS = np.arange(WIDTH, dtype=np.int32) % 7
 NUMBERS = np.random.default_rng(0).uniform(0.1, 3.0, (WIDTH, 4)).astype(np.float32)
 
 
-def _newton(x: jax.Array, n: jax.Array) -> jax.Array:
+def _newton(x: jax.Array, n: jax.Array) -> Any:
     """Square roots, in as many steps as are asked for or needed."""
 
     def goes_on(carry):
@@ -60,7 +62,7 @@ def _short_scan(x: jax.Array, n: jax.Array) -> tuple[jax.Array, jax.Array]:
     return lax.scan(lambda y, z: (y + z, y * n), x[0], x, reverse=True)
 
 
-def _early_scan(x: jax.Array, n: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _early_scan(x: jax.Array, n: jax.Array) -> Any:
     """As MJX writes loops that stop: later steps change nothing."""
 
     def advance(carry, _):

@@ -1,6 +1,7 @@
 """Policies of lanes against the policies of the library."""
 
 import ctypes
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,8 @@ def test_actions_and_outputs_are_the_policys(policy: Policy) -> None:
         outputs = policy.logits(policy.unravel(theta), x)
         return policy.act(outputs), outputs
 
-    expected_actions, expected = map(np.asarray, reference(thetas, seen))
+    found: Any = reference(thetas, seen)
+    expected_actions, expected = np.asarray(found[0]), np.asarray(found[1])
     for width in objects.WIDTHS:
         actions, outputs = _act(policy, thetas[:width], seen[:width], width)
         np.testing.assert_allclose(outputs, expected[:width], rtol=1e-5, atol=1e-5)

@@ -3,7 +3,7 @@
 import _thread
 import threading
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import pytest
 from epvf.errors import UserError
 from epvf.policies.mlp import Policy
 from epvf.tasks import cartpole, make
+from epvf.tasks.ant import BODY
 from epvf.tasks.base import TaskSpec
 from epvf.tasks.engines import lanes, mjx
 from epvf.tasks.engines.environment import Environment
@@ -21,8 +22,12 @@ from epvf.tasks.engines.rollout import JaxTask
 from epvf.types import Envs, Segment
 
 POLICY = Policy((1, 1))
+KEY = jax.random.key(0)
 CARTPOLE = Policy((4, 16, 2), output="argmax")
 ANT = Policy((34, 16, 8))
+
+NO_KEY: Any = None
+"""Of tasks that start alike."""
 
 
 class Counter(NamedTuple):
@@ -71,7 +76,7 @@ def _cartpole(threads: int = 1, width: int | None = None) -> LanesTask:
 
 @pytest.fixture(scope="module")
 def ant() -> LanesTask:
-    task = mjx.make(60)
+    task = mjx.make(BODY, 60)
     return lanes.make(task.environment, task.spec, 1)
 
 
@@ -85,7 +90,7 @@ def test_the_task_tells_its_backend() -> None:
 
 
 def test_returns_end_with_the_episode() -> None:
-    evaluation = _counter(10).evaluator(POLICY)(None, _constant([1.0, 0.5, 0.25, 0.0]))
+    evaluation = _counter(10).evaluator(POLICY)(KEY, _constant([1.0, 0.5, 0.25, 0.0]))
     np.testing.assert_array_equal(evaluation.lengths, [1, 2, 4, 10])
     np.testing.assert_array_equal(evaluation.returns, [1.0, 3.0, 10.0, 55.0])
     assert evaluation.returns.dtype == np.float32 and evaluation.lengths.dtype == np.int32
@@ -97,7 +102,7 @@ def test_policies_that_wait_for_a_lane_do_as_well() -> None:
     thetas = _constant([1.0 / length for length in lengths])
     expected = JaxTask(_spec(40), COUNTER).evaluator(POLICY)(jax.random.key(0), thetas)
     for threads in (1, 3):
-        evaluation = _counter(40, threads).evaluator(POLICY)(None, thetas)
+        evaluation = _counter(40, threads).evaluator(POLICY)(KEY, thetas)
         np.testing.assert_array_equal(evaluation.lengths, expected.lengths)
         np.testing.assert_array_equal(evaluation.returns, expected.returns)
 
@@ -113,7 +118,7 @@ def test_a_theta_that_is_not_finite_is_not_run_and_spoils_no_other(bad: float) -
     rest = np.arange(40) % 3 != 0
     np.testing.assert_array_equal(evaluation.returns[rest], healthy.returns[rest])
     np.testing.assert_array_equal(evaluation.lengths[rest], healthy.lengths[rest])
-    nobody = _cartpole().evaluator(CARTPOLE)(None, np.full_like(thetas, bad))
+    nobody = _cartpole().evaluator(CARTPOLE)(KEY, np.full_like(thetas, bad))
     assert np.isnan(nobody.returns).all() and not nobody.lengths.any()
 
 
@@ -130,7 +135,7 @@ def test_a_step_that_fails_ends_its_episode_alone(where: str, poison: float) -> 
 
     environment = Environment(COUNTER.reset, step, COUNTER.observe)
     thetas = _constant([-0.1 if i % 5 == 2 else 0.0 for i in range(40)])
-    evaluation = lanes.make(environment, _spec(6), 1).evaluator(POLICY)(None, thetas)
+    evaluation = lanes.make(environment, _spec(6), 1).evaluator(POLICY)(KEY, thetas)
     failed = np.arange(40) % 5 == 2
     assert np.isnan(evaluation.returns[failed]).all() and (evaluation.lengths[failed] == 3).all()
     assert (evaluation.returns[~failed] == 21.0).all() and (evaluation.lengths[~failed] == 6).all()
@@ -176,18 +181,18 @@ def test_any_width_makes_the_same_bits(ant: LanesTask) -> None:
     other = 8 if ant.program.target.lanes.width == 16 else 16
     narrow = lanes.make(ant.program.environment, ant.spec, 1, other)
     np.testing.assert_array_equal(
-        narrow.evaluator(ANT)(None, thetas).returns, ant.evaluator(ANT)(None, thetas).returns
+        narrow.evaluator(ANT)(KEY, thetas).returns, ant.evaluator(ANT)(KEY, thetas).returns
     )
 
 
 def test_an_interrupt_ends_a_rollout() -> None:
     evaluate = _counter(2_000_000_000, 2).evaluator(POLICY)
-    evaluate(None, _constant([1.0]))
+    evaluate(KEY, _constant([1.0]))
     timer = threading.Timer(0.3, _thread.interrupt_main)
     timer.start()
     begin = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        evaluate(None, _constant([0.0] * 40))
+        evaluate(KEY, _constant([0.0] * 40))
     assert time.perf_counter() - begin < 5.0
 
 
@@ -243,6 +248,12 @@ def test_segments_of_cartpole_are_those_of_jax() -> None:
     assert ours[0].terminated.any() and ours[0].truncated.any()
 
 
+def test_a_reset_can_be_traced() -> None:
+    explore = _cartpole().explorer(CARTPOLE, 3)
+    traced = jax.jit(lambda key: explore.reset(key, 5))(jax.random.key(1))
+    _same(traced, explore.reset(jax.random.key(1), 5), 0.0)
+
+
 def test_two_short_segments_are_one_long(ant: LanesTask) -> None:
     thetas = _population(ANT, 20, 2.0)
     first, second = _explore(ant, ANT, thetas, [9, 14])
@@ -266,8 +277,8 @@ def test_a_step_of_the_ant_is_mjxs(ant: LanesTask) -> None:
     num = 900  # as many as in test_mjx, so that MJX's step is compiled once
     thetas = _population(ANT, num, 2.0)
     (segment,) = _explore(ant, ANT, thetas, [50])
-    ours = ant.explorer(ANT, 1)(None, thetas, segment.envs)
-    step = jax.jit(jax.vmap(mjx.make().environment.step))
+    ours = ant.explorer(ANT, 1)(KEY, thetas, segment.envs)
+    step = jax.jit(jax.vmap(mjx.make(BODY).environment.step))
     actions = jnp.asarray(np.clip(ours.outputs[:, 0], -1.0, 1.0))
     state, reward, over = step(jax.tree.map(jnp.asarray, segment.envs.state), actions)
     on = ~(ours.terminated | ours.truncated)[:, 0]
@@ -306,7 +317,7 @@ def test_what_does_not_fit_is_told() -> None:
     with pytest.raises(UserError, match="does not fit task"):
         _cartpole().evaluator(POLICY)
     with pytest.raises(UserError, match="thetas have shape"):
-        _cartpole().evaluator(CARTPOLE)(None, np.zeros((3, 2)))
+        _cartpole().evaluator(CARTPOLE)(KEY, np.zeros((3, 2)))
 
 
 @pytest.mark.parametrize(
@@ -321,5 +332,5 @@ def test_a_step_that_cannot_be_lowered_is_one_clear_line(step, message: str) -> 
     task = lanes.make(Environment(COUNTER.reset, step, COUNTER.observe), _spec(5), 1)
     evaluate = task.evaluator(POLICY)
     with pytest.raises(NotLowerable, match=message) as caught:
-        evaluate(None, _constant([0.0]))
+        evaluate(KEY, _constant([0.0]))
     assert "\n" not in str(caught.value)

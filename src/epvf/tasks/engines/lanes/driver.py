@@ -35,7 +35,9 @@ class Room(NamedTuple):
         scratch: `[..., W]` of the policy.
         action: `[action, W]`, bits.
         outputs: `[action, W]` of the policy, before they become the action.
-        outcome: `[2, W]` reward, and bits of whether the state is terminal.
+        outcome: `[2, W]` bits of what a step tells, of which `reward` and `ended` are views.
+        reward: `[W]`.
+        ended: `[W]` 1 where the state is terminal.
         totals, steps: `[W]` of each lane's episode.
         owners: `[W]` whose policy runs in a lane.
         limit: `[1]` longest episode.
@@ -49,6 +51,8 @@ class Room(NamedTuple):
     action: np.ndarray
     outputs: np.ndarray
     outcome: np.ndarray
+    reward: np.ndarray
+    ended: np.ndarray
     totals: np.ndarray
     steps: np.ndarray
     owners: np.ndarray
@@ -75,6 +79,7 @@ def room(
     width: int, state: int, observation: int, weights: int, scratch: int, action: int, limit: int
 ) -> Room:
     """Room for programs of these sizes."""
+    outcome = _aligned((2, width), np.int32)
     return Room(
         states=_aligned((2, state, width), np.int32),
         observation=_aligned((observation, width), np.float32),
@@ -82,7 +87,9 @@ def room(
         scratch=_aligned((scratch, width), np.float32),
         action=_aligned((action, width), np.int32),
         outputs=_aligned((action, width), np.float32),
-        outcome=_aligned((2, width), np.float32),
+        outcome=outcome,
+        reward=outcome[0].view(np.float32),
+        ended=outcome[1],
         totals=_aligned((width,), np.float32),
         steps=_aligned((width,), np.int32),
         owners=np.full(width, -1, np.int64),
@@ -139,6 +146,18 @@ def _load(room: Any, side: int, lane: int, packing: Any, theta: Any, state: Any)
         weights[k, lane] = theta[packing[k]]
     for k in range(len(state)):
         states[side, k, lane] = state[k]
+
+
+@_inner
+def _load_group(room: Any, packing: Any, thetas: Any, states: Any, first: int, number: int) -> None:
+    """Puts policies and states that follow each other into the first lanes."""
+    for k in range(len(packing)):
+        place = packing[k]
+        for lane in range(number):
+            room.weights[k, lane] = thetas[first + lane, place]
+    for lane in range(number):
+        for k in range(states.shape[1]):
+            room.states[0, k, lane] = states[first + lane, k]
 
 
 @_inner
@@ -236,7 +255,7 @@ def run_episodes(
         if over:
             for lane in range(width):
                 if over >> lane & 1:
-                    i, reward = room.owners[lane], room.outcome[0, lane]
+                    i, reward = room.owners[lane], room.reward[lane]
                     lengths[i] = room.steps[lane]
                     returns[i] = room.totals[lane] if np.isfinite(reward) else np.nan
                     if not _refill(room, side, lane, packing, thetas, starts, queue, returns):
@@ -260,8 +279,8 @@ def _write_step(room: Any, side: int, i: int, lane: int, step: int, journal: Any
     """Writes down a lane's step; whether its episode is over."""
     for k in range(journal.outputs.shape[2]):
         journal.outputs[i, step, k] = room.outputs[k, lane]
-    reward = room.outcome[0, lane]
-    terminal = room.outcome.view(np.int32)[1, lane] != 0 or not np.isfinite(reward)
+    reward = room.reward[lane]
+    terminal = room.ended[lane] != 0 or not np.isfinite(reward)
     late = room.steps[lane] >= room.limit[0] and not terminal
     journal.rewards[i, step] = reward
     journal.terminated[i, step] = terminal
@@ -275,9 +294,9 @@ def _run_segment(
 ) -> None:
     num, horizon = journal.rewards.shape
     number = min(len(room.steps), num - first)
+    _load_group(room, packing, thetas, journal.states, first, number)
     for lane in range(number):
         i = first + lane
-        _load(room, 0, lane, packing, thetas[i], journal.states[i])
         room.steps[lane], room.totals[lane] = journal.steps[i], journal.total[i]
     side = 0
     for step in range(horizon):
@@ -378,8 +397,7 @@ def run_actions(
                 _call(functions.observe, (room.states[side].ctypes.data, seen))
                 _write_observations(room, first, number, step, observations)
                 for lane in range(number):
-                    rewards[first + lane, step] = room.outcome[0, lane]
-                    terminal = room.outcome.view(np.int32)[1, lane] != 0
-                    ended[first + lane, step] = terminal
+                    rewards[first + lane, step] = room.reward[lane]
+                    ended[first + lane, step] = room.ended[lane] != 0
     if mode:
         _call(functions.flush, (room.mode.ctypes.data,))

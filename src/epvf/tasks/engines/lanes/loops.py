@@ -12,7 +12,10 @@ import numpy as np
 from epvf.tasks.engines.lanes.graph import BOOL, INT, Graph, Loop, Node
 
 UNROLLED = 8
-"""Longest `scan` that is written out, unless a step of it can be its last."""
+"""Longest `scan` that is written out, unless a step of it can be its last, or is large."""
+
+LARGE = 2000
+"""Nodes that a step of a `scan` may make to be written out more than once."""
 
 Arrays: TypeAlias = list[np.ndarray]
 
@@ -79,10 +82,14 @@ def _scan_loop(
     """A scan without inputs and outputs of its steps as a loop, if that is worth it."""
     graph, jaxpr, length = runner.graph, params["jaxpr"], params["length"]
     ends_early = False
+    largest = 0
 
     def advance(numbers: list[Node]) -> list[Node]:
+        nonlocal largest
         *inner, count = numbers
+        before = len(graph)
         out = _flat(runner.closed(jaxpr, consts + _shaped(inner, carry)))
+        largest = max(largest, len(graph) - before)
         return [*out, graph.add(count, graph.one(INT))]
 
     def goes_on(numbers: list[Node]) -> Node:
@@ -93,7 +100,8 @@ def _scan_loop(
         return more if changes is None else graph.logical_and(more, changes)
 
     out = _loop(graph, [*_flat(carry), graph.zero(INT)], goes_on, advance)
-    return _shaped(out[:-1], carry) if ends_early or length > UNROLLED else None
+    worth_it = ends_early or length > UNROLLED or largest > LARGE
+    return _shaped(out[:-1], carry) if worth_it else None
 
 
 def _changes(graph: Graph, before: Sequence[Node], after: Sequence[Node]) -> Node | None:

@@ -177,7 +177,7 @@ class LanesExplorer:
     def reset(self, key: PRNGKey, num: int) -> Envs:
         """See `Explore.reset`."""
         state = _reset(self.machine.program.environment)(jax.random.split(key, num))
-        return started(jax.tree.map(np.asarray, state), num)
+        return started(state, num)
 
     def __call__(self, key: PRNGKey | None, thetas: Population, envs: Envs) -> Segment:
         """See `Explore`; after each end of an episode, `key` decides where the next one starts."""
