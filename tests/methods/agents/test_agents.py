@@ -282,7 +282,7 @@ def test_the_budget_in_env_steps_ends_a_run_early():
 BAD = [
     (
         ["cartpole", "--method", "sac"],
-        "'sac' cannot learn task 'cartpole': it has no discrete actions",
+        "cannot learn task 'cartpole': it has no discrete actions",
     ),
     (
         ["cartpole", "--method", "a2c"],
@@ -291,7 +291,7 @@ BAD = [
     (["ant", "--method", "ppo", "--backend", "native"], "it needs an engine in JAX: --backend mjx"),
     (
         ["ant", "--method", "ppo", "--num-seeds", "2"],
-        "method 'ppo' does not read --num-seeds; 'epvf', 'psvf'",
+        "'ppo' does not read --num-seeds; 'epvf',",
     ),
     (["ant", "--method", "ppo", "--num-envs", "1023"], "not a multiple of ppo.num_minibatches 8"),
     (["ant", "--method", "sac", "--policy.output", "clip"], "use policy.output 'tanh'"),
@@ -299,7 +299,7 @@ BAD = [
     (["cartpole", "--method", "ppo", "--policy.output", "tanh"], "does not fit the discrete"),
     (
         ["ant", "--method", "ppo", "--variant", "noise-1.0"],
-        "--variant changes what method 'epvf' reads, not 'ppo'",
+        "what method 'epvf' reads, not 'ppo'",
     ),
     (["ant", "--method", "ppo", "--ppo.clip", "0"], "ppo.clip is 0"),
 ]
