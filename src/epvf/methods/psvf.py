@@ -10,6 +10,7 @@ here it is wherever the population goes.
 
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -272,8 +273,10 @@ class PSVFLearner(PolicySearch):
 
     def record_centre(self, state: PSVFState, evaluation: Evaluation) -> tuple[PSVFState, Metrics]:
         """As for every method; and how perturbed policies did that were left to play to the end."""
-        centre, others = evaluation.returns.reshape(2, -1)
-        state, metrics = super().record_centre(state, evaluation._replace(returns=centre))
+        num = self.eval_episodes
+        others = evaluation.returns[num:]
+        centre = jax.tree.map(itemgetter(slice(num)), evaluation)
+        state, metrics = super().record_centre(state, centre)
         return state, metrics | {"eval/perturbed_return": others.mean()}
 
     def learn(
