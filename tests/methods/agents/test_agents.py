@@ -396,7 +396,8 @@ def test_ctrl_c_saves_and_says_that_it_cannot_be_resumed(epvf, tmp_path, capsys)
         stdout, stderr = process.communicate()
     assert process.returncode == 130, stderr
     assert "cannot be resumed, but its policies are saved" in stdout
-    assert stderr.startswith("compiling PPO") and "Traceback" not in stderr
+    assert stderr.startswith("note: a run of method 'ppo' cannot be resumed")
+    assert "\ncompiling PPO" in stderr and "Traceback" not in stderr
     run = tmp_path / "run"
     assert read_info(run)["status"] == "interrupted"
     records = read_metrics(run / "metrics.jsonl")
@@ -404,7 +405,7 @@ def test_ctrl_c_saves_and_says_that_it_cannot_be_resumed(epvf, tmp_path, capsys)
     assert last.metadata["update"] == str(len(records))
     assert main(["resume", str(run)]) == 2
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "cannot be resumed: Brax saves neither" in err
+    assert err.count("\n") == 1 and "'ppo', which cannot be resumed; start anew" in err
 
 
 @pytest.mark.slow
