@@ -212,7 +212,7 @@ def test_describes_every_task_and_what_it_needs(workplace, forgetful, monkeypatc
     finally:
         TASKS.__dict__.pop("_found", None)
     assert list(infos)[:5] == ["cartpole", "ant", "hopper", "halfcheetah", "walker2d"]
-    assert infos["cartpole"] == ("cartpole", ("jax",), "epvf", {}, None)
+    assert infos["cartpole"] == ("cartpole", ("jax", "lanes"), "epvf", {}, None)
     ant = (
         "ant",
         ("native", "mjx", "lanes", "warp"),
