@@ -278,7 +278,7 @@ def test_a_step_of_the_ant_is_mjxs(ant: LanesTask) -> None:
     thetas = _population(ANT, num, 2.0)
     (segment,) = _explore(ant, ANT, thetas, [50])
     ours = ant.explorer(ANT, 1)(KEY, thetas, segment.envs)
-    step = jax.jit(jax.vmap(mjx.make().environment.step))
+    step = jax.jit(jax.vmap(mjx.make(BODY).environment.step))
     actions = jnp.asarray(np.clip(ours.outputs[:, 0], -1.0, 1.0))
     state, reward, over = step(jax.tree.map(jnp.asarray, segment.envs.state), actions)
     on = ~(ours.terminated | ours.truncated)[:, 0]
