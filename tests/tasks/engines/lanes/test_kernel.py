@@ -1,5 +1,6 @@
-"""Kernels for an accelerator: on threads of the host against lanes, and what NVIDIA says of them."""
+"""Kernels for an accelerator: on threads of the host against lanes, and through the assembler."""
 
+import importlib.util
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,14 +13,13 @@ from epvf.policies.mlp import Policy
 from epvf.tasks import cartpole
 from epvf.tasks.ant import BODY
 from epvf.tasks.engines import lanes, mjx
-from epvf.tasks.engines.lanes import LanesTask, kernel, objects, ptx
+from epvf.tasks.engines.lanes import LanesTask, kernel, ptx
 from epvf.tasks.engines.lanes.kernel import Block
+from epvf.tasks.engines.lanes.program import Program
 from thread_blocks import Emulated
 
 CARTPOLE = Policy((4, 10, 7, 2), output="argmax")
 ANT = Policy((34, 16, 8), activation="relu", output="tanh")
-
-FUSED = objects.target().lanes.fused
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_a_loop_is_left_when_no_environment_of_the_warp_goes_on(ant: LanesTask) 
     assert "vote.sync" not in ptx.assemble(kernel.episodes(_poles(), CARTPOLE, Block(8)))
 
 
-def _poles() -> lanes.program.Program:  # type: ignore[name-defined]
+def _poles() -> Program:
     task = cartpole.make(40)
     return lanes.make(task.environment, task.spec, 1).program
 
@@ -173,8 +173,6 @@ def kernel_text(task: LanesTask, policy: Policy) -> str:
 
 def _ptxas() -> str | None:
     """NVIDIA's assembler, of the wheel nvidia-cuda-nvcc or of an installed toolkit."""
-    import importlib.util
-
     found = importlib.util.find_spec("nvidia")
     for folder in () if found is None else found.submodule_search_locations or ():
         for file in Path(folder).glob("*/bin/ptxas"):

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 
 from epvf.policies.mlp import Policy
 from epvf.tasks.base import Replay, Stepped, TaskSpec, check_policy, check_population, run_once
-from epvf.tasks.engines.environment import State
+from epvf.tasks.engines.environment import Environment, State
 from epvf.tasks.engines.lanes import kernel, ptx
 from epvf.tasks.engines.lanes.graph import BOOL, DTYPES
 from epvf.tasks.engines.lanes.program import Layout, Program
@@ -65,6 +65,11 @@ class GpuTask:
     warps: int | None = None
     source: Source = ptx.source
 
+    @property
+    def environment(self) -> Environment:
+        """Its functions, for those who step it themselves."""
+        return self.program.environment
+
     def evaluator(self, policy: Policy) -> Evaluate:
         """`Evaluate` for policies of this architecture; see `Task.evaluator`."""
         check_policy(self.spec, policy)
@@ -81,7 +86,7 @@ class GpuTask:
 
     def replay(self, actions: Float[Array, "T N action"]) -> Replay:
         """See `ReplayableTask.replay`; not a kernel, but XLA's program of the same step."""
-        return JaxTask(self.spec, self.program.environment).replay(actions)
+        return JaxTask(self.spec, self.environment).replay(actions)
 
     def bare_stepper(self, policy: Policy, thetas: Population) -> Callable[[], Stepped]:
         """See `Task.bare_stepper`; the policies are linear, each with a random constant action."""
@@ -124,11 +129,10 @@ class GpuEvaluator:
 
     @partial(jax.jit, static_argnums=0)
     def _run(self, key: PRNGKey, thetas: Population) -> Evaluation:
-        task, program = self.task, self.task.program
-        num = thetas.shape[0]
+        task, num = self.task, thetas.shape[0]
         keys = jax.random.split(key, 1 if task.spec.deterministic_reset else num)
-        states = jax.vmap(program.environment.reset)(keys)
-        seen = jax.vmap(program.environment.observe)(states)
+        states = jax.vmap(task.environment.reset)(keys)
+        seen = jax.vmap(task.environment.observe)(states)
         ready = jnp.isfinite(thetas).all(axis=1)
         returns, lengths = self._launch(thetas, rows(states), ready)
         return Evaluation(
@@ -175,7 +179,7 @@ class GpuExplorer:
 
     def reset(self, key: PRNGKey, num: int) -> Envs:
         """See `Explore.reset`."""
-        environment = self.task.program.environment
+        environment = self.task.environment
         return started(jax.vmap(environment.reset)(jax.random.split(key, num)), num)
 
     def __call__(self, key: PRNGKey, thetas: Population, envs: Envs) -> Segment:
@@ -186,10 +190,10 @@ class GpuExplorer:
 
     @partial(jax.jit, static_argnums=0)
     def _run(self, key: PRNGKey, thetas: Population, envs: Envs) -> Segment:
-        program, num = self.task.program, thetas.shape[0]
-        once = self.task.spec.deterministic_reset
+        task, program, num = self.task, self.task.program, thetas.shape[0]
+        once = task.spec.deterministic_reset
         keys = jax.random.split(key, 1 if once else (self.horizon, num)).reshape(-1)
-        fresh = rows(jax.vmap(program.environment.reset)(keys))
+        fresh = rows(jax.vmap(task.environment.reset)(keys))
         if not once:
             fresh = fresh.reshape(self.horizon, num, -1)
         made = self._launch(thetas, rows(envs.state), envs.steps, envs.total, fresh)

@@ -16,6 +16,7 @@ computes where there is no device (`Block.device`).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from epvf.policies.mlp import Policy
 from epvf.tasks.engines.lanes import llvm
@@ -230,7 +231,7 @@ class _Kernel:
     and what is seen of the state after it; then all warps compute the policies' layers.
     """
 
-    carried: dict[str, tuple[str, str]]
+    carried: ClassVar[dict[str, tuple[str, str]]]
     """What the first warp keeps from round to round: its type and what it is at first."""
 
     def __init__(self, program: Program, policy: Policy, block: Block) -> None:
@@ -498,7 +499,7 @@ _DEVICE = (
 
 
 class _Episodes(_Kernel):
-    carried = {
+    carried: ClassVar = {
         "total": ("float", "%total_first"),
         "steps": ("i32", "0"),
         "alive": ("i1", "%alive_first"),
@@ -544,7 +545,7 @@ class _Episodes(_Kernel):
 
 
 class _Segment(_Kernel):
-    carried = {
+    carried: ClassVar = {
         "total": ("float", "%total_first"),
         "steps": ("i32", "%steps_first"),
         "finished": ("float", "0.0"),
