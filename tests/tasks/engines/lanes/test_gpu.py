@@ -11,10 +11,11 @@ import pytest
 
 from epvf.policies.mlp import Policy
 from epvf.tasks import cartpole
-from epvf.tasks.engines import lanes
+from epvf.tasks.ant import BODY
+from epvf.tasks.engines import lanes, mjx
 from epvf.tasks.engines.lanes import GpuTask, LanesTask, gpu, ptx
 from epvf.tasks.engines.lanes.program import Program
-from epvf.types import Segment
+from epvf.types import Array, Segment
 from thread_blocks import Emulated
 
 POLICY = Policy((4, 8, 2), output="argmax")
@@ -39,6 +40,7 @@ class Device:
         }
         self._host = host
         self.launches: list[dict[str, Any]] = []
+        self.sizes: list[int] = []
 
     def task(self, warps: int | None = None) -> GpuTask:
         """The task on this device; equal to no other's, so that JAX traces its calls anew."""
@@ -57,7 +59,8 @@ class Device:
             def run(*arrays: Any) -> Any:
                 out = [np.zeros(result.shape, result.dtype) for result in results]
                 own = [np.ascontiguousarray(array) for array in arrays]
-                self._kernels[attributes["name"]](int(own[-1][0]), *own, *out[:-1])
+                self.sizes.append(int(own[-1][0]))
+                self._kernels[attributes["name"]](self.sizes[-1], *own, *out[:-1])
                 return out
 
             return jax.pure_callback(run, results, *given)
@@ -124,14 +127,13 @@ def test_seeds_become_one_launch(host: LanesTask, device: Device, shared: bool) 
     key = keys[0] if shared else keys
     axis = None if shared else 0
     evaluate, explore = task.evaluator(POLICY), task.explorer(POLICY, HORIZON)
-    together = jax.vmap(evaluate, in_axes=(axis, 0))(key, thetas)
-    assert len(device.launches) == 1
+    together = jax.block_until_ready(jax.vmap(evaluate, in_axes=(axis, 0))(key, thetas))
 
-    def segment(key: jax.Array, thetas: jax.Array) -> Segment:
+    def segment(key: jax.Array, thetas: Array) -> Segment:
         return explore(key, thetas, explore.reset(key, NUM))
 
-    segments = jax.vmap(segment, in_axes=(axis, 0))(key, thetas)
-    assert len(device.launches) == 2
+    segments = jax.block_until_ready(jax.vmap(segment, in_axes=(axis, 0))(key, thetas))
+    assert device.sizes == [seeds * NUM] * 2
     for seed in range(seeds):
         own = keys[0] if shared else keys[seed]
         _same(jax.tree.map(lambda x: x[seed], together), evaluate(own, thetas[seed]))  # noqa: B023
@@ -144,6 +146,15 @@ def test_a_state_is_packed_as_on_a_host(host: LanesTask) -> None:
     bits = gpu.rows(states)
     np.testing.assert_array_equal(bits, layout.pack(states))
     _same(gpu.states(layout, bits), states)
+
+
+def test_a_kernel_is_written_while_jax_traces(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    task = mjx.make(BODY, 5)
+    program = lanes.make(task.environment, task.spec, 1).program  # its sizes are not known yet
+    evaluate = GpuTask(program, replace(task.spec, draws=False)).evaluator(Policy((34, 8)))
+    traced = jax.jit(evaluate).trace(jax.random.key(0), jnp.zeros((3, 280)))
+    assert ".entry episodes" in str(traced.jaxpr)
 
 
 def test_few_environments_share_more_warps(host: LanesTask, device: Device) -> None:

@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import jax
 import llvmlite.binding as binding
 
 from epvf.policies.mlp import Policy
@@ -29,7 +30,9 @@ def source(program: Program, policy: Policy, name: str, warps: int) -> str:
     def write() -> str:
         return assemble(WRITERS[name](program, policy, Block(warps)))
 
-    return objects.text(f"{program.fingerprint} {policy!r} {name} {warps} {ARCHITECTURE}", write)
+    with jax.ensure_compile_time_eval():  # where JAX traces what calls the kernel, too
+        about = f"{program.fingerprint} {policy!r} {name} {warps} {ARCHITECTURE}"
+        return objects.text(about, write)
 
 
 def assemble(text: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, overload
 
 import jax
 import numpy as np
@@ -42,6 +42,21 @@ _MODE = FLUSH if platform.machine().lower() in ("x86_64", "amd64") else 0
 
 Work = Callable[[driver.Room, np.ndarray, np.ndarray], object]
 """What a thread does, given its room, the common queue and the sign to stop."""
+
+
+@overload
+def make(
+    environment: Environment, spec: TaskSpec, num_threads: int, width: int | None = None
+) -> "LanesTask": ...
+
+
+@overload
+def make(
+    environment: Environment,
+    spec: TaskSpec,
+    num_threads: int | None = None,
+    width: int | None = None,
+) -> "LanesTask | GpuTask": ...
 
 
 def make(
