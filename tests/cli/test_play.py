@@ -1,6 +1,8 @@
 """`epvf play`: videos on the command line."""
 
 import json
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -82,3 +84,10 @@ def test_a_policy_files_video_lies_beside_it(workplace, capsys):
     assert main(["play", _policy("hopper"), *SMALL, "--perturbed", "2"]) == 0
     assert "2 perturbed (the default noise: scaled_uniform 0.3)" in capsys.readouterr().out
     assert (workplace / "p.mp4").stat().st_size > 1000
+
+
+def test_what_fails_leaves_no_folder_in_a_run(finished, workplace, refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    run = workplace / "run"
+    shutil.copytree(finished, run, ignore=shutil.ignore_patterns("videos"))
+    refused(["play", str(run)], "pip install pygame")

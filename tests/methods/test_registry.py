@@ -17,8 +17,9 @@ from epvf.methods.evolution import MAX_DENSE, STRATEGIES
 from epvf.methods.registry import METHODS, default_settings
 from epvf.policies.noise import noise_deviation
 from epvf.tasks import make
-from epvf.training.loop import iterate
+from epvf.training.loop import HOPELESS, iterate
 from epvf.training.prepare import prepare
+from epvf.training.state import TrainingDiverged
 from epvf.types import Evaluation
 from epvf.value.linear_fit import ridge_line
 from epvf.value.targets import TargetConfig, transform
@@ -140,11 +141,14 @@ def test_returns_that_are_not_finite_are_counted_and_break_nothing(method):
     records = records_of(config, FormulaTask(spoiled, False))
     assert [r["rollout/nonfinite"] for r in records] == 6 * [3]
     nothing = FormulaTask(lambda t: np.full(len(t), np.nan), False)
-    *_, last = reports_of(config, nothing)
-    assert last.records[-1]["rollout/nonfinite"] == 64
-    search = search_of(config, nothing.spec)
-    state = jax.tree.map(lambda x: x[0], last.state.learner)
-    assert np.isfinite(search.centre(state)).all() and bool(state.progress.healthy)
+    search, reports = search_of(config, nothing.spec), []
+    with pytest.raises(TrainingDiverged, match="not one of 64 policies had a finite rollout"):
+        for report in iterate(prepare(config, nothing)):
+            assert report.records[-1]["rollout/nonfinite"] == 64
+            state = jax.tree.map(lambda x: x[0], report.state.learner)
+            assert np.isfinite(search.centre(state)).all() and bool(state.progress.healthy)
+            reports.append(report)
+    assert len(reports) == HOPELESS
 
 
 # --- the evolution strategies

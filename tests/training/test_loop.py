@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from epvf.training.loop import iterate
+from epvf.training.loop import HOPELESS, iterate
 from epvf.training.measure import evaluate_theta
 from epvf.training.prepare import make_policy, prepare
+from epvf.training.state import TrainingDiverged
 from probes import KEYS, FormulaTask, config_of, records_of, reports_of, untimed
 
 SUM = FormulaTask(lambda t: t.sum(-1))
@@ -130,3 +131,28 @@ def test_evaluate_theta_averages_over_a_cloud():
     assert evaluation.returns.shape == (100,)
     assert 0 < np.std(evaluation.returns) < 0.02
     assert np.mean(evaluation.returns) == pytest.approx(4.0, abs=5e-3)
+
+
+def _failing(at):
+    """A task on the host all of whose rollouts fail at these iterations."""
+    count = iter(range(1000))
+
+    def formula(thetas):
+        return np.full(len(thetas), np.nan) if next(count) in at else thetas.sum(-1)
+
+    return FormulaTask(formula, traceable=False)
+
+
+def test_iterations_without_a_finite_rollout_end_the_run_if_they_come_in_a_row():
+    assert HOPELESS == 3
+    config = _config(iterations=9, **{"eval.interval": 9})
+    records = records_of(config, _failing({1, 2, 4, 5, 7}))
+    assert [r["rollout/nonfinite"] for r in records] == [0, 64, 64, 0, 64, 64, 0, 64, 0]
+    reports = []
+    with pytest.raises(TrainingDiverged, match="finite rollout in 3 iterations; look at nan/"):
+        for report in iterate(prepare(config, _failing({1, 3, 4, 5}))):
+            reports.append(report)
+    assert [report.state.iteration for report in reports] == [1, 2, 3, 4, 5, 6]
+    hopeless = FormulaTask(lambda t: t.sum(-1) * np.nan)
+    with pytest.raises(TrainingDiverged, match="not one of 64 policies"):
+        reports_of(_config(iterations=40, num_seeds=2), hopeless)

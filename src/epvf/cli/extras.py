@@ -6,7 +6,7 @@ EXTRAS = {
     "mjx": ("mujoco.mjx",),
     "warp": ("mujoco.mjx", "warp"),
     "baselines": ("brax", "evosax"),
-    "video": ("imageio", "imageio_ffmpeg"),
+    "video": ("imageio", "imageio_ffmpeg", "PIL", "pygame"),
 }
 """Extras of `pip install "epvf[EXTRA]"`, and the modules that each needs."""
 

@@ -66,9 +66,13 @@ def run(argv: list[str]) -> int:
         asked.seconds, asked.width, asked.height, asked.fps, asked.perturbed, asked.seed
     )
     actors = cast(asked.what, asked.policy)
-    out = asked.out or _default_out(asked.what, asked.policy)
-    check_out(out)
+    out = asked.out or _default_out(asked.what[0], asked.policy)
+    in_run = asked.out is None and asked.what[0].is_dir()
+    # a run gets its folder of videos only when there will be one
+    check_out(asked.what[0] / out.name if in_run else out)
     with Film(actors, settings) as film:
+        if in_run:
+            _make_folder(out.parent)
         write_video(out, film.pictures(), film.fps)
         played = [policy._asdict() for policy in film.played]
     result = {"video": str(out), "fps": film.fps, "policies": played}
@@ -76,17 +80,16 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _default_out(what: tuple[Path, ...], policy: str) -> Path:
+def _default_out(first: Path, policy: str) -> Path:
     """Of several policies the video lies with the first."""
-    first = what[0]
-    if not first.is_dir():
-        return first.with_suffix(".mp4")
-    folder = first / "videos"
+    return first / "videos" / f"{policy}.mp4" if first.is_dir() else first.with_suffix(".mp4")
+
+
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make folder {folder}: {one_line(error)}; give --out") from error
-    return folder / f"{policy}.mp4"
 
 
 def _told(result: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ here it is wherever the population goes.
 
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -179,7 +180,7 @@ class PSVFState(NamedTuple):
     step_norm: Float[Array, ""]
 
 
-class _Fit(NamedTuple):
+class _Updated(NamedTuple):
     """What the gradient steps of an iteration change."""
 
     theta: Float[Array, "P"]
@@ -272,8 +273,10 @@ class PSVFLearner(PolicySearch):
 
     def record_centre(self, state: PSVFState, evaluation: Evaluation) -> tuple[PSVFState, Metrics]:
         """As for every method; and how perturbed policies did that were left to play to the end."""
-        centre, others = evaluation.returns.reshape(2, -1)
-        state, metrics = super().record_centre(state, evaluation._replace(returns=centre))
+        num = self.eval_episodes
+        others = evaluation.returns[num:]
+        centre = jax.tree.map(itemgetter(slice(num)), evaluation)
+        state, metrics = super().record_centre(state, centre)
         return state, metrics | {"eval/perturbed_return": others.mean()}
 
     def learn(
@@ -291,20 +294,22 @@ class PSVFLearner(PolicySearch):
         state = state._replace(progress=keep_nonfinite(state.progress, thetas, finite))
         state = self._rescale(state, segment, finite)
         steps, deviation, metrics = self.step_batch(state, segment, finite)
-        fitted, losses = self._fit(state, steps, self.keys(state, iteration).batches, deviation)
+        updated, losses = self._gradient_steps(
+            state, steps, self.keys(state, iteration).batches, deviation
+        )
         # a minibatch's worth of steps tells how far θ went
         some = steps.take(slice(None, None, self.config.minibatches))
-        divergence = _divergence(self.offsets(fitted.theta, some, deviation), some)
-        gain = self.predicted_gain(fitted.value, some, deviation, fitted.theta)
-        gain -= self.predicted_gain(fitted.value, some, deviation, state.theta)
-        fitted = self._begin(state, fitted)
-        healthy = _finite((fitted.theta, fitted.value)) & finite.any()
+        divergence = _divergence(self.offsets(updated.theta, some, deviation), some)
+        gain = self.predicted_gain(updated.value, some, deviation, updated.theta)
+        gain -= self.predicted_gain(updated.value, some, deviation, state.theta)
+        updated = self._begin(state, updated)
+        healthy = _finite((updated.theta, updated.value)) & finite.any()
         learned = state._replace(
-            **fitted._asdict(),
+            **updated._asdict(),
             noise=self._next_noise(state, iteration, deviation),
             rate=self._next_rate(state, divergence),
             predicted_gain=gain,
-            step_norm=jnp.linalg.norm(fitted.theta - state.theta),
+            step_norm=jnp.linalg.norm(updated.theta - state.theta),
         )
         chosen = jax.tree.map(lambda new, old: jnp.where(healthy, new, old), learned, state)
         state = chosen._replace(
@@ -404,33 +409,33 @@ class PSVFLearner(PolicySearch):
         metrics = {"value/spearman": spearman(predicted, earned[:, 0], finite)}
         return batch, deviation, metrics
 
-    def _fit(
+    def _gradient_steps(
         self, state: PSVFState, steps: StepBatch, key: PRNGKey, deviation: Array
-    ) -> tuple[_Fit, jax.Array]:
+    ) -> tuple[_Updated, jax.Array]:
         """Gradient steps of V and θ on minibatches of the steps; losses of v `[steps]`."""
 
-        def step(fit: _Fit, rows: Int[Array, "B"]) -> tuple[_Fit, jax.Array]:
+        def step(now: _Updated, rows: Int[Array, "B"]) -> tuple[_Updated, jax.Array]:
             batch = steps.take(rows)
-            value, value_opt, loss = self.value_step(fit.value, fit.value_opt, batch)
-            fit = fit._replace(value=value, value_opt=value_opt)
-            return self._policy_step(fit, batch, deviation, state.rate), loss
+            value, value_opt, loss = self.value_step(now.value, now.value_opt, batch)
+            now = now._replace(value=value, value_opt=value_opt)
+            return self._policy_step(now, batch, deviation, state.rate), loss
 
-        start = _Fit(
+        start = _Updated(
             self.inward(steps.scaler, state.theta), state.value, state.value_opt, state.policy_opt
         )
-        fitted, losses = jax.lax.scan(step, start, self.rows(key))
-        return fitted._replace(theta=self.outward(steps.scaler, fitted.theta)), losses
+        updated, losses = jax.lax.scan(step, start, self.rows(key))
+        return updated._replace(theta=self.outward(steps.scaler, updated.theta)), losses
 
-    def _begin(self, state: PSVFState, fitted: _Fit) -> _Fit:
+    def _begin(self, state: PSVFState, updated: _Updated) -> _Updated:
         """After the first population, which measured the observations, θ begins in their units.
 
         A θ that was given acts on observations as they are: it stays.
         """
         if self.config.coordinates == "raw":
-            return fitted
+            return updated
         theta = state.theta if self.initialised else self.outward(state.scaler, state.theta)
-        begun = fitted._replace(theta=theta, policy_opt=state.policy_opt)
-        return jax.tree.map(partial(jnp.where, state.iterations == 0), begun, fitted)
+        begun = updated._replace(theta=theta, policy_opt=state.policy_opt)
+        return jax.tree.map(partial(jnp.where, state.iterations == 0), begun, updated)
 
     def _staggered(self, state: PSVFState, envs: Envs) -> Envs:
         """After the first population, episodes of one length go on as if begun at different times.
@@ -460,26 +465,28 @@ class PSVFLearner(PolicySearch):
         updates, optimizer = self._value_optimizer().update(gradient, optimizer, value)
         return optax.apply_updates(value, updates), optimizer, of_v
 
-    def _policy_step(self, fit: _Fit, batch: StepBatch, deviation: Array, rate: Array) -> _Fit:
-        """The fit with θ, in its coordinates, a step on, unless θ went too far already."""
+    def _policy_step(
+        self, now: _Updated, batch: StepBatch, deviation: Array, rate: Array
+    ) -> _Updated:
+        """θ, in its coordinates, a step on, unless it went too far already."""
         wanted = self.config.divergence
         furthest = jnp.inf if wanted is None else MAX_DIVERGENCE * wanted
 
         def cost(theta: Array) -> tuple[jax.Array, jax.Array]:
             offsets = self.offsets(self.outward(batch.scaler, theta), batch, deviation)
-            gain = self._gain(fit.value, batch, offsets)
+            gain = self._gain(now.value, batch, offsets)
             price = self._price(batch.centre + offsets * deviation[None])
             return -_mean(gain - price, batch.weight), _divergence(offsets, batch)
 
-        slope, divergence = jax.grad(cost, has_aux=True)(fit.theta)
-        updates, policy_opt = self._policy_optimizer().update(slope, fit.policy_opt, fit.theta)
-        moved = self.outward(batch.scaler, fit.theta + rate * updates)
+        slope, divergence = jax.grad(cost, has_aux=True)(now.theta)
+        updates, policy_opt = self._policy_optimizer().update(slope, now.policy_opt, now.theta)
+        moved = self.outward(batch.scaler, now.theta + rate * updates)
         theta = self.inward(batch.scaler, clip_weights(moved, self.policy_update.weight_clip))
         near = divergence <= furthest
         theta, policy_opt = jax.tree.map(
-            partial(jnp.where, near), (theta, policy_opt), (fit.theta, fit.policy_opt)
+            partial(jnp.where, near), (theta, policy_opt), (now.theta, now.policy_opt)
         )
-        return fit._replace(theta=theta, policy_opt=policy_opt)
+        return now._replace(theta=theta, policy_opt=policy_opt)
 
     def rows(self, key: PRNGKey) -> Int[Array, "steps B"]:
         """Rows of each minibatch: a pass takes its fraction of the steps, in a new order.

@@ -44,11 +44,11 @@ class AgentState(NamedTuple):
     """What is known of an agent between iterations, with a leading axis over its one seed.
 
     Attributes:
-        progress: what every method remembers.
+        progress: what every method remembers: a `Progress`.
         theta: `[1, P]` the deterministic policy.
     """
 
-    progress: Progress
+    progress: Any
     theta: Float[np.ndarray, "1 P"]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from jaxtyping import UInt8
@@ -163,6 +163,38 @@ class Film:
         """Those of a whole episode, or of as many seconds as asked for."""
         seconds = self._settings.seconds
         return episode_length if seconds is None else max(1, round(seconds / interval))
+
+
+@overload
+def render(
+    what: What,
+    out: None = None,
+    *,
+    which: str = ...,
+    seconds: float | None = ...,
+    width: int = ...,
+    height: int = ...,
+    fps: float | None = ...,
+    perturbed: int = ...,
+    seed: int = ...,
+    camera: Camera | None = ...,
+) -> UInt8[np.ndarray, "T H W 3"]: ...
+
+
+@overload
+def render(
+    what: What,
+    out: str | Path,
+    *,
+    which: str = ...,
+    seconds: float | None = ...,
+    width: int = ...,
+    height: int = ...,
+    fps: float | None = ...,
+    perturbed: int = ...,
+    seed: int = ...,
+    camera: Camera | None = ...,
+) -> Path: ...
 
 
 def render(

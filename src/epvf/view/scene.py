@@ -9,7 +9,8 @@ import mujoco
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from epvf.errors import UserError
+from epvf.errors import RunFailed, UserError
+from epvf.files import one_line
 from epvf.view import opengl
 
 GHOST = (0.35, 0.6, 1.0)
@@ -64,7 +65,7 @@ class Stage:
         self._data = mujoco.MjData(self._model)
         self._size = width, height
         self._context = opengl.context(width, height)
-        self._drawer = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        self._drawer = _drawer(self._model)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._drawer)
         self._scene = mujoco.MjvScene(self._model, most_robots * self._model.ngeom + ROOM)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
@@ -146,6 +147,13 @@ class Stage:
         camera.distance = asked.distance or suits * (1.0 if robots == 1 else 1.5)
         camera.lookat[:] = middle
         return camera
+
+
+def _drawer(model: mujoco.MjModel) -> mujoco.MjrContext:
+    try:
+        return mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+    except mujoco.FatalError as error:
+        raise RunFailed(f"MuJoCo cannot draw here: {one_line(error)}") from error
 
 
 def torso_of(model: mujoco.MjModel) -> int:

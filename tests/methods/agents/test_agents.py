@@ -280,18 +280,27 @@ def test_the_budget_in_env_steps_ends_a_run_early():
 
 
 BAD = [
-    (["cartpole", "--method", "sac"], "method 'sac' has no discrete actions"),
+    (
+        ["cartpole", "--method", "sac"],
+        "cannot learn task 'cartpole': it has no discrete actions",
+    ),
     (
         ["cartpole", "--method", "a2c"],
         "unknown method 'a2c' (did you mean 'sac'?); valid: epvf, ",
     ),
-    (["ant", "--method", "ppo", "--backend", "native"], "needs a JAX engine: --backend mjx"),
-    (["ant", "--method", "ppo", "--num-seeds", "2"], "trains one seed at a time"),
+    (["ant", "--method", "ppo", "--backend", "native"], "it needs an engine in JAX: --backend mjx"),
+    (
+        ["ant", "--method", "ppo", "--num-seeds", "2"],
+        "'ppo' does not read --num-seeds; 'epvf',",
+    ),
     (["ant", "--method", "ppo", "--num-envs", "1023"], "not a multiple of ppo.num_minibatches 8"),
     (["ant", "--method", "sac", "--policy.output", "clip"], "use policy.output 'tanh'"),
-    (["ant", "--method", "ppo", "--policy.output", "argmax"], "does not fit the continuous"),
+    (["ant", "--method", "ppo", "--policy.output", "argmax"], "use policy.output 'tanh', not"),
     (["cartpole", "--method", "ppo", "--policy.output", "tanh"], "does not fit the discrete"),
-    (["ant", "--method", "ppo", "--variant", "noise-1.0"], "--variant changes method 'epvf'"),
+    (
+        ["ant", "--method", "ppo", "--variant", "noise-1.0"],
+        "what method 'epvf' reads, not 'ppo'",
+    ),
     (["ant", "--method", "ppo", "--ppo.clip", "0"], "ppo.clip is 0"),
 ]
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from brax.training.distribution import IdentityPostprocessor, ParametricDistribution
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt32
 
 from epvf.types import PRNGKey
 
@@ -39,7 +39,7 @@ class Indices(NamedTuple):
         """The probabilities; PPO only reports them."""
         return jnp.exp(self.log_probabilities)
 
-    def sample(self, seed: PRNGKey) -> Int[jax.Array, "*batch"]:
+    def sample(self, seed: PRNGKey | UInt32[jax.Array, "2"]) -> Int[jax.Array, "*batch"]:
         """A random index."""
         return jax.random.categorical(seed, self.log_probabilities)
 

@@ -93,7 +93,7 @@ def test_any_width_makes_the_same_bits() -> None:
 
 def test_the_first_of_equal_outputs_is_taken_and_nan_before_all() -> None:
     policy = Policy((1, 3), output="argmax")
-    rows = [[1, 1, 0], [0, 2, 2], [-1, -1, -1], [0, np.nan, 5]]
+    rows: list[list[float]] = [[1, 1, 0], [0, 2, 2], [-1, -1, -1], [0, np.nan, 5]]
     thetas = np.array([[0, 0, 0, *row] for row in rows], np.float32)
     actions, _ = _act(policy, thetas, np.zeros((4, 1), np.float32), 4)
     assert actions.tolist() == [int(jnp.argmax(jnp.array(row))) for row in rows] == [0, 1, 0, 1]
