@@ -308,7 +308,7 @@ def time_iterations(report: Report, task: Any, method: str, num: int, seconds: f
     done = last["steps/update"] - first["steps/update"]
     wall = last["time/wall"] - first["time/wall"]
     report.tell(
-        part=f"iterations of {method}", policy="-".join(map(str, setup.policy.layer_sizes)),
+        part=f"iterations of {method}, {setup.task.spec.backend}", policy="-".join(map(str, setup.policy.layer_sizes)),
         envs=num, iterations=done, ms=1e3 * wall / max(done, 1),
         env_steps_per_second=(last["steps/env"] - first["steps/env"]) / max(wall, 1e-9),
         until_first=compiled,
@@ -332,9 +332,12 @@ def measure(report: Report, folder: Path | None) -> None:
         run = partial(time_segments, report, made, expected, num, "lanes")
         report.part("speed of segments, lanes", 12 if num > gpu.FEW else 5, run)
     report.part("mjx", 25, partial(time_mjx, report, expected, gpu.FEW))
-    for method in ("psvf", "epvf"):
-        run = partial(time_iterations, report, made, method, gpu.FEW, 4.0)
-        report.part(f"iterations of {method}", 35, run)
+    other = mjx.make(BODY)
+    run = partial(time_segments, report, other, expected, gpu.FEW, "mjx")
+    report.part("speed of segments, mjx", 20, run)
+    for method, engine in (("psvf", made), ("epvf", made), ("psvf", other)):
+        run = partial(time_iterations, report, engine, method, gpu.FEW, 4.0)
+        report.part(f"iterations of {method}, {engine.spec.backend}", 35, run)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
