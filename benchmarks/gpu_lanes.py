@@ -308,7 +308,7 @@ def time_iterations(report: Report, task: Any, method: str, num: int, seconds: f
     done = last["steps/update"] - first["steps/update"]
     wall = last["time/wall"] - first["time/wall"]
     report.tell(
-        part=f"iterations of {method}, {setup.task.spec.backend}", policy="-".join(map(str, setup.policy.layer_sizes)),
+        part=f"iterations of {method}, {task.spec.backend}", policy=setup.policy.describe(),
         envs=num, iterations=done, ms=1e3 * wall / max(done, 1),
         env_steps_per_second=(last["steps/env"] - first["steps/env"]) / max(wall, 1e-9),
         until_first=compiled,

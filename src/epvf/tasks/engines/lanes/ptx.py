@@ -1,8 +1,8 @@
 """Kernels as PTX, NVIDIA's language of virtual machine code, by LLVM's own target for it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-import jax
 import llvmlite.binding as binding
 
 from epvf.policies.mlp import Policy
@@ -27,12 +27,17 @@ def source(program: Program, policy: Policy, name: str, warps: int) -> str:
         NotLowerable: if the step cannot become such a program.
     """
 
+    # JAX traces by threads: in another one than that which may be tracing a call of the kernel
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(_source, program, policy, name, warps).result()
+
+
+def _source(program: Program, policy: Policy, name: str, warps: int) -> str:
     def write() -> str:
         return assemble(WRITERS[name](program, policy, Block(warps)))
 
-    with jax.ensure_compile_time_eval():  # where JAX traces what calls the kernel, too
-        about = f"{program.fingerprint} {policy!r} {name} {warps} {ARCHITECTURE}"
-        return objects.text(about, write)
+    about = f"{program.fingerprint} {policy!r} {name} {warps} {ARCHITECTURE}"
+    return objects.text(about, write)
 
 
 def assemble(text: str) -> str:
