@@ -246,7 +246,7 @@ def _replay(environment: Environment, actions: Float[jax.Array, "T N action"]) -
     num_envs = actions.shape[1]
     states = _reset_all(environment, num_envs)
 
-    def advance(carry: tuple[State, Any, Any], action: Any) -> tuple[Any, Replay]:
+    def advance(carry: tuple[State, Any, Any], action: Any) -> tuple[Any, Any]:
         state, observation, done = carry
         state, reward, terminated = jax.vmap(environment.step)(state, action)
         observed = jax.vmap(environment.observe)(state)
