@@ -12,7 +12,7 @@ Uniform noise is that of `population[rows]` to the bit, Gaussian noise within `U
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import numpy as np
@@ -21,6 +21,8 @@ from numba import njit
 
 from epvf.policies.noise import PerturbationConfig
 from epvf.policies.population import Perturbed, Rescaled, Undrawn
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 ULPS = 4
 """By how many units in the last place a normal may differ from XLA's."""
@@ -147,8 +149,9 @@ def _jobs(population: Perturbed, rows: Int[np.ndarray, "k"]) -> _Jobs:
 
 
 def _around(population: Perturbed) -> _Around:
-    centres = np.asarray(population.centres, np.float32)
-    centres = np.ascontiguousarray(centres.reshape(-1, centres.shape[-1]))
+    # copies: what JAX gives is read-only, for which numba would compile once more
+    centres = np.array(population.centres, np.float32)
+    centres = centres.reshape(-1, centres.shape[-1])
     config = population.config
     if config.noise == "gaussian":
         return _Around(centres, np.full_like(centres, config.scale))
@@ -162,7 +165,7 @@ def _change(population: Undrawn) -> _Change:
     size = _f32(population.size)
     if population.scaler is None:
         return _Change(True, size, nothing, nothing, 0)
-    mean, deviation = (np.ascontiguousarray(x, np.float32) for x in population.scaler)
+    mean, deviation = (np.array(x, np.float32) for x in population.scaler)
     return _Change(True, size, mean, deviation, population.policy.layer_sizes[1])
 
 
@@ -187,19 +190,32 @@ def _in_parts(fill: Callable[[slice], None], shape: tuple[int, int], num_threads
 
 # What is compiled. The width of numbers is written out, since numba's sums and shifts of 32-bit
 # integers are of 64 bits, which LLVM takes back only where the result is cut off again.
-_exact: Any = partial(njit, nogil=True, error_model="numpy")
-# as XLA has its backend do: products are fused into sums where the processor can
-_fused: Any = partial(_exact, fastmath={"contract"})
+_compiler: Any = partial(njit, nogil=True, error_model="numpy")
 
 
-@_exact()
+def _exact(function: _Function) -> _Function:
+    """Compiled, every operation rounded on its own."""
+    return cast(_Function, _compiler(function))
+
+
+def _fused(function: _Function) -> _Function:
+    """Compiled as by XLA: products are fused into sums where the processor can."""
+    return cast(_Function, _compiler(fastmath={"contract"})(function))
+
+
+def _kept(function: _Function) -> _Function:
+    """Compiled as by `_exact`, and kept on disk."""
+    return cast(_Function, _compiler(cache=True)(function))
+
+
+@_exact
 def _round(a: Any, b: Any, turn: int) -> Any:
     a = _u32(a + b)
     b = _u32(_u32(b << _u32(turn)) | _u32(b >> _u32(32 - turn)))
     return a, _u32(a ^ b)
 
 
-@_exact()
+@_exact
 def _rounds_even(a: Any, b: Any) -> Any:
     a, b = _round(a, b, 13)
     a, b = _round(a, b, 15)
@@ -207,7 +223,7 @@ def _rounds_even(a: Any, b: Any) -> Any:
     return _round(a, b, 6)
 
 
-@_exact()
+@_exact
 def _rounds_odd(a: Any, b: Any) -> Any:
     a, b = _round(a, b, 17)
     a, b = _round(a, b, 29)
@@ -215,7 +231,7 @@ def _rounds_odd(a: Any, b: Any) -> Any:
     return _round(a, b, 24)
 
 
-@_exact()
+@_exact
 def _threefry(first: Any, second: Any, a: Any, b: Any) -> Any:
     """The hash of the counter (a, b) under a key: two words of 32 bits."""
     third = _u32(first ^ second ^ _u32(0x1BD11BDA))
@@ -227,7 +243,7 @@ def _threefry(first: Any, second: Any, a: Any, b: Any) -> Any:
     return _u32(a + third), _u32(b + first + _u32(5))
 
 
-@_exact()
+@_exact
 def _bits(first: Any, second: Any, start: int, bits: Any) -> None:
     """Words `start ...` of what a key draws: `jax.random.bits`, fewer than 2^32 of them."""
     for i in range(len(bits)):
@@ -235,7 +251,7 @@ def _bits(first: Any, second: Any, start: int, bits: Any) -> None:
         bits[i] = a ^ b
 
 
-@_exact()
+@_exact
 def _uniforms(bits: Any, uniforms: Any) -> None:
     """Words as numbers in [-1, 1): `jax.random.uniform(minval=-1, maxval=1)`."""
     for i in range(len(bits)):
@@ -243,7 +259,7 @@ def _uniforms(bits: Any, uniforms: Any) -> None:
         uniforms[i] = _f32(np.int32(bits[i] >> _u32(9))) * _f32(2.0**-22) - _f32(1.0)
 
 
-@_exact()
+@_exact
 def _open_uniforms(bits: Any, uniforms: Any, rests: Any) -> None:
     """Words as numbers u in (-1, 1), and 1 - u².
 
@@ -256,7 +272,7 @@ def _open_uniforms(bits: Any, uniforms: Any, rests: Any) -> None:
         rests[i] = _f32(1.0) - u * u
 
 
-@_exact()
+@_exact
 def _split(words: Any, exponents: Any, mantissas: Any) -> None:
     """Bits of positive numbers as m 2^e, m in [√½, √2): e as float32, and the bits of m."""
     for i in range(len(words)):
@@ -266,7 +282,7 @@ def _split(words: Any, exponents: Any, mantissas: Any) -> None:
         mantissas[i] = np.int32(np.int32(shifted & np.int32(0x007FFFFF)) + _ROOT)
 
 
-@_fused()
+@_fused
 def _normals(uniforms: Any, exponents: Any, mantissas: Any) -> None:
     """√2 erf⁻¹(u) in the place of u; the others are of 1 - u², see `_split`.
 
@@ -300,7 +316,7 @@ def _normals(uniforms: Any, exponents: Any, mantissas: Any) -> None:
         uniforms[i] = _f32(1.41421356) * (q * uniforms[i])
 
 
-@_fused()
+@_fused
 def _perturb(out: Any, noise: Any, sign: Any, centre: Any, scale: Any, bound: Any) -> None:
     """`centre` plus noise in `scale`, clipped."""
     for i in range(len(out)):
@@ -309,13 +325,13 @@ def _perturb(out: Any, noise: Any, sign: Any, centre: Any, scale: Any, bound: An
         out[i] = -bound if theta < -bound else theta
 
 
-@_fused()
+@_fused
 def _resize(theta: Any, centre: Any, size: Any) -> None:
     for i in range(len(theta)):
         theta[i] = centre[i] + size * (theta[i] - centre[i])
 
 
-@_fused()
+@_fused
 def _to_raw(theta: Any, mean: Any, deviation: Any, width: int) -> None:
     """The first layer, of standardised observations, as one of raw ones; see `scaling.raw`."""
     bias = theta[len(mean) * width : (len(mean) + 1) * width]
@@ -329,14 +345,14 @@ def _to_raw(theta: Any, mean: Any, deviation: Any, width: int) -> None:
         bias[j] -= shift[j]
 
 
-@_exact()
+@_exact
 def _clip(theta: Any, bound: Any) -> None:
     for i in range(len(theta)):
         x = bound if theta[i] > bound else theta[i]
         theta[i] = -bound if x < -bound else x
 
 
-@_exact(cache=True)
+@_kept
 def _fill(out: Any, jobs: Any, around: Any, change: Any, gaussian: bool, bound: Any) -> None:
     """Rows of a population; a thread's part of `draw_rows`."""
     bits = np.empty(_BLOCK, np.uint32)
@@ -345,9 +361,7 @@ def _fill(out: Any, jobs: Any, around: Any, change: Any, gaussian: bool, bound: 
     for row in range(len(out)):
         theta, centre = out[row], around.centres[jobs.centres[row]]
         scale = around.scales[jobs.centres[row]]
-        first, second = _threefry(
-            jobs.keys[row, 0], jobs.keys[row, 1], _u32(0), jobs.numbers[row]
-        )
+        first, second = _threefry(jobs.keys[row, 0], jobs.keys[row, 1], _u32(0), jobs.numbers[row])
         for start in range(0, len(theta), _BLOCK):
             _bits(first, second, start, bits)
             if gaussian:

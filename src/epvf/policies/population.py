@@ -78,7 +78,7 @@ class Rescaled:
     `population[rows]` is `[k, P]`, as of `Perturbed`.
 
     Attributes:
-        inner: around one centre, with noise of the configured size, both in the noise's coordinates.
+        inner: around one centre, with noise of the configured size, in the noise's coordinates.
         size: factor on the noise.
         scaler: of the observations that policies of `inner` read standardised; None: they read
             them as they are.
