@@ -27,6 +27,7 @@ from epvf.config.presets import preset
 from epvf.policies.mlp import Policy
 from epvf.policies.noise import drawn
 from epvf.tasks import make
+from epvf.tasks.ant import BODY
 from epvf.tasks.engines import lanes, mjx
 from epvf.tasks.engines.lanes import LanesTask, objects
 from epvf.training.loop import init_state, make_learner
@@ -39,6 +40,7 @@ begin = time.perf_counter()
 import numpy as np
 from epvf.policies.mlp import Policy
 from epvf.tasks import make
+from epvf.tasks.ant import BODY
 imported = time.perf_counter()
 policy = Policy((34, 64, 64, 8))
 make("ant", "lanes").evaluator(policy)(None, np.zeros((16, policy.num_parameters), np.float32))
@@ -91,7 +93,7 @@ def bare(task: Any, policy: Policy, thetas: np.ndarray) -> Callable[[], int]:
 def measure(num_envs: int, repeats: int, threads: int, width: int | None) -> dict[str, Any]:
     """Medians over turns, and the medians of their ratios."""
     policy, thetas = population(num_envs)
-    reference = mjx.make()
+    reference = mjx.make(BODY)
     tasks = {
         "native": make("ant", "native", num_threads=threads),
         "lanes": lanes.make(reference.environment, reference.spec, threads, width),

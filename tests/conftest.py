@@ -74,6 +74,13 @@ def epvf(tmp_path):
 
 
 @pytest.fixture
+def loose():
+    """Annotations are not checked: for what the library itself refuses, in words."""
+    with contracts.loose():
+        yield
+
+
+@pytest.fixture
 def workplace(tmp_path, monkeypatch):
     """An empty folder that the test runs in."""
     monkeypatch.chdir(tmp_path)

@@ -10,12 +10,15 @@ def test_tasks_are_listed_with_their_engines(capsys):
     assert main(["tasks"]) == 0
     header, *lines = capsys.readouterr().out.splitlines()
     assert header.split() == ["task", "from", "engines"]
-    assert lines[0].split() == ["cartpole", "epvf", "jax"]
-    assert lines[1].startswith("ant ") and "native, mjx (mjx: installed), warp (" in lines[1]
+    assert lines[0].split() == ["cartpole", "epvf", "jax,", "lanes"]
+    assert (
+        lines[1].startswith("ant ")
+        and "native, mjx (mjx: installed), lanes (mjx: installed), warp (" in lines[1]
+    )
     assert main(["tasks", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     ant = next(task for task in result["tasks"] if task["name"] == "ant")
-    assert [engine["name"] for engine in ant["engines"]] == ["native", "mjx", "warp"]
+    assert [engine["name"] for engine in ant["engines"]] == ["native", "mjx", "lanes", "warp"]
     assert result["broken"] == {}
 
 

@@ -1,4 +1,4 @@
-"""Every command in README and docs is one that the command line takes; every link leads somewhere."""
+"""Commands in README and docs are such that the command line takes; links lead somewhere."""
 
 import re
 import shlex

@@ -268,6 +268,7 @@ def test_spearman_is_measured_before_v_has_seen_the_returns():
     assert float(metrics["value/spearman"]) == pytest.approx(-1.0, abs=1e-5)
 
 
+@pytest.mark.usefixtures("loose")
 def test_the_loss_refuses_predictions_of_another_shape():
     learner, state = _learner(config_of()), _one_state(config_of())
     thetas = learner.propose(state, jnp.asarray(0))

@@ -40,8 +40,11 @@ def test_auto_backend(platform: str, backend: str, monkeypatch: pytest.MonkeyPat
             {"name": "antt"},
             "unknown task 'antt'.*'ant'.*cartpole, ant, hopper, halfcheetah, walker2d",
         ),
-        ({"name": "ant", "backend": "nativ"}, "did you mean 'native'.*auto, native, mjx, warp"),
-        ({"name": "cartpole", "backend": "native"}, "'native'; valid: auto, jax"),
+        (
+            {"name": "ant", "backend": "nativ"},
+            "did you mean 'native'.*auto, native, mjx, lanes, warp",
+        ),
+        ({"name": "cartpole", "backend": "native"}, "'native'; valid: auto, jax, lanes"),
         ({"name": "ant", "episode_length": 0}, "episode_length is 0"),
         ({"name": "ant", "backend": "native", "num_threads": 0}, "num_threads is 0"),
         ({"name": "cartpole", "num_threads": 2}, "num_threads.*'native'.*'jax'"),
@@ -129,7 +132,7 @@ def test_a_task_of_one_s_own_is_recorded_under_the_name_that_finds_it(own, place
 
 
 def test_a_body_of_one_s_own_runs_on_mujoco_s_engines(own) -> None:
-    assert engines("my_robot:body") == ("native", "mjx", "warp")
+    assert engines("my_robot:body") == ("native", "mjx", "lanes", "warp")
     task = make("my_robot:body", "native", num_threads=1, episode_length=5)
     assert (task.spec.name, task.spec.backend) == ("my_robot:body", "native")
     assert make("my_robot:body", "mjx").spec.traceable
@@ -184,7 +187,7 @@ def test_registered_tasks(own, forgetful) -> None:
     sys.path.insert(0, str(own))
     assert make("walker-of-mine").spec.name == "walker-of-mine"
     assert make("lazy").spec.name == "lazy"
-    assert engines("an-ant") == ("native", "mjx", "warp")
+    assert engines("an-ant") == ("native", "mjx", "lanes", "warp")
     for name in ("ant", "lazy"):
         with pytest.raises(UserError, match=f"already is a task '{name}'"):
             register(name, BODY)
@@ -209,8 +212,14 @@ def test_describes_every_task_and_what_it_needs(workplace, forgetful, monkeypatc
     finally:
         TASKS.__dict__.pop("_found", None)
     assert list(infos)[:5] == ["cartpole", "ant", "hopper", "halfcheetah", "walker2d"]
-    assert infos["cartpole"] == ("cartpole", ("jax",), "epvf", {}, None)
-    ant = ("ant", ("native", "mjx", "warp"), "epvf", {"mjx": "mjx", "warp": "warp"}, None)
+    assert infos["cartpole"] == ("cartpole", ("jax", "lanes"), "epvf", {}, None)
+    ant = (
+        "ant",
+        ("native", "mjx", "lanes", "warp"),
+        "epvf",
+        {"mjx": "mjx", "lanes": "mjx", "warp": "warp"},
+        None,
+    )
     assert infos["ant"] == ant
     assert (infos["robot"].origin, infos["robot"].engines) == ("robots", ant[1])
     assert "has no attribute 'nothing'" in str(infos["wreck"].problem)

@@ -1,6 +1,7 @@
 """What an iteration of search by V(s, θ) costs: population, segments, and learning."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,10 +9,12 @@ import jax.numpy as jnp
 
 from epvf.bench.learning import Call, milliseconds, take_turns
 from epvf.methods.psvf import PSVFLearner, PSVFState
+from epvf.policies import host_noise
 from epvf.runtime.compilation import compiler_options
+from epvf.runtime.processors import num_processors
 from epvf.training.loop import init_state
 from epvf.training.prepare import Setup
-from epvf.types import Segment
+from epvf.types import Array, Segment
 
 
 def bench_psvf(setup: Setup, repeats: int = 5) -> dict[str, Any]:
@@ -28,7 +31,7 @@ def bench_psvf(setup: Setup, repeats: int = 5) -> dict[str, Any]:
     states = init_state(setup).learner
     state: PSVFState = jax.tree.map(lambda leaf: leaf[0], states)
     assert state.envs is not None
-    propose = jax.jit(learner.propose)
+    propose = _proposing(setup, learner)
     thetas = propose(state, 0)
     segment = explore(jax.random.key(0), thetas, state.envs)
     begin = time.perf_counter()
@@ -52,8 +55,22 @@ def bench_psvf(setup: Setup, repeats: int = 5) -> dict[str, Any]:
     }
 
 
+def _proposing(setup: Setup, learner: PSVFLearner) -> Callable[[PSVFState, int], Array]:
+    """Draws the population as training does on the task: on the host's threads or by XLA."""
+    if setup.task.spec.traceable or not host_noise.reproducible():
+        return jax.jit(learner.propose)
+    population = jax.jit(learner.population)
+    num_threads = getattr(setup.task, "num_threads", None) or num_processors()
+    room = host_noise.room((learner.num_envs, learner.policy.num_parameters))
+
+    def propose(state: PSVFState, iteration: int) -> Array:
+        return host_noise.draw(population(state, iteration), num_threads, room)
+
+    return propose
+
+
 def _learning(
-    learner: PSVFLearner, state: PSVFState, thetas: jax.Array, segment: Segment
+    learner: PSVFLearner, state: PSVFState, thetas: Array, segment: Segment
 ) -> tuple[Call, Call, int]:
     """Compiled calls of an iteration's learning and of V's part in it, and the bytes of the first.
 

@@ -18,7 +18,7 @@ from epvf.methods.metrics import Metrics
 from epvf.policies.activations import Activation
 from epvf.policies.mlp import Init, Output, Policy
 from epvf.policies.noise import jitter
-from epvf.policies.population import Perturbed
+from epvf.policies.population import Perturbed, Undrawn
 from epvf.tasks.base import TaskSpec
 from epvf.types import Array, Evaluation, Mask, NonNegative, Population, PRNGKey, Starts
 
@@ -255,6 +255,13 @@ class PolicySearch:
     def propose(self, state: State, iteration: Int[Array, ""]) -> Population | Perturbed:
         """The iteration's policies `[N, P]`, drawn or not yet."""
         raise NotImplementedError
+
+    def population(self, state: State, iteration: Int[Array, ""]) -> Population | Undrawn:
+        """The policies of `propose`, not drawn yet where the method can say how to.
+
+        So that others may draw them: see `policies.host_noise`.
+        """
+        return self.propose(state, iteration)
 
     def centre(self, state: State) -> jax.Array:
         """The policy `[P]` to measure and keep."""

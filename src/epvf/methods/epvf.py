@@ -199,9 +199,13 @@ class Learner(PolicySearch):
 
     def propose(self, state: LearnerState, iteration: Int[Array, ""]) -> Population | Perturbed:
         """The iteration's perturbed policies `[N, P]`; not drawn yet with `draw_again`."""
-        key = self.keys(state, iteration).perturbation
-        population = perturbed(self.perturbation, key, state.centres, self.num_envs)
+        population = self.population(state, iteration)
         return population if self.draw_again else drawn(population)
+
+    def population(self, state: LearnerState, iteration: Int[Array, ""]) -> Perturbed:
+        """The same, not drawn yet."""
+        key = self.keys(state, iteration).perturbation
+        return perturbed(self.perturbation, key, state.centres, self.num_envs)
 
     def centre(self, state: LearnerState) -> jax.Array:
         """The policy `[P]` to measure and keep: of several centres the one that V ranks first."""

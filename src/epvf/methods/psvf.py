@@ -35,7 +35,7 @@ from epvf.methods.metrics import Metrics, count_steps
 from epvf.methods.optimizers import decay, make_optimizer
 from epvf.policies import scaling as coordinates
 from epvf.policies.noise import PerturbationConfig, clip_weights
-from epvf.policies.population import perturb
+from epvf.policies.population import Rescaled, drawn, perturbed
 from epvf.policies.scaling import Scaler
 from epvf.types import (
     Array,
@@ -259,7 +259,12 @@ class PSVFLearner(PolicySearch):
 
     def propose(self, state: PSVFState, iteration: Int[Array, ""]) -> Population:
         """The iteration's perturbed policies `[N, P]`."""
-        return self.perturbed(state, self.keys(state, iteration).perturbation, self.num_envs)
+        return drawn(self.population(state, iteration))
+
+    def population(self, state: PSVFState, iteration: Int[Array, ""]) -> Rescaled:
+        """The same, not drawn yet."""
+        key = self.keys(state, iteration).perturbation
+        return self._around(state, key, self.num_envs)
 
     def centre(self, state: PSVFState) -> jax.Array:
         """The centre θ `[P]`."""
@@ -335,9 +340,13 @@ class PSVFLearner(PolicySearch):
 
     def perturbed(self, state: PSVFState, key: PRNGKey, num: int) -> Population:
         """Policies `[num, P]` with noise of its present size around θ."""
+        return drawn(self._around(state, key, num))
+
+    def _around(self, state: PSVFState, key: PRNGKey, num: int) -> Rescaled:
         centre = self.inward(state.scaler, state.theta)[None]
-        thetas = centre + state.noise * (perturb(self.perturbation, key, centre, num) - centre)
-        return clip_weights(self.outward(state.scaler, thetas), self.perturbation.clip)
+        inner = perturbed(self.perturbation, key, centre, num)
+        scaler = None if self.config.coordinates == "raw" else state.scaler
+        return Rescaled(inner, state.noise, scaler, self.policy)
 
     def inward(self, scaler: Scaler, thetas: Float[Array, "*N P"]) -> jax.Array:
         """θ in the coordinates of noise and steps."""

@@ -122,19 +122,15 @@ class Policy:
             start = middle + fan_out
         return layers
 
-    def logits(
-        self, layers: Sequence[Layer], observation: Float[Array, " observation"]
-    ) -> jax.Array:
+    def logits(self, layers: Sequence[Layer], observation: Float[Array, " observation"]) -> Array:
         """The last layer's outputs `[action]` for one observation, before `output` is applied."""
         return forward(layers, observation, ACTIVATIONS[self.activation])
 
-    def apply(
-        self, layers: Sequence[Layer], observation: Float[Array, " observation"]
-    ) -> jax.Array:
+    def apply(self, layers: Sequence[Layer], observation: Float[Array, " observation"]) -> Array:
         """One policy's action for one observation: `[action]`, or an index for `argmax`."""
         return self.act(self.logits(layers, observation))
 
-    def act(self, outputs: Float[Array, " action"]) -> jax.Array:
+    def act(self, outputs: Float[Array, " action"]) -> Array:
         """The action that the last layer's outputs `[action]` become, see `apply`."""
         if self.output == "argmax":
             return jnp.argmax(outputs, axis=-1)

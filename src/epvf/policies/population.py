@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any, TypeAlias, TypeGuard
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int, UInt32
 
+from epvf.policies import scaling
+from epvf.policies.mlp import Policy
 from epvf.policies.noise import PerturbationConfig, clip_weights, noise_scale, symmetric_uniform
 from epvf.types import Array, Population, PRNGKey
 
@@ -68,6 +70,47 @@ class Perturbed:
         return draw(jax.random.fold_in(jax.random.wrap_key_data(key), number), self.shape[1:])
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Rescaled:
+    """A population `[num, P]` that is not stored, of noise that is resized in other coordinates.
+
+    `population[rows]` is `[k, P]`, as of `Perturbed`.
+
+    Attributes:
+        inner: around one centre, with noise of the configured size, in the noise's coordinates.
+        size: factor on the noise.
+        scaler: of the observations that policies of `inner` read standardised; None: they read
+            them as they are.
+        policy: architecture of the policies.
+    """
+
+    inner: Perturbed
+    size: Any  # a number, and with an axis of seeds, too
+    scaler: scaling.Scaler | None
+    policy: Policy = field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """As of the array that it stands for."""
+        return self.inner.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Int[Array, "k"]) -> jax.Array:
+        """Policies `[k, P]` of these rows, for observations as they are."""
+        centre = self.inner.centres[0]
+        thetas = centre + self.size * (self.inner[rows] - centre)
+        if self.scaler is not None:
+            thetas = scaling.raw(self.policy, self.scaler, thetas)
+        return clip_weights(thetas, self.inner.config.clip)
+
+
+Undrawn: TypeAlias = Perturbed | Rescaled
+"""Populations whose rows are drawn when they are asked for."""
+
+
 def perturbed(
     config: PerturbationConfig, key: PRNGKey, centres: Float[Array, "C P"], num: int
 ) -> Perturbed:
@@ -85,14 +128,14 @@ def perturb(
     return jnp.asarray(drawn(perturbed(config, key, centres, num)))
 
 
-def drawn(population: Population | Perturbed) -> Any:
+def drawn(population: Population | Undrawn) -> Any:
     """The array `[N, P]` of a population that may not have been drawn yet."""
     return population[jnp.arange(population.shape[0])] if is_lazy(population) else population
 
 
-def is_lazy(population: Any) -> TypeGuard[Perturbed]:
+def is_lazy(population: Any) -> TypeGuard[Undrawn]:
     """Whether the rows of a population are drawn when they are asked for."""
-    return isinstance(population, Perturbed)
+    return isinstance(population, Perturbed | Rescaled)
 
 
 def map_rows(

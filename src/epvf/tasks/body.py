@@ -39,16 +39,16 @@ class Transition(NamedTuple):
     """What formulas make of a state.
 
     Attributes:
-        observation: `[observation]`; entries that are not finite are 0, the others clipped to the
-            body's limit.
-        reward: of the step; NaN where anything observed is not finite.
-        terminated: whether the episode is over; true where the observation or the reward is not
-            finite.
+        observation: `[..., observation]`; entries that are not finite are 0, the others clipped to
+            the body's limit.
+        reward: `[...]` of the step; NaN where anything observed is not finite.
+        terminated: `[...]` whether the episode is over; true where the observation or the reward is
+            not finite.
     """
 
-    observation: Float[Array, "observation"]
-    reward: Float[Array, ""]
-    terminated: Bool[Array, ""]
+    observation: Float[Array, "*batch observation"]
+    reward: Float[Array, "*batch"]
+    terminated: Bool[Array, "*batch"]
 
 
 class Draws(Protocol):

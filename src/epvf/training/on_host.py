@@ -1,7 +1,7 @@
 """The loop where the task is called from the host between compiled functions."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from operator import itemgetter
 from typing import Any, TypeAlias
@@ -14,8 +14,10 @@ from jaxtyping import Float
 from epvf.config.schema import Config
 from epvf.methods.base import Keys, PolicySearch, State
 from epvf.methods.metrics import count_steps
-from epvf.policies.population import drawn
+from epvf.policies import host_noise
+from epvf.policies.population import Undrawn, drawn, is_lazy
 from epvf.runtime.compilation import compiler_options
+from epvf.runtime.processors import num_processors
 from epvf.training.prepare import Setup
 from epvf.training.state import TrainState, finished, may_be_last
 from epvf.training.steps import (
@@ -38,11 +40,14 @@ Clouds: TypeAlias = Float[Array, "M E P"]
 OfSeeds: TypeAlias = Any
 """An `Evaluation` or `Segment` whose arrays have a leading axis over the seeds."""
 
+Propose: TypeAlias = Callable[[State, jax.Array], tuple[Keys, Any, Populations]]
+"""The keys of an iteration's rollouts, what `learn` takes of all seeds, and their policies."""
+
 
 def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]:
     """One iteration a time."""
     config, search, longest = setup.config, setup.search, longest_segment(setup)
-    propose = _compiled("populations", partial(_propose_seeds, search), state.learner, announce)
+    propose = _proposing(setup, state.learner, announce)
     copies = _compiled("evaluation clouds", partial(_clouds, search), state.learner, announce)
     record = _recording(config, search, state.learner)
     learn = compile_announced(
@@ -118,14 +123,57 @@ def _digits(lengths: Any) -> np.ndarray:
     return np.stack([np.asarray(count_steps(row)) for row in lengths])
 
 
+def _proposing(setup: Setup, learners: State, announce: Announce) -> Propose:
+    """`Propose`, compiled; the host's threads draw what they can."""
+    config, search = setup.config, setup.search
+    proposed, undrawn = (
+        jax.eval_shape(partial(propose, search), learners, jax.ShapeDtypeStruct((), jnp.int32))[1]
+        for propose in (_propose_seeds, _populations)
+    )
+    if not (is_lazy(undrawn) and host_noise.reproducible()):
+        return _compiled("populations", partial(_propose_seeds, search), learners, announce)
+    populations = _compiled("populations", partial(_populations, search), learners, announce)
+    num_threads = getattr(setup.task, "num_threads", None) or num_processors()
+    room = host_noise.room((config.num_seeds, config.num_envs, search.policy.num_parameters))
+
+    def propose(learners: State, iteration: jax.Array) -> tuple[Keys, Any, Populations]:
+        keys, undrawn = populations(learners, iteration)
+        # in the same room again: nobody reads what is in it for longer than an iteration
+        _draw_seeds(undrawn, num_threads, room)
+        # what `propose` leaves undrawn `learn` draws again
+        return keys, undrawn if is_lazy(proposed) else room, room
+
+    announce("compiling the noise ...")
+    propose(learners, jnp.zeros((), jnp.int32))
+    return propose
+
+
+def _draw_seeds(undrawn: Any, num_threads: int, out: Populations) -> None:
+    """Draws the populations of all seeds, whose arrays have a leading axis over them."""
+    undrawn = jax.tree.map(np.asarray, undrawn)
+    for seed, thetas in enumerate(out):
+        host_noise.draw(jax.tree.map(itemgetter(seed), undrawn), num_threads, thetas)
+
+
+def _populations(
+    search: PolicySearch, learners: State, iteration: jax.Array
+) -> tuple[Keys, Undrawn]:
+    """The keys of the rollouts, and what is to be drawn of every seed."""
+    undrawn = jax.vmap(search.population, in_axes=(0, None))(learners, iteration)
+    return _keys(search, learners, iteration), undrawn
+
+
 def _propose_seeds(
     search: PolicySearch, learners: State, iteration: jax.Array
 ) -> tuple[Keys, Any, Populations]:
     """The keys of the rollouts, proposals, and their policies `[M, N, P]`."""
     proposed = jax.vmap(search.propose, in_axes=(0, None))(learners, iteration)
-    # Those of one seed serve the whole call: a host task sees all seeds as one population.
-    keys = search.keys(jax.tree.map(lambda x: x[0], learners), iteration)
-    return keys, proposed, jax.vmap(drawn)(proposed)
+    return _keys(search, learners, iteration), proposed, jax.vmap(drawn)(proposed)
+
+
+def _keys(search: PolicySearch, learners: State, iteration: jax.Array) -> Keys:
+    """Those of one seed serve the whole call: a host task sees all seeds as one population."""
+    return search.keys(jax.tree.map(itemgetter(0), learners), iteration)
 
 
 def _clouds(search: PolicySearch, learners: State, iteration: jax.Array) -> Clouds:

@@ -238,12 +238,14 @@ def test_refuses_policies_that_do_not_fit(policy: Policy, message: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 688), (688,), (2, 687), (1, 2, 688)])
+@pytest.mark.usefixtures("loose")
 def test_refuses_populations_of_wrong_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match=r"thetas have shape"):
         evaluate(np.zeros(shape, np.float32), policy=Policy((34, 16, 8)))
 
 
 @pytest.mark.parametrize("shape", [(3, 8), (0, 2, 8), (3, 0, 8), (3, 2, 7)])
+@pytest.mark.usefixtures("loose")
 def test_refuses_actions_of_wrong_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="T, N, 8"):
         native.make(ant.BODY).replay(np.zeros(shape, np.float32))

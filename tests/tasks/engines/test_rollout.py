@@ -163,12 +163,14 @@ def test_replay_freezes_after_termination() -> None:
         (np.zeros((1, 3, 2)), r"\[1, 3, 2\]"),
     ],
 )
+@pytest.mark.usefixtures("loose")
 def test_refuses_populations_of_wrong_shape(thetas: np.ndarray, message: str) -> None:
     with pytest.raises(UserError, match=message):
         task(5).evaluator(POLICY)(jax.random.key(0), thetas)
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (0, 2, 1), (3, 0, 1), (3, 2, 2)])
+@pytest.mark.usefixtures("loose")
 def test_refuses_actions_of_wrong_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="T, N, 1"):
         task(5).replay(np.zeros(shape, np.float32))

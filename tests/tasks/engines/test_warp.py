@@ -121,6 +121,7 @@ def returns(monkeypatch):
 
 
 @pytest.mark.parametrize(("value", "what"), [(np.inf, "constraints"), (-np.inf, "contacts")])
+@pytest.mark.usefixtures("loose")
 def test_an_overflow_is_never_silent(returns, value: float, what: str) -> None:
     returns(1.0, value, np.nan)
     task, policy = warp.make(ant.BODY), Policy((34, 8))
@@ -133,6 +134,7 @@ def test_an_overflow_is_never_silent(returns, value: float, what: str) -> None:
         task.replay(np.zeros((1, 3, ant.ACTION_SIZE)))
 
 
+@pytest.mark.usefixtures("loose")
 def test_physics_that_fails_is_left_to_be_masked(returns) -> None:
     returns(1.0, np.nan)
     policy = Policy((34, 8))

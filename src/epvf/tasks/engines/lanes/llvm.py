@@ -43,13 +43,14 @@ class Writer:
     def __init__(self, lanes: Lanes) -> None:
         self.lanes = lanes
         self.lines: list[str] = []
+        self.block = "entry"
         self._names = 0
-        width = lanes.width
+        self._labels = 0
         self.types = {
-            FLOAT: f"<{width} x float>",
-            INT: f"<{width} x i32>",
-            UINT: f"<{width} x i32>",
-            BOOL: f"<{width} x i1>",
+            FLOAT: _of_all(lanes, "float"),
+            INT: _of_all(lanes, "i32"),
+            UINT: _of_all(lanes, "i32"),
+            BOOL: _of_all(lanes, "i1"),
         }
 
     def name(self) -> str:
@@ -64,6 +65,26 @@ class Writer:
         name = self.name()
         self.lines.append(f"{name} = {text}")
         return name
+
+    # basic blocks
+
+    def label(self) -> str:
+        """A new one's name."""
+        self._labels += 1
+        return f"b{self._labels}"
+
+    def begin(self, label: str) -> None:
+        """What follows is in this block."""
+        self.lines.append(f"{label}:")
+        self.block = label
+
+    def go(self, label: str) -> None:
+        """On to another block."""
+        self.lines.append(f"br label %{label}")
+
+    def branch(self, condition: str, yes: str, no: str) -> None:
+        """On to one of two blocks; `condition` is one truth, not one of every lane."""
+        self.lines.append(f"br i1 {condition}, label %{yes}, label %{no}")
 
     # constants
 
@@ -80,6 +101,8 @@ class Writer:
         return self._splat("i1", "true" if value else "false")
 
     def _splat(self, kind: str, text: str) -> str:
+        if self.lanes.width == 1:
+            return text
         return "<" + ", ".join([f"{kind} {text}"] * self.lanes.width) + ">"
 
     # memory
@@ -118,7 +141,7 @@ class Writer:
 
     def call(self, name: str, *args: str) -> str:
         """One of LLVM's functions of floats."""
-        own, suffix = self.types[FLOAT], f"v{self.lanes.width}f32"
+        own, suffix = self.types[FLOAT], _suffix(self.lanes, "f32")
         given = ", ".join(f"{own} {arg}" for arg in args)
         return self.set(f"call {own} @llvm.{name}.{suffix}({given})")
 
@@ -127,6 +150,14 @@ class Writer:
         if self.lanes.fused:
             return self.call("fma", a, b, c)
         return self.floats("fadd", self.floats("fmul", a, b), c)  # LLVM would call a library
+
+    def any(self, mask: str) -> str:
+        """Whether a lane's truth holds, as one truth."""
+        width = self.lanes.width
+        if width == 1:
+            return mask
+        bits = self.set(f"bitcast {self.types[BOOL]} {mask} to i{width}")
+        return self.set(f"icmp ne i{width} {bits}, 0")
 
     def maximum(self, a: str, b: str) -> str:
         """The larger; NaN of `b` passes."""
@@ -151,6 +182,16 @@ class Writer:
         for coefficient in coefficients[1:]:
             total = self.fma(total, x, self.real(coefficient))
         return total
+
+
+def _of_all(lanes: Lanes, kind: str) -> str:
+    """The type of one number of all lanes."""
+    return kind if lanes.width == 1 else f"<{lanes.width} x {kind}>"
+
+
+def _suffix(lanes: Lanes, kind: str) -> str:
+    """How the names of LLVM's functions of such numbers end."""
+    return kind if lanes.width == 1 else f"v{lanes.width}{kind}"
 
 
 # functions: rational or polynomial approximations to a few units in the last place
@@ -333,17 +374,22 @@ _FUNCTIONS = {
 
 
 def _saturating(w: Writer, sign: str) -> str:
-    width = w.lanes.width
-    return f"@llvm.fpto{sign}.sat.v{width}i32.v{width}f32"
+    return f"@llvm.fpto{sign}.sat.{_suffix(w.lanes, 'i32')}.{_suffix(w.lanes, 'f32')}"
+
+
+def declarations(lanes: Lanes) -> list[str]:
+    """Of LLVM's functions that graphs and policies need."""
+    w = Writer(lanes)
+    suffix, own = _suffix(lanes, "f32"), w.types[FLOAT]
+    lines = [f"declare {own} @llvm.{name}.{suffix}({own})" for name in _INTRINSICS]
+    lines.append(f"declare {own} @llvm.fma.{suffix}({own}, {own}, {own})")
+    lines += [f"declare {w.types[INT]} {_saturating(w, sign)}({own})" for sign in ("si", "ui")]
+    return lines
 
 
 def header(lanes: Lanes) -> str:
     """Declarations that the functions of a module need."""
-    w = Writer(lanes)
-    suffix, own = f"v{lanes.width}f32", w.types[FLOAT]
-    lines = [f"declare {own} @llvm.{name}.{suffix}({own})" for name in _INTRINSICS]
-    lines.append(f"declare {own} @llvm.fma.{suffix}({own}, {own}, {own})")
-    lines += [f"declare {w.types[INT]} {_saturating(w, sign)}({own})" for sign in ("si", "ui")]
+    lines = declarations(lanes)
     wide = '"min-legal-vector-width"="512" "prefer-vector-width"="512"'
     lines.append(f"attributes #0 = {{ nounwind noinline {wide} }}")
     return "\n".join(lines)
@@ -369,20 +415,38 @@ def function(
     Raises:
         NotLowerable: if a node stands for something that was not to be used.
     """
+    w = Writer(lanes)
+    write(w, graph, inputs, outputs)
+    w.line("ret i32 0")
+    return define(name, [*inputs, *outputs], w.lines)
+
+
+def write(w: Writer, graph: Graph, inputs: dict[str, Slots], outputs: dict[str, Slots]) -> None:
+    """Writes what reads arrays of inputs and writes arrays of outputs, at the end of a block.
+
+    Changes the graph: use it for nothing else afterwards.
+
+    Args:
+        w: where to.
+        graph: of what is computed.
+        inputs, outputs: nodes, by the names of pointers without their `%`.
+
+    Raises:
+        NotLowerable: if a node stands for something that was not to be used.
+    """
     roots = [node for slots in outputs.values() for node in slots]
     prune(graph, roots)
     fuse(graph, roots)
-    body = _Body(graph, lanes, inputs, outputs)
+    body = _Body(graph, w, inputs, outputs)
     body.compute(roots)
     body.finish()
-    return define(name, [*inputs, *outputs], body.writer.lines)
 
 
 class _Body:
     def __init__(
-        self, graph: Graph, lanes: Lanes, inputs: dict[str, Slots], outputs: dict[str, Slots]
+        self, graph: Graph, w: Writer, inputs: dict[str, Slots], outputs: dict[str, Slots]
     ) -> None:
-        self.writer = Writer(lanes)
+        self.writer = w
         self._graph = graph
         roots = [node for slots in outputs.values() for node in slots]
         self._nesting = schedule.Nesting(graph, graph.live(roots))
@@ -397,8 +461,6 @@ class _Body:
                 self._wanted.setdefault(node, []).append((name, place))
         self._known: dict[Node, str] = {}
         self._loaded: dict[Node, str] = {}
-        self._label = "entry"
-        self._labels = 0
         self._written = 0
         self._depth = 0
 
@@ -416,10 +478,9 @@ class _Body:
                 self._store(node)
 
     def finish(self) -> None:
-        """Stores what is no node that was computed, and returns."""
+        """Stores what is no node that was computed."""
         for node in list(self._wanted):
             self._store(node)
-        self.writer.line("ret i32 0")
 
     def _store(self, node: Node) -> None:
         for name, place in self._wanted.pop(node):
@@ -434,17 +495,12 @@ class _Body:
     def _count(self) -> None:
         self._written += 1
         if self._written % BLOCK == 0:
-            label = self._new_label()
-            self.writer.line(f"br label %{label}")
+            label = self.writer.label()
+            self.writer.go(label)
             self._begin(label)
 
-    def _new_label(self) -> str:
-        self._labels += 1
-        return f"b{self._labels}"
-
     def _begin(self, label: str) -> None:
-        self.writer.line(f"{label}:")
-        self._label = label
+        self.writer.begin(label)
         self._loaded.clear()  # cheaper to read again than to keep
 
     def _text(self, node: Node) -> str:
@@ -546,9 +602,9 @@ class _Body:
     def _loop(self, node: Node) -> None:
         graph, w, loop = self._graph, self.writer, self._graph.loops[node]
         initial = {number: self._text(part) for number, part in loop.initial.items()}
-        before, kept = self._label, dict(self._known)
-        head, body, end = (self._new_label() for _ in range(3))
-        w.line(f"br label %{head}")
+        before, kept = w.block, dict(self._known)
+        head, body, end = (w.label() for _ in range(3))
+        w.go(head)
         self._begin(head)
         phis = len(w.lines)
         w.line("")
@@ -558,10 +614,7 @@ class _Body:
         self._depth += 1
         self.compute([loop.condition])
         condition = self._text(loop.condition)
-        width = w.lanes.width
-        bits = w.set(f"bitcast {w.types[BOOL]} {condition} to i{width}")
-        any_ = w.set(f"icmp ne i{width} {bits}, 0")
-        w.line(f"br i1 {any_}, label %{body}, label %{end}")
+        w.branch(w.any(condition), body, end)
         self._begin(body)
         self.compute(list(loop.updates.values()))
         updates = {
@@ -569,10 +622,10 @@ class _Body:
             for number, part in loop.updates.items()
         }
         self._depth -= 1
-        w.line(f"br label %{head}")
+        w.go(head)
         w.lines[phis] = "\n".join(
             f"{names[number]} = phi {w.types[graph.kinds[part]]} "
-            f"[{initial[number]}, %{before}], [{updates[number]}, %{self._label}]"
+            f"[{initial[number]}, %{before}], [{updates[number]}, %{w.block}]"
             for number, part in loop.variables.items()
         )
         self._begin(end)

@@ -45,7 +45,7 @@ def while_loop(runner: Runner, params: dict[str, Any], args: Arrays) -> Arrays:
 
 def scan(runner: Runner, params: dict[str, Any], args: Arrays) -> Arrays:
     """`lax.scan`: as a loop where it is long, or may end early; otherwise written out."""
-    num_consts, num_carry = params["num_consts"], params["num_carry"]
+    num_consts, num_carry = _counts(params)
     carries_only = len(args) == num_consts + num_carry and len(params["jaxpr"].out_avals) == (
         num_carry
     )
@@ -74,6 +74,14 @@ def cond(runner: Runner, params: dict[str, Any], args: Arrays) -> Arrays:
             for yes, no in zip(results[number], out, strict=True)
         ]
     return out
+
+
+def _counts(params: dict[str, Any]) -> tuple[int, int]:
+    """How many of a scan's arguments are constants, and how many are carried on."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()  # since JAX 0.11
+    return len(consts), len(carry)
 
 
 def _scan_loop(
@@ -138,8 +146,9 @@ def _changed_if(graph: Graph, old: Node, new: Node) -> Node | None:
 
 
 def _unrolled(runner: Runner, params: dict[str, Any], args: Arrays) -> Arrays:
-    first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
-    consts, carry, inputs = args[:first], args[first:second], args[second:]
+    num_consts, num_carry = _counts(params)
+    consts, carry = args[:num_consts], args[num_consts : num_consts + num_carry]
+    inputs = args[num_consts + num_carry :]
     steps = range(params["length"])
     outputs: list[Arrays] = []
     for step in reversed(steps) if params["reverse"] else steps:

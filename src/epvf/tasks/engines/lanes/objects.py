@@ -96,6 +96,17 @@ def code(about: str, write: Callable[[], str], where: Target) -> Code:
     return Code(data, where)
 
 
+def text(about: str, write: Callable[[], str]) -> str:
+    """A program's text for another machine, from disk if it was written before; see `code`."""
+    key = repr((about, _own_version()))
+    file = _kept_as(f"{hashlib.sha256(key.encode()).hexdigest()}.ptx")
+    data = _read(file)
+    if data is None:
+        data = write().encode()
+        _keep(file, data)
+    return data.decode()
+
+
 def compile_text(text: str, where: Target) -> bytes:
     """An object file of a module's text.
 
@@ -136,8 +147,12 @@ def _own_version() -> str:
 
 def _file(about: str, where: Target) -> Path | None:
     key = repr((about, where, binding.get_default_triple(), _own_version()))
+    return _kept_as(f"{hashlib.sha256(key.encode()).hexdigest()}.o")
+
+
+def _kept_as(name: str) -> Path | None:
     try:
-        return folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.o"
+        return folder() / name
     except RuntimeError:  # nobody's home
         return None
 

@@ -55,12 +55,12 @@ def text(policy: Policy, lanes: Lanes) -> str:
             sums, label = _block(w, f"l{number}_{start}", label, source, fan_in, place, width)
             place += width * (fan_in + 1)
             for j, total in enumerate(sums):
-                value = total if number == last else _activated(w, policy.activation, total)
+                value = total if number == last else activated(w, policy.activation, total)
                 w.store(value, target, offset + start + j)
         if number < last:
             kind = f"<{lanes.width} x i32>"
             source = w.set(f"getelementptr {kind}, ptr %scratch, i64 {offset}")
-    _action(w, policy)
+    write_action(w, policy)
     w.line("ret i32 0")
     pointers = ("observation", "weights", "scratch", "action", "outputs")
     return "\n".join([llvm.header(lanes), llvm.define(NAME, pointers, w.lines)])
@@ -97,7 +97,8 @@ def _block(
     return sums, end
 
 
-def _activated(w: Writer, activation: str, x: str) -> str:
+def activated(w: Writer, activation: str, x: str) -> str:
+    """What a hidden layer makes of a sum."""
     if activation == "tanh":
         return llvm.tanh(w, x)
     if activation == "relu":
@@ -107,7 +108,8 @@ def _activated(w: Writer, activation: str, x: str) -> str:
     return w.select(above, x, below)
 
 
-def _action(w: Writer, policy: Policy) -> None:
+def write_action(w: Writer, policy: Policy) -> None:
+    """Writes what reads `%outputs` and writes `%action`; see `text`."""
     size = policy.layer_sizes[-1]
     outputs = [w.load("%outputs", j) for j in range(size)]
     if policy.output == "argmax":

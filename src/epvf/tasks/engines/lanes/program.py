@@ -14,7 +14,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +69,18 @@ class Layout:
         return jax.tree.unflatten(self.tree, arrays)
 
 
+class Function(NamedTuple):
+    """What is computed of arrays of nodes, by the arrays' names; see `llvm.write`."""
+
+    graph: Graph
+    inputs: dict[str, llvm.Slots]
+    outputs: dict[str, llvm.Slots]
+
+    def text(self, name: str, lanes: Lanes) -> str:
+        """As a function of pointers."""
+        return llvm.function(self.graph, lanes, name, self.inputs, self.outputs)
+
+
 @dataclass(frozen=True)
 class Program:
     """A task's environment for a processor.
@@ -93,8 +105,27 @@ class Program:
     @cached_property
     def code(self) -> Code:
         """The machine code, compiled or from disk."""
-        step, observe = self._trace()
-        return code(_fingerprint(step, observe), lambda: self._text(step, observe), self.target)
+        step, observe = self.traced
+        return code(self.fingerprint, lambda: self._text(step, observe), self.target)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of all that decides what the program computes."""
+        return _fingerprint(*self.traced)
+
+    def graphs(self) -> tuple[Function, Function]:
+        """The step and what is seen of a state, made anew: writing them changes them.
+
+        Raises:
+            NotLowerable: if the step cannot become such a program.
+        """
+        step, observe = self.traced
+        return _step(step, self.layout), _observe(observe)
+
+    @cached_property
+    def traced(self) -> tuple[ClosedJaxpr, ClosedJaxpr]:
+        """The step and what is seen of a state."""
+        return self._trace()
 
     def _trace(self) -> tuple[ClosedJaxpr, ClosedJaxpr]:
         layout = self.layout
@@ -121,7 +152,10 @@ class Program:
 
     def _text(self, step: ClosedJaxpr, observe: ClosedJaxpr) -> str:
         lanes = self.target.lanes
-        functions = [_step(step, lanes, self.layout), _observe(observe, lanes)]
+        functions = [
+            _step(step, self.layout).text("step", lanes),
+            _observe(observe).text("observe", lanes),
+        ]
         return "\n".join([llvm.header(lanes), *functions, _tick(lanes), _flush()])
 
 
@@ -141,7 +175,7 @@ def slots(arrays: Sequence[np.ndarray]) -> list[Node]:
     return [node for array in arrays for node in array.ravel().tolist()]
 
 
-def _step(jaxpr: ClosedJaxpr, lanes: Lanes, layout: Layout) -> str:
+def _step(jaxpr: ClosedJaxpr, layout: Layout) -> Function:
     graph = Graph()
     given = inputs(graph, jaxpr.in_avals)
     *state, reward, over = Scalariser(graph).closed(jaxpr, given)
@@ -150,10 +184,8 @@ def _step(jaxpr: ClosedJaxpr, lanes: Lanes, layout: Layout) -> str:
         _failed(graph, slots(state)), graph.const(np.nan, FLOAT), reward_node
     )
     known = len(layout.leaves)
-    return llvm.function(
+    return Function(
         graph,
-        lanes,
-        "step",
         {"state": slots(given[:known]), "action": slots(given[known:])},
         {"next": slots(state), "outcome": [reward_node, graph.convert(int(over), BOOL)]},
     )
@@ -170,12 +202,12 @@ def _failed(graph: Graph, state: Sequence[Node]) -> Node:
     return failed
 
 
-def _observe(jaxpr: ClosedJaxpr, lanes: Lanes) -> str:
+def _observe(jaxpr: ClosedJaxpr) -> Function:
     graph = Graph()
     given = inputs(graph, jaxpr.in_avals)
     seen = Scalariser(graph).closed(jaxpr, given)
     numbers = [graph.convert(node, FLOAT) for node in slots(seen)]
-    return llvm.function(graph, lanes, "observe", {"state": slots(given)}, {"observation": numbers})
+    return Function(graph, {"state": slots(given)}, {"observation": numbers})
 
 
 def _tick(lanes: Lanes) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, overload
 
 import jax
 import numpy as np
@@ -31,6 +31,7 @@ from epvf.tasks.base import (
 from epvf.tasks.engines.environment import Environment, State
 from epvf.tasks.engines.lanes import driver, objects
 from epvf.tasks.engines.lanes import policy as network
+from epvf.tasks.engines.lanes.gpu import GpuTask
 from epvf.tasks.engines.lanes.objects import Code
 from epvf.tasks.engines.lanes.program import FLUSH, Program
 from epvf.tasks.engines.segments import started
@@ -43,28 +44,45 @@ Work = Callable[[driver.Room, np.ndarray, np.ndarray], object]
 """What a thread does, given its room, the common queue and the sign to stop."""
 
 
+@overload
+def make(
+    environment: Environment, spec: TaskSpec, num_threads: int, width: int | None = None
+) -> "LanesTask": ...
+
+
+@overload
 def make(
     environment: Environment,
     spec: TaskSpec,
     num_threads: int | None = None,
     width: int | None = None,
-) -> "LanesTask":
-    """The task of an environment, by default on all processors that this process may use.
+) -> "LanesTask | GpuTask": ...
+
+
+def make(
+    environment: Environment,
+    spec: TaskSpec,
+    num_threads: int | None = None,
+    width: int | None = None,
+) -> "LanesTask | GpuTask":
+    """The task of an environment: on JAX's GPU if it has one, else on all processors of the host.
 
     Args:
         environment: its functions, which JAX can trace.
         spec: its numbers; of another backend's they are what they are there.
-        num_threads: threads of the host.
-        width: lanes of a thread; as many as the processor's registers hold if not given.
+        num_threads: threads of the host, which then runs it though there be a GPU.
+        width: lanes of a thread of the host; as many as its registers hold if not given.
 
     Raises:
         UserError: if there are no such threads or lanes.
     """
+    own = replace(spec, backend="lanes", traceable=False, draws=False)
+    if num_threads is None and width is None and jax.default_backend() == "gpu":
+        return GpuTask(Program(environment, own, objects.target()), replace(own, traceable=True))
     if num_threads is None:
         num_threads = _num_processors()
     if num_threads < 1:
         raise UserError(f"num_threads is {num_threads}, but must be at least 1")
-    own = replace(spec, backend="lanes", traceable=False, draws=False)
     return LanesTask(Program(environment, own, objects.target(width)), num_threads)
 
 

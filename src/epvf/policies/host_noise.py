@@ -1,0 +1,156 @@
+"""Populations drawn by the host's threads: `jax.random`'s own numbers, several times faster.
+
+XLA draws a population on a CPU in a loop of small steps over all of it. Here a thread takes a row
+after the other and goes through it in blocks that stay in its nearest cache, in loops that LLVM
+turns into SIMD code. The generator is threefry2x32 (Salmon et al. 2011, "Parallel random numbers:
+as easy as 1, 2, 3") as JAX counts it; normals are the inverse error function (Giles 2010,
+"Approximating the erfinv function") of uniforms, as XLA has it.
+
+Uniform noise is that of `population[rows]` to the bit, Gaussian noise within `ULPS`.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int, UInt32
+
+from epvf.policies import noise_loops as loops
+from epvf.policies.noise import PerturbationConfig
+from epvf.policies.noise_loops import Around, Change, Jobs
+from epvf.policies.population import Perturbed, Rescaled, Undrawn
+
+ULPS = 4
+"""By how many units in the last place a normal may differ from XLA's."""
+
+ALIGNMENT = 64
+"""Bytes: JAX takes arrays that begin at multiples of it without copying them."""
+
+_LEAST = 1 << 16  # numbers that are worth a thread
+
+_f32 = np.float32
+
+
+def reproducible() -> bool:
+    """Whether JAX draws as these threads do: by default threefry2x32, partitionable, float32."""
+    config: Any = jax.config
+    return bool(
+        config.jax_default_prng_impl == "threefry2x32"
+        and config.jax_threefry_partitionable
+        and not config.jax_enable_x64
+    )
+
+
+def draw(
+    population: Undrawn, num_threads: int, out: Float[np.ndarray, "N P"] | None = None
+) -> Float[np.ndarray, "N P"]:
+    """All policies of a population, as `drawn(population)` has them.
+
+    Args:
+        population: of numpy arrays, or of JAX arrays.
+        num_threads: of the host, at most.
+        out: C-contiguous room for them; allocated if not given.
+
+    Raises:
+        ValueError: if `out` is no room for them.
+    """
+    return draw_rows(population, np.arange(population.shape[0]), num_threads, out)
+
+
+def draw_rows(
+    population: Undrawn,
+    rows: Int[np.ndarray, "k"],
+    num_threads: int,
+    out: Float[np.ndarray, "k P"] | None = None,
+) -> Float[np.ndarray, "k P"]:
+    """The policies `[k, P]` of these rows, as `population[rows]` has them; see `draw`."""
+    shape = (len(rows), population.shape[1])
+    out = room(shape) if out is None else out
+    if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+        raise ValueError(f"{shape} policies need C-contiguous float32, not {out.shape} {out.dtype}")
+    inner = population.inner if isinstance(population, Rescaled) else population
+    jobs, around = _jobs(inner, rows), _around(inner)
+    change = _change(population)
+    gaussian, bound = inner.config.noise == "gaussian", _bound(inner.config)
+
+    def fill(part: slice) -> None:
+        some = Jobs(*(column[part] for column in jobs))
+        loops.fill(out[part], some, around, change, gaussian, bound)
+
+    _in_parts(fill, shape, num_threads)
+    return out
+
+
+def room(shape: tuple[int, ...]) -> Float[np.ndarray, "*shape"]:
+    """Uninitialised float32, C-contiguous, so aligned that JAX takes it as it is."""
+    size = int(np.prod(shape))
+    numbers = np.empty(size + ALIGNMENT // 4, np.float32)
+    skipped = -numbers.ctypes.data % ALIGNMENT // 4
+    return numbers[skipped : skipped + size].reshape(shape)
+
+
+def normals(
+    words: UInt32[np.ndarray, "n"],
+) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+    """The uniform numbers in (-1, 1) and the normal ones that are made of random words."""
+    uniforms, rests, exponents, results = np.empty((4, len(words)), np.float32)
+    mantissas = np.empty(len(words), np.int32)
+    loops.open_uniforms(words, uniforms, rests)
+    loops.split(rests.view(np.int32), exponents, mantissas)
+    loops.normals(uniforms, exponents, mantissas.view(np.float32), results)
+    return uniforms, results
+
+
+def _jobs(population: Perturbed, rows: Int[np.ndarray, "k"]) -> Jobs:
+    """As `Perturbed.__getitem__` counts."""
+    generation, member = rows // population.num, rows % population.num
+    num_centres = population.centres.shape[1]
+    each = population.num // num_centres
+    centre, copy = member // each, member % each
+    pairs = each // 2 if population.config.antithetic else each
+    signs = np.where(copy < pairs, _f32(1.0), _f32(-1.0))
+    numbers = (centre * pairs + copy % pairs).astype(np.uint32)
+    keys = np.asarray(population.keys, np.uint32)[generation]
+    return Jobs(keys, numbers, generation * num_centres + centre, signs)
+
+
+def _around(population: Perturbed) -> Around:
+    # copies: what JAX gives is read-only, for which numba would compile once more
+    centres = np.array(population.centres, np.float32)
+    centres = centres.reshape(-1, centres.shape[-1])
+    config = population.config
+    if config.noise == "gaussian":
+        return Around(centres, np.full_like(centres, config.scale))
+    return Around(centres, _f32(config.scale) * np.maximum(np.abs(centres), _f32(config.floor)))
+
+
+def _change(population: Undrawn) -> Change:
+    nothing = np.zeros(0, np.float32)
+    if isinstance(population, Perturbed):
+        return Change(False, _f32(1.0), nothing, nothing, 0)
+    size = _f32(population.size)
+    if population.scaler is None:
+        return Change(True, size, nothing, nothing, 0)
+    mean, deviation = (np.array(x, np.float32) for x in population.scaler)
+    return Change(True, size, mean, deviation, population.policy.layer_sizes[1])
+
+
+def _bound(config: PerturbationConfig) -> np.float32:
+    return _f32(np.inf if config.clip is None else config.clip)
+
+
+def _in_parts(fill: Callable[[slice], None], shape: tuple[int, int], num_threads: int) -> None:
+    """Calls `fill` with parts of the rows, on as many threads as are worth it."""
+    num, size = shape
+    workers = max(1, min(num_threads, num * size // _LEAST))
+    if workers == 1:
+        fill(slice(0, num))
+        return
+    # more parts than threads: none waits long for another that was held up, nor an interrupt
+    each = max(1, min(-(-num // (4 * workers)), (16 * _LEAST) // size))
+    parts = [slice(begin, min(begin + each, num)) for begin in range(0, num, each)]
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in pool.map(fill, parts):
+            pass
