@@ -87,7 +87,7 @@ def test_cartpole_ends_where_it_ends_elsewhere_and_starts_anew():
     task = make("cartpole")
     assert isinstance(task, JaxTask)
     keys, environment = _keys(1), task.environment
-    inner, lengths = environment.reset(keys[0]), 0
+    inner, lengths = environment.reset(jax.random.wrap_key_data(keys[0])), 0
     over = False
     while not over:
         inner, _, over = environment.step(inner, jnp.asarray(1))

@@ -31,8 +31,8 @@ class BraxEnv(Env):
         self._environment: Environment = task.environment
 
     def reset(self, rng: jax.Array) -> State:
-        """The first state, for one key."""
-        state = self._environment.reset(rng)
+        """The first state, for one key of Brax's kind, `[2]`."""
+        state = self._environment.reset(jax.random.wrap_key_data(rng))
         zero = jnp.zeros((), jnp.float32)
         return State(state, self._environment.observe(state), zero, zero, {NONFINITE: zero})
 
