@@ -15,7 +15,7 @@ from epvf.config.schema import Config
 from epvf.methods.base import Keys, PolicySearch, State
 from epvf.methods.metrics import count_steps
 from epvf.policies import host_noise
-from epvf.policies.population import Undrawn, drawn, is_lazy
+from epvf.policies.population import drawn, is_lazy
 from epvf.runtime.compilation import compiler_options
 from epvf.runtime.processors import num_processors
 from epvf.training.prepare import Setup
@@ -38,7 +38,7 @@ Clouds: TypeAlias = Float[Array, "M E P"]
 """Of all seeds."""
 
 OfSeeds: TypeAlias = Any
-"""An `Evaluation` or `Segment` whose arrays have a leading axis over the seeds."""
+"""An `Evaluation`, `Segment` or undrawn population with a leading axis over the seeds."""
 
 Propose: TypeAlias = Callable[[State, jax.Array], tuple[Keys, Any, Populations]]
 """The keys of an iteration's rollouts, what `learn` takes of all seeds, and their policies."""
@@ -157,7 +157,7 @@ def _draw_seeds(undrawn: Any, num_threads: int, out: Populations) -> None:
 
 def _populations(
     search: PolicySearch, learners: State, iteration: jax.Array
-) -> tuple[Keys, Undrawn]:
+) -> tuple[Keys, OfSeeds]:
     """The keys of the rollouts, and what is to be drawn of every seed."""
     undrawn = jax.vmap(search.population, in_axes=(0, None))(learners, iteration)
     return _keys(search, learners, iteration), undrawn
