@@ -198,9 +198,9 @@ def test_a_stride_is_learned_from_as_one_step_from_where_it_began():
     learner, state = _start(config, task)
     _, segment = _segment(learner, state, task)
     finite = jnp.ones(8, bool)
-    step_by_step, *_ = learner.met(state, segment, finite)
+    step_by_step, *_ = learner.step_batch(state, segment, finite)
     learner, _ = _start(config.replace({"psvf.stride": 3}), task)
-    strides, *_ = learner.met(state, segment, finite)
+    strides, *_ = learner.step_batch(state, segment, finite)
     for name in ("observations", "centre", "targets"):
         # with all the future in the targets, what is left out is not what they are made of
         found, every = (
