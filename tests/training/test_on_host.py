@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from probes import FormulaTask, config_of, records_of, untimed
 
 from epvf.policies import host_noise
+from probes import FormulaTask, config_of, records_of, untimed
 
 TASK = FormulaTask(lambda thetas: np.sin(5.0 * thetas).sum(-1), traceable=False)
 POPULATION = 64
@@ -34,9 +34,13 @@ def test_runs_on_uniform_noise_are_the_same_to_the_bit_whoever_draws_it(store, m
             "iterations": 4,
         }
     )
-    drawn = []
-    draw = host_noise.draw
-    monkeypatch.setattr(host_noise, "draw", lambda *given: drawn.append(1) or draw(*given))
+    drawn, draw = [], host_noise.draw
+
+    def counted(*given):
+        drawn.append(given)
+        return draw(*given)
+
+    monkeypatch.setattr(host_noise, "draw", counted)
     on_threads = untimed(records_of(config, TASK))
     assert len(drawn) >= 2 * 4
     monkeypatch.setattr(host_noise, "reproducible", lambda: False)
