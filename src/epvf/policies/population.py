@@ -87,7 +87,7 @@ class Rescaled:
 
     inner: Perturbed
     size: Any  # a number, and with an axis of seeds, too
-    scaler: scaling.Scaler | None
+    scaler: Any
     policy: Policy = field(metadata={"static": True})
 
     @property
