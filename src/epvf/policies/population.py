@@ -87,7 +87,7 @@ class Rescaled:
 
     inner: Perturbed
     size: Any  # a number, and with an axis of seeds, too
-    scaler: Any
+    scaler: Any  # a Scaler or None
     policy: Policy = field(metadata={"static": True})
 
     @property
