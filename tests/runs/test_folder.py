@@ -1,5 +1,7 @@
 """What lies in a run's folder: policies, metrics, the lock, and what happens to broken ones."""
 
+import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -354,3 +356,38 @@ def test_a_broken_run_is_told_in_one_line(workplace, capsys):
     Path("run/run.json").write_text('{"format": "epvf-run/1", "status": "running"')
     assert main(["resume", "run"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_lock_is_given_back_when_the_configuration_cannot_be_written(tmp_path, monkeypatch):
+    def full(path, value):
+        raise OSError(28, "No space left on device", str(path))
+
+    before = set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else set()
+    monkeypatch.setattr("epvf.runs.folder.write_json", full)
+    with pytest.raises(UserError, match="No space left"):
+        Run.create(tmp_path / "run", Config(), [])
+    after = set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else set()
+    assert len(after) <= len(before)
+
+
+def test_a_file_system_without_locks_is_tolerated(tmp_path, monkeypatch):
+    def without_locks(handle, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", without_locks)
+    Run.create(tmp_path / "run", Config(), []).close()
+    Run.open(tmp_path / "run").close()
+
+
+def test_a_folder_that_another_process_is_making_is_left_alone(tmp_path):
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "half-made").touch()
+    handle = os.open(path / ".lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match="in use by another process"):
+        Run.remake(path, Config(), [])
+    assert (path / "half-made").exists()
+    os.close(handle)
+    Run.remake(path, Config(), []).close()
+    assert not (path / "half-made").exists()

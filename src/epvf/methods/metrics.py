@@ -37,8 +37,7 @@ def count_steps(lengths: Int[Array, "N"]) -> UInt32[jax.Array, "4"]:
 def total_steps(digits: Any) -> np.ndarray:
     """Sums `[...]` int64 from digits `[..., 4]`."""
     weights = np.int64(1) << np.arange(0, DIGITS * _BITS, _BITS, dtype=np.int64)
-    total: np.ndarray = (np.asarray(digits).astype(np.int64) * weights).sum(axis=-1)
-    return total
+    return np.asarray((np.asarray(digits).astype(np.int64) * weights).sum(axis=-1))
 
 
 def rollout_metrics(population: Evaluation, finite: Mask) -> Metrics:
