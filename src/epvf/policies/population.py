@@ -80,14 +80,14 @@ class Rescaled:
     Attributes:
         inner: around one centre, with noise of the configured size, in the noise's coordinates.
         size: factor on the noise.
-        scaler: a `Scaler` of the observations that policies of `inner` read standardised; None:
-            they read them as they are.
+        scaler: of the observations that policies of `inner` read standardised; None: they read
+            them as they are.
         policy: architecture of the policies.
     """
 
     inner: Perturbed
     size: Any  # a number, and with an axis of seeds, too
-    scaler: Any  # a `Scaler` or None, and with an axis of seeds, too
+    scaler: Any  # a Scaler or None
     policy: Policy = field(metadata={"static": True})
 
     @property

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from epvf.config.schema import Config
 from epvf.methods.base import Keys, PolicySearch, State
-from epvf.methods.metrics import count_steps
+from epvf.methods.metrics import DIGITS, count_steps
 from epvf.policies import host_noise
 from epvf.policies.population import drawn, is_lazy
 from epvf.runtime.compilation import compiler_options
@@ -120,6 +120,8 @@ def _start_shapes(config: Config, search: PolicySearch, num: int) -> Any:
 
 def _digits(lengths: Any) -> np.ndarray:
     """`count_steps` of every seed, `[M, 4]`."""
+    if not np.size(lengths):  # in all iterations that do not evaluate; JAX would take 1 ms
+        return np.zeros((len(lengths), DIGITS), np.uint32)
     return np.stack([np.asarray(count_steps(row)) for row in lengths])
 
 

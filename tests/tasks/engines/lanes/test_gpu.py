@@ -158,7 +158,7 @@ def test_a_kernel_is_written_while_jax_traces(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_few_environments_share_more_warps(host: LanesTask, device: Device) -> None:
-    assert (gpu.num_warps(4096), gpu.num_warps(4097)) == (8, 4)
+    assert [gpu.num_warps(num) for num in (4096, 4097, 8192, 8193)] == [8, 4, 4, 2]
     device.task(2).evaluator(POLICY)(jax.random.key(0), _thetas())
     assert device.launches[0]["block_x"] == 64
 

@@ -31,12 +31,13 @@ from epvf.types import Array, Envs, Evaluate, Evaluation, Population, PRNGKey, S
 TARGET = "__gpu$xla.gpu.ptx"
 """What XLA calls its own way to launch a kernel that it is given as PTX."""
 
-FEW = 4096
-"""Up to so many environments, 8 warps share a block's policies; else 4, and more blocks fit.
+WARPS = ((4096, 8), (8192, 4))
+"""Up to so many environments, so many warps share a block's work; beyond, 2, and more blocks fit.
 
-On an H200 (study of 2026-11-27): 12.8, 22.5 and 22.7 million env steps/s of 1k, 4k and 16k
-environments with 8 warps; 10.7, 20.8 and 38.2 with 4.
+On an H200 (132 multiprocessors), the Ant with 34-64-64-8, million env steps/s of 4,096 and 16,384
+environments: 23.0 and 24.1 with 8 warps, 21.4 and 39.9 with 4, 18.0 and 60.1 with 2.
 """
+MANY_WARPS = 2
 
 _BARE_STEPS = 100
 
@@ -46,7 +47,7 @@ Source = Callable[[Program, Policy, str, int], str]
 
 def num_warps(num: int) -> int:
     """How many warps share a block's work, of so many environments."""
-    return 8 if num <= FEW else 4
+    return next((warps for most, warps in WARPS if num <= most), MANY_WARPS)
 
 
 @dataclass(frozen=True)
