@@ -51,6 +51,7 @@ def test_of_a_linear_return_everything_is_known(traceable):
         assert row["spearman"] > 0.99 and 0.0 < row["error"] < 0.2
 
 
+@pytest.mark.slow
 def test_weights_without_noise_are_left_out():
     delta = {"perturbation.noise": "scaled_uniform", "policy.init": "lecun_normal"}
     probe = _probe(FormulaTask(lambda t: t @ SLOPE, False), **delta)
@@ -91,6 +92,7 @@ def run(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_run_is_diagnosed_in_a_table_a_plot_and_json(run, tmp_path, capsys):
     command = ["diagnose", str(run), *SMALL, "--out", str(tmp_path / "out")]
     capsys.readouterr()

@@ -50,6 +50,7 @@ def test_predictions_are_those_of_the_runs_learner(of_policies):
     np.testing.assert_allclose(of_policies(thetas[0]), expected[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["of_policies", "of_states"])
 def test_the_gradient_is_the_slope_of_predictions(name, request):
     value = request.getfixturevalue(name)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epvf.config.presets import PRESETS, preset
@@ -52,6 +52,7 @@ DELTAS = st.fixed_dictionaries(
 )
 
 
+@settings(max_examples=25, deadline=None)
 @given(DELTAS)
 def test_any_configuration_survives_json_and_yaml(delta):
     config = replace(Config(), delta)

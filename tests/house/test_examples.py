@@ -26,6 +26,7 @@ def test_an_example_runs(name: str) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_task_of_ones_own_is_recorded_and_found_again(epvf: Epvf, tmp_path: Path) -> None:
     name = f"{EXAMPLES / 'own_task.py'}:make"
     options = ("--preset", "debug", "--method", "epvf", "--iterations", "2", "--out", "run")

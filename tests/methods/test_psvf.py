@@ -110,6 +110,7 @@ def test_it_finds_it_whatever_the_units_of_observations():
     assert reached["standardised"] > 9.8 > 9.0 > reached["raw"]
 
 
+@pytest.mark.slow
 def test_the_first_population_only_measures_the_observations():
     far = _task(dataclasses.replace(AIMING, observe=lambda state: 200.0 + 50.0 * state))
     learner, state = _start(_config(num_envs=512, psvf__minibatches=4), far)
@@ -125,6 +126,7 @@ def test_the_first_population_only_measures_the_observations():
     assert np.abs(np.asarray(again.theta - after.theta)).max() > 0.0
 
 
+@pytest.mark.slow
 def test_episodes_that_nothing_ends_early_end_at_different_times():
     task = JaxTask(dataclasses.replace(_task(episode_length=45).spec, terminates=False), AIMING)
     learner, state = _start(_config(num_envs=80), task)
@@ -140,6 +142,7 @@ def test_episodes_that_nothing_ends_early_end_at_different_times():
     assert ended == [0] + 8 * [10] + [0]
 
 
+@pytest.mark.slow
 def test_episodes_that_can_end_early_are_left_alone():
     learner, state = _start(_config(num_envs=8), _task())
     after, _ = learner.learn(state, 0, *_segment(learner, state, _task()))
@@ -311,6 +314,7 @@ def test_seeds_side_by_side_learn_each_for_itself(wrap):
     assert [r["steps/env"] for r in last] == [60 * 64 * 5] * 2
 
 
+@pytest.mark.slow
 def test_cartpole_is_learned_by_a_seed_whose_first_policies_take_one_action():
     # With first outputs of the usual size this population keeps to one action: 10 for ever.
     delta = {"seed": 9, "iterations": 12, "eval.interval": 12}

@@ -59,6 +59,7 @@ def _assert_same_draws(config: PerturbationConfig, got: np.ndarray, expected: np
         np.testing.assert_allclose(got, expected, rtol=0.0, atol=ULPS * 2.0**-23 * most)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=12)
 @given(
     config=CONFIGS,
@@ -73,6 +74,7 @@ def test_populations_are_those_that_jax_draws(config, seed, centres, pairs, size
     _assert_same_draws(config, draw(population, threads), _by_jax(population))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=6)
 @given(config=CONFIGS, rows=st.lists(st.integers(0, 35), min_size=1, max_size=9))
 def test_any_rows_of_several_generations_can_be_drawn(config, rows):

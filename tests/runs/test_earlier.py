@@ -70,6 +70,7 @@ def test_it_is_drawn(name, tmp_path):
     assert (tmp_path / "return.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_several_of_them_are_drawn_together(tmp_path):
     plot_runs(tuple(EARLIER / name for name in RUNS), tmp_path / "return.png")
     assert (tmp_path / "return.png").stat().st_size > 10_000
@@ -102,6 +103,7 @@ def test_an_interrupted_run_goes_on(name, done, more, tmp_path):
     assert _newest(run).iteration == done + more
 
 
+@pytest.mark.slow
 def test_what_goes_on_is_what_was_stored(tmp_path):
     # of the first update after it, all but the time is told by what the checkpoint holds
     run = _copy("psvf-interrupted", tmp_path)
@@ -169,6 +171,7 @@ def _plan(folder):
     return plan
 
 
+@pytest.mark.slow
 def test_the_page_of_a_comparison_is_written_again(tmp_path):
     folder = _copy("comparison", tmp_path)
     told, page = read_json(folder / "summary.json"), (folder / "report.md").read_text()
@@ -188,6 +191,7 @@ def test_the_page_of_a_comparison_is_written_again(tmp_path):
     assert (folder / "figure.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_table_of_an_experiment_is_written_again(tmp_path):
     folder = _copy("experiment", tmp_path)
     told, table = read_json(folder / "summary.json"), (folder / "results.csv").read_text()
@@ -201,6 +205,7 @@ def test_the_table_of_an_experiment_is_written_again(tmp_path):
     assert (folder / "figure.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_runs_may_differ_in_fields_that_their_method_does_not_read(tmp_path):
     folder = _copy("experiment", tmp_path)
     plan, file = _plan(folder), folder / "runs" / "4-envs" / "config.json"

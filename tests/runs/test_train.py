@@ -80,6 +80,7 @@ def test_a_folder_holds_what_the_result_holds(workplace):
         epvf.train(config, SUM, out="run")
 
 
+@pytest.mark.slow
 def test_it_is_silent_where_nobody_looks(tmp_path):
     code = (
         "import epvf; config = epvf.preset('cartpole', 'debug').replace({'iterations': 2});"

@@ -20,6 +20,7 @@ def optimised():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", ["weights", "seeds"])
 def test_runs_on_uniform_noise_are_the_same_to_the_bit_whoever_draws_it(store, monkeypatch):
     config = config_of(

@@ -147,6 +147,7 @@ def test_of_several_centres_the_one_with_the_highest_j_leads():
     np.testing.assert_array_equal(learner.centre(after), after.centres[jnp.argmax(ranked)])
 
 
+@pytest.mark.slow
 def test_starts_are_stored_beside_their_policies_for_v_of_both_alone():
     _, _, after, thetas, evaluation = _learn(_config(), _linear)
     np.testing.assert_array_equal(after.buffer.thetas, thetas)

@@ -62,7 +62,7 @@ class JaxTask:
         check_actions(self.spec, actions)
         return _replay(self.environment, actions)
 
-    def bare_stepper(self, policy: Policy, thetas: Population) -> Callable[[], Stepped]:
+    def bare_stepper(self, policy: Policy, thetas: Population | Perturbed) -> Callable[[], Stepped]:
         """Steps as many environments with random actions; see `Task.bare_stepper`."""
         check_policy(self.spec, policy)
         check_population(policy, thetas)

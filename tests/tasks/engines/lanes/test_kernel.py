@@ -80,6 +80,7 @@ def test_whole_episodes_are_those_of_lanes(poles: LanesTask, warps: int) -> None
     assert len(set(lengths.tolist())) > 2 and lengths[4] == 0 and np.isnan(returns[4])
 
 
+@pytest.mark.slow
 def test_the_ants_episodes_are_those_of_lanes(ant: LanesTask) -> None:
     thetas = _population(ANT, 3)
     expected = ant.evaluator(ANT)(jax.random.key(0), thetas)

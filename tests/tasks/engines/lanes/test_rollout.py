@@ -273,6 +273,7 @@ def test_other_engines_go_on_from_there() -> None:
     _same(ours, theirs, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_of_the_ant_is_mjxs(ant: LanesTask) -> None:
     num = 900  # as many as in test_mjx, so that MJX's step is compiled once
     thetas = _population(ANT, num, 2.0)
