@@ -114,3 +114,10 @@ def test_a_name_that_clashes_is_ignored_and_told(offer) -> None:
 def test_load_tells_what_is_missing(reference) -> None:
     with pytest.raises(UserError, match=r"has no attribute|cannot import"):
         load(reference)
+
+
+def test_an_object_of_another_kind_is_refused_in_words() -> None:
+    numbers = Registry("number", {"two": 2, "pi": "math:pi"}, wanted=int)
+    assert numbers["two"] == 2
+    with pytest.raises(UserError, match="is of type float, not int"):
+        numbers["pi"]

@@ -7,6 +7,14 @@ from difflib import get_close_matches
 class UserError(Exception):
     """Bad input. The message is one line: what was wrong and what would be right.
 
+    Example:
+        >>> import epvf
+        >>> try:
+        ...     epvf.make("cartpol")
+        ... except epvf.UserError as error:
+        ...     print(str(error).split(";")[0])
+        unknown task 'cartpol' (did you mean 'cartpole'?)
+
     The command line prints it without a traceback and exits with code 2.
     """
 

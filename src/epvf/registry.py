@@ -44,18 +44,26 @@ class Registry(Generic[T]):
         (('square', 'pi', 'triangle'), 3, 3)
     """
 
-    def __init__(self, kind: str, entries: Mapping[str, T | str], group: str | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        entries: Mapping[str, T | str],
+        group: str | None = None,
+        wanted: type[T] | None = None,
+    ) -> None:
         """A registry of the library's own entries.
 
         Args:
             kind: what it holds, for errors: `task`.
             entries: name to an object or to `module:attribute`.
             group: of the entry points of other packages; None: there are none.
+            wanted: what its objects have to be; None: anything.
         """
         self._kind = kind
         self._own = dict(entries)
         self._registered: dict[str, T | str] = {}
         self._group = group
+        self._wanted = wanted
         self._loaded: dict[str, T] = {}
 
     def register(self, name: str, value: T | str) -> None:
@@ -153,13 +161,19 @@ class Registry(Generic[T]):
     def _load(self, name: str) -> T:
         if name in self._own or name in self._registered:
             value = self._origin(name)
-            return cast(T, load(value) if isinstance(value, str) else value)
+            return self._fitting(load(value) if isinstance(value, str) else value)
         point = self._found.usable[name]
         try:
-            return cast(T, load(point.value))
+            return self._fitting(load(point.value))
         except UserError as error:
             package = _distribution(point)
             raise UserError(f"{self._kind} {name!r} of package {package!r}: {error}") from error
+
+    def _fitting(self, value: Any) -> T:
+        if self._wanted is not None and not isinstance(value, self._wanted):
+            kinds = type(value).__name__, self._wanted.__name__
+            raise UserError(f"what stands for it is of type {kinds[0]}, not {kinds[1]}")
+        return cast(T, value)
 
 
 class _Found(NamedTuple):

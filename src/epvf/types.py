@@ -48,6 +48,11 @@ Starts: TypeAlias = Any
 class Evaluation(NamedTuple):
     """What a task tells of a population: how well and for how long each policy did.
 
+    Example:
+        >>> told = Evaluation(np.array([1.5, 3.0]), np.array([10, 20]))
+        >>> float(told.returns.mean()), int(told.lengths.sum()), told.starts
+        (2.25, 30, None)
+
     Attributes:
         returns: `[N]` undiscounted return of each policy; may be non-finite where the physics was.
         lengths: `[N]` env steps until the policy's episode ended; their sum is the cost.

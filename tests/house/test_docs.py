@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import epvf
 from conftest import SOURCE
+from epvf.analysis.trained_value import TrainedValue
 from epvf.cli import arguments, train
 from epvf.cli.main import COMMANDS
 
@@ -83,3 +85,13 @@ def test_modules_that_are_named_exist(page: Path) -> None:
 def _is_module(parts: list[str]) -> bool:
     path = SOURCE.joinpath(*parts)
     return path.is_dir() or path.with_suffix(".py").exists()
+
+
+@pytest.mark.slow
+def test_the_readmes_python_runs_and_uses_public_names_only(workplace: Path) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert set(re.findall(r"\bepvf\.(\w+)", block)) <= set(epvf.__all__)
+    assert re.findall(r"^(?:from|import) (\S+)", block, re.MULTILINE) == ["epvf"]
+    names: dict[str, object] = {}
+    exec(block, names)  # the page's own example
+    assert isinstance(names["value"], TrainedValue)

@@ -23,6 +23,7 @@ METHODS: Registry[Method] = Registry(
         "sac": "epvf.methods.agents.sac:METHOD",
     },
     "epvf.methods",
+    Method,
 )
 
 

@@ -43,6 +43,16 @@ Status: TypeAlias = Literal["running", "finished", "interrupted", "failed"]
 class Run:
     """A run's folder. `create` or `open` one; close it when done, which also unlocks it.
 
+    Example:
+        >>> import epvf, tempfile
+        >>> folder = Path(tempfile.mkdtemp()) / "run"
+        >>> config = epvf.preset("cartpole", "debug").replace({"iterations": 1})
+        >>> result = epvf.train(config, out=folder)
+        >>> run = Run.open(folder)
+        >>> run.status, run.config.method.name, run.policy("best").name
+        ('finished', 'epvf', 'best.safetensors')
+        >>> run.close()
+
     Attributes:
         path: of the folder.
         config: what the run was asked to do.
