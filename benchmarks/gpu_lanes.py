@@ -45,6 +45,7 @@ LENGTHS = (20, 60, 1000)
 HORIZON = 32
 SPEED_STEPS = 200
 SIZES = (1024, 4096, 16384, 65536)
+SOME = 4096
 WARPS = (8, 4, 2)
 SEGMENT_PARTS = (
     "observations", "outputs", "rewards", "terminated", "truncated",
@@ -330,13 +331,13 @@ def measure(report: Report, folder: Path | None) -> None:
             report.part("speed of episodes", 15 if num == SIZES[0] else 5, run)
     for num in SIZES:
         run = partial(time_segments, report, made, expected, num, "lanes")
-        report.part("speed of segments, lanes", 12 if num > gpu.FEW else 5, run)
-    report.part("mjx", 25, partial(time_mjx, report, expected, gpu.FEW))
+        report.part("speed of segments, lanes", 12 if num > SOME else 5, run)
+    report.part("mjx", 25, partial(time_mjx, report, expected, SOME))
     other = mjx.make(BODY)
-    run = partial(time_segments, report, other, expected, gpu.FEW, "mjx")
+    run = partial(time_segments, report, other, expected, SOME, "mjx")
     report.part("speed of segments, mjx", 20, run)
     for method, engine in (("psvf", made), ("epvf", made), ("psvf", other)):
-        run = partial(time_iterations, report, engine, method, gpu.FEW, 4.0)
+        run = partial(time_iterations, report, engine, method, SOME, 4.0)
         report.part(f"iterations of {method}, {engine.spec.backend}", 35, run)
 
 

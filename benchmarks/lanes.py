@@ -25,12 +25,13 @@ import numpy as np
 from epvf.bench.learning import with_num_envs
 from epvf.config.presets import preset
 from epvf.policies.mlp import Policy
-from epvf.policies.noise import drawn
+from epvf.policies.population import drawn
 from epvf.tasks import make
 from epvf.tasks.ant import BODY
 from epvf.tasks.engines import lanes, mjx
 from epvf.tasks.engines.lanes import LanesTask, objects
-from epvf.training.loop import init_state, make_learner
+from epvf.training.loop import init_state
+from epvf.training.prepare import prepare
 
 HORIZON = 32
 
@@ -53,9 +54,9 @@ def population(num_envs: int) -> tuple[Policy, np.ndarray]:
     """Policies of a run's first iteration."""
     task = make("ant", "native")
     config = with_num_envs(preset("ant", "tuned", "epvf"), num_envs)
-    learner = make_learner(config, task.spec)
-    state = jax.tree.map(lambda leaf: leaf[0], init_state(config, learner, task).learner)
-    return learner.policy, np.asarray(drawn(jax.jit(learner.propose)(state, 0)))
+    setup = prepare(config, task)
+    state = jax.tree.map(lambda leaf: leaf[0], init_state(setup).learner)
+    return setup.policy, np.asarray(drawn(jax.jit(setup.search.propose)(state, 0)))
 
 
 def timed(run: Callable[[], int]) -> tuple[float, float]:

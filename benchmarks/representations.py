@@ -18,9 +18,10 @@ import numpy as np
 from epvf.bench.learning import take_turns, update_calls, with_num_envs
 from epvf.config.presets import preset
 from epvf.config.schema import replace
-from epvf.methods.epvf import Learner
+from epvf.methods.base import Parts
+from epvf.methods.epvf import Learner, build
 from epvf.tasks.base import TaskSpec
-from epvf.training.loop import make_learner
+from epvf.training.prepare import make_policy
 
 STEPS = 3
 """Steps of V in one call, as K in training: the first alone pays for fresh memory."""
@@ -40,9 +41,10 @@ CANDIDATES: dict[str, dict[str, Any]] = {
 def learner(representation: dict[str, Any], batch_size: int) -> Learner:
     """The learner of the paper's Ant with a representation."""
     delta = {f"representation.{name}": value for name, value in representation.items()}
-    config = replace(preset("ant", "paper"), delta | {"value_update.steps": STEPS})
+    config = replace(preset("ant", "paper", "epvf"), delta | {"value_update.steps": STEPS})
     spec = TaskSpec("ant-sized", "jax", 34, 8, False, 1, True, True)
-    return make_learner(with_num_envs(config, batch_size), spec)
+    config = with_num_envs(config, batch_size)
+    return build(Parts(config, spec, make_policy(config, spec)))
 
 
 def measure(batch_size: int, repeats: int) -> dict[str, Any]:

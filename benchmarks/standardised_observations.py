@@ -28,7 +28,8 @@ from epvf.policies.mlp import Policy
 from epvf.policies.noise import jitter
 from epvf.policies.scaling import Scaler
 from epvf.tasks.base import Task, TaskSpec, explorer_of
-from epvf.training.loop import fit, train
+from epvf.training.loop import iterate
+from epvf.training.prepare import prepare
 from epvf.types import Evaluate, Evaluation, Population, PRNGKey
 
 ENV_STEPS, EVERY = 40e6, 0.5e6
@@ -82,11 +83,12 @@ def configured(method: str, seed: int, changes: dict[str, Any]) -> Config:
 
 def run(policy: Path, method: str, seed: int, out: Path, changes: dict[str, Any]) -> None:
     """Trains, and writes what figures need."""
-    config, task = fit(configured(method, seed, changes))
+    setup = prepare(configured(method, seed, changes))
+    task = setup.task
     standardised = Standardised(task, measured(task, load_policy(policy)))
     due = 0.0
     with out.open("w") as file:
-        for report in train(config, standardised, announce=print):
+        for report in iterate(prepare(setup.config, standardised), announce=print):
             for record in report.records:
                 if record["steps/env"] >= min(due, ENV_STEPS) and "eval/episode_return" in record:
                     due = record["steps/env"] + EVERY

@@ -1,6 +1,7 @@
 """The examples do what they say, as files and as tasks and methods of the command line."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,19 @@ def test_an_example_runs(name: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "of at most" in done.stdout
     assert done.stderr == ""
+
+
+def test_benchmarks_speak_of_what_there_is() -> None:
+    folder = SOURCE.parent / "benchmarks"
+    names = sorted(path.stem for path in folder.glob("*.py"))
+    assert "lanes" in names
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {', '.join(names)}"],
+        env={"PYTHONPATH": f"{SOURCE}{os.pathsep}{folder}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
