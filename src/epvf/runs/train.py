@@ -23,7 +23,7 @@ from epvf.runtime.memory import explained
 from epvf.tasks.base import Task
 from epvf.training.agents import train_agent
 from epvf.training.loop import iterate
-from epvf.training.prepare import Setup, make_policy, make_task, prepare
+from epvf.training.prepare import Setup, prepare
 from epvf.training.state import Report, TrainState
 
 
@@ -82,7 +82,9 @@ def train(
     """
     startup.quieten()
     startup.use_compilation_cache()
-    setup = prepare(config, task, None if init is None else fitting(init, config, task))
+    setup = prepare(config, task, None if init is None else init.theta)
+    if init is not None:
+        _check_start(init, setup)
     display = _display()
     if out is None:
         return _in_memory(setup, display)
@@ -94,22 +96,12 @@ def train(
         run.close()
 
 
-def fitting(init: SavedPolicy, config: Config, task: Task | None = None) -> np.ndarray:
-    """θ `[P]` of a policy that a run is to start from.
-
-    Raises:
-        UserError: if its architecture is not that of the run.
-    """
-    from epvf.methods.registry import METHODS
-
-    found = make_task(config, METHODS[config.method.name]) if task is None else task
-    wanted = make_policy(config, found.spec)
-    if init.policy != wanted:
+def _check_start(init: SavedPolicy, setup: Setup) -> None:
+    if init.policy != setup.policy:
         raise UserError(
             f"the policy to start from is {init.policy.describe()}, but the run's are "
-            f"{wanted.describe()}; use --policy.hidden-sizes, .activation, .output as there"
+            f"{setup.policy.describe()}; use its policy.hidden_sizes, activation and output"
         )
-    return init.theta
 
 
 def _in_memory(setup: Setup, display: Display) -> Result:
