@@ -100,7 +100,7 @@ def _check_start(init: SavedPolicy, setup: Setup) -> None:
     if init.policy != setup.policy:
         raise UserError(
             f"the policy to start from is {init.policy.describe()}, but the run's are "
-            f"{setup.policy.describe()}; use its policy.hidden_sizes, activation and output"
+            f"{setup.policy.describe()}; use --policy.hidden-sizes, .activation, .output as there"
         )
 
 
