@@ -1,6 +1,5 @@
 """Tasks on MuJoCo's C engine, on the host's threads."""
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from mujoco import batch
 
 from epvf.errors import UserError
 from epvf.policies.mlp import Policy
+from epvf.runtime.processors import num_processors
 from epvf.tasks.base import (
     Replay,
     Stepped,
@@ -87,16 +87,10 @@ def make(
 ) -> NativeTask:
     """The task, on all processors that this process may use unless told otherwise."""
     if num_threads is None:
-        num_threads = _num_processors()
+        num_threads = num_processors()
     if num_threads < 1:
         raise UserError(f"num_threads is {num_threads}, but must be at least 1")
     return NativeTask(body, body.spec("native", episode_length, traceable=False), num_threads)
-
-
-def _num_processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

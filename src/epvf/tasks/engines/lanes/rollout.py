@@ -4,7 +4,6 @@ Every SIMD lane of every thread is an environment with its own policy. What a po
 depend on the lane, the thread or the neighbours it has.
 """
 
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from jaxtyping import Float, Int
 
 from epvf.errors import UserError
 from epvf.policies.mlp import Policy
+from epvf.runtime.processors import num_processors
 from epvf.tasks.base import (
     Replay,
     Stepped,
@@ -80,16 +80,10 @@ def make(
     if num_threads is None and width is None and jax.default_backend() == "gpu":
         return GpuTask(Program(environment, own, objects.target()), replace(own, traceable=True))
     if num_threads is None:
-        num_threads = _num_processors()
+        num_threads = num_processors()
     if num_threads < 1:
         raise UserError(f"num_threads is {num_threads}, but must be at least 1")
     return LanesTask(Program(environment, own, objects.target(width)), num_threads)
-
-
-def _num_processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
