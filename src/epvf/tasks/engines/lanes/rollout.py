@@ -107,6 +107,11 @@ class LanesTask:
         """The task's numbers."""
         return self.program.spec
 
+    @property
+    def code_bytes(self) -> int:
+        """Size of the step's machine code, which a processor has to fetch at every step."""
+        return self.program.code.size
+
     def evaluator(self, policy: Policy) -> Evaluate:
         """`Evaluate` for policies of this architecture; see `Task.evaluator`."""
         check_policy(self.spec, policy)
