@@ -1,12 +1,16 @@
 """What the paper leaves open, searched: trials of V(θ) at its full size.
 
     python benchmarks/paper_search.py OUT.csv [--seconds 540] [--workers 5] [--seeds 4]
+    python benchmarks/paper_search.py OUT.csv --task cartpole --num-envs 8 --workers 1 --seconds 900
 
 Every trial is the Ant's preset `paper` (4,096 environments; noise, clipping, buffer, batch and the
 policy's schedule are the paper's words) with other values for what the paper does not say: V's
 size, rate, optimiser and decay, K, L, the scaling of V's inputs and targets, the policies' size,
 activation, output and start. It ends at `--env-steps` of its seeds, which run side by side, or at
 `--prune-at` if the mean perturbed return is below `--prune-below` there.
+
+CartPole's is likewise, with N(0, 1) noise and batches of 16 from a buffer of 1e5, for 3,000
+iterations; nothing is pruned, and rungs are iterations.
 
 First the trials of `FIRST`, one change each from one of two bases, then changes of the best trial
 so far, one or two values at a time, until the time is over. One row a trial and seed: perturbed
@@ -26,13 +30,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-RUNGS = tuple(m * 1_000_000 for m in (25, 50, 100, 150, 300, 500, 1000, 1600))
+RUNGS = {
+    "ant": {f"at_{m}M": m * 1_000_000 for m in (25, 50, 100, 150, 300, 500, 1000, 1600)},
+    "cartpole": {f"at_{i}": i for i in (300, 1000, 2000, 3000)},
+}
+"""Where returns are noted, by the task: env steps, or iterations."""
+COUNTED = {"ant": "steps/env", "cartpole": "steps/update"}
 COLUMNS = (
-    "trial", "options", "seed", "env_steps", *(f"at_{r // 1_000_000}M" for r in RUNGS),
-    "perturbed", "unperturbed", "episode_length", "spearman", "seconds", "ended",
+    "trial", "options", "seed", "env_steps", "perturbed", "unperturbed",
+    "episode_length", "spearman", "seconds", "ended",
 )  # fmt: skip
+"""And the rungs."""
 
 Options = dict[str, Any]
+
+BEFORE: dict[str, Options] = {
+    "ant": {
+        "policy.hidden_sizes": (64, 64),
+        "value.activation": "relu",
+        "value.inputs": "raw",
+        "target.transform": "raw",
+    },
+    "cartpole": {},
+}
+"""The preset as it was before it became the best trial."""
 
 RAW: Options = {}
 SCALED: Options = {"value.inputs": "standardised", "target.transform": "standardised"}
@@ -58,6 +79,27 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "schedule_iterations": (120, 488, 2000),
 }
 """What the paper does not say."""
+
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+POLE: tuple[Options, ...] = (
+    *(RAW | {"policy_update.learning_rate": rate} for rate in RATES),
+    *(SCALED | {"policy_update.learning_rate": rate} for rate in RATES),
+    *(
+        {"value.activation": "tanh", "policy_update.learning_rate": 1e-2} | change
+        for change in (
+            RAW,
+            {"target.transform": "standardised"},
+            {"value_update.learning_rate": 1e-2},
+            {"value_update.steps": 30},
+            {"policy_update.steps": 1},
+            {"policy.activation": "relu"},
+            {"value.hidden_sizes": (256, 256)},
+            {"target.transform": "scaled", "target.scale": 500.0},
+            {"policy.hidden_sizes": ()},
+        )
+    ),
+)
+"""Trials of CartPole to begin with."""
 
 FIRST: tuple[Options, ...] = (
     RAW,
@@ -113,6 +155,7 @@ class Search:
 
     out: Path
     rows: list[dict[str, Any]] = field(default_factory=list)
+    task: str = "ant"
     draws: random.Random = field(default_factory=lambda: random.Random(0))
     asked: set[str] = field(default_factory=set)
 
@@ -124,7 +167,7 @@ class Search:
 
     def trials(self) -> Iterator[Options]:
         """Options of trials that nobody ran, for ever."""
-        waiting = list(FIRST)
+        waiting = list(FIRST if self.task == "ant" else POLE)
         while True:
             options = waiting.pop(0) if waiting else self.changed(self.best())
             if named(options) not in self.asked:
@@ -151,7 +194,7 @@ class Search:
         made = self.out.exists()
         self.rows += rows
         with self.out.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, (*COLUMNS, *RUNGS[self.task]))
             if not made:
                 writer.writeheader()
             writer.writerows(rows)
@@ -172,14 +215,17 @@ def run(options: Options, asked: argparse.Namespace) -> list[dict[str, Any]]:
     general = {
         "num_seeds": asked.seeds,
         "seed": asked.seed,
-        "env_steps": asked.env_steps,
         "eval.interval": asked.eval_interval,
-        "task.backend": asked.backend,
         "num_envs": asked.num_envs,
-        "buffer.size": asked.num_envs,
-        "value_update.batch_size": asked.num_envs,
     }
-    config = preset("ant", "paper", "epvf").replace(general | options)
+    if asked.task == "ant":
+        general |= {
+            "env_steps": asked.env_steps,
+            "task.backend": asked.backend,
+            "buffer.size": asked.num_envs,
+            "value_update.batch_size": asked.num_envs,
+        }
+    config = preset(asked.task, "paper", "epvf").replace(BEFORE[asked.task] | general | options)
     seeds = range(asked.seed, asked.seed + asked.seeds)
     curves: dict[int, list[tuple[int, float]]] = {seed: [] for seed in seeds}
     last: dict[int, dict[str, Any]] = {seed: {} for seed in seeds}
@@ -188,12 +234,14 @@ def run(options: Options, asked: argparse.Namespace) -> list[dict[str, Any]]:
         for report in iterate(prepare(config)):
             for record in report.records:
                 seed = record.get("seed", asked.seed)
-                curves[seed].append((record["steps/env"], record["rollout/episode_return"]))
+                done = record[COUNTED[asked.task]]
+                curves[seed].append((done, record["rollout/episode_return"]))
                 kept = {k: v for k, v in record.items() if v is not None}
                 last[seed] |= kept
             steps = min(curve[-1][0] for curve in curves.values())
             mean = sum(curve[-1][1] for curve in curves.values()) / len(curves)
-            if asked.prune_at <= steps < asked.env_steps and mean < asked.prune_below:
+            pruned = asked.task == "ant"
+            if pruned and asked.prune_at <= steps < asked.env_steps and mean < asked.prune_below:
                 ended = "pruned"
                 break
             if time.time() > asked.deadline:
@@ -206,8 +254,8 @@ def run(options: Options, asked: argparse.Namespace) -> list[dict[str, Any]]:
             "trial": "",
             "options": named(options),
             "seed": seed,
-            "env_steps": curves[seed][-1][0] if curves[seed] else 0,
-            **{f"at_{r // 1_000_000}M": at(curves[seed], r) for r in RUNGS},
+            "env_steps": last[seed].get("steps/env", 0),
+            **{name: at(curves[seed], rung) for name, rung in RUNGS[asked.task].items()},
             "perturbed": round(recent(curves[seed]), 2),
             "unperturbed": shown(last[seed].get("eval/episode_return")),
             "episode_length": shown(last[seed].get("rollout/episode_length")),
@@ -220,7 +268,7 @@ def run(options: Options, asked: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def at(curve: list[tuple[int, float]], steps: int) -> Any:
-    """The return when so many env steps were done; empty if they were not."""
+    """The return when so much was done; empty if it was not."""
     return next((round(value, 2) for done, value in curve if done >= steps), "")
 
 
@@ -237,6 +285,7 @@ def shown(value: Any) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", 1)[0])
     parser.add_argument("out", type=Path)
+    parser.add_argument("--task", choices=sorted(RUNGS), default="ant")
     parser.add_argument("--seconds", type=float, default=540.0, help="when to stop")
     parser.add_argument("--workers", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=4)
@@ -250,7 +299,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="JSON of a trial's options, no others")
     asked = parser.parse_args()
     asked.deadline = time.time() + asked.seconds
-    search = Search(asked.out)
+    search = Search(asked.out, task=asked.task)
     search.load()
     trials = map(json.loads, asked.only) if asked.only else search.trials()
     number = len({row["options"] for row in search.rows})
