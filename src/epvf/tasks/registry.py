@@ -23,6 +23,14 @@ TASKS: Registry[Any] = Registry(
         "hopper": "epvf.tasks.hopper:BODY",
         "halfcheetah": "epvf.tasks.half_cheetah:BODY",
         "walker2d": "epvf.tasks.walker2d:BODY",
+        "swimmer": "epvf.tasks.swimmer:BODY",
+        "reacher": "epvf.tasks.reacher:BODY",
+        "inverted-double-pendulum": "epvf.tasks.inverted_double_pendulum:BODY",
+        "humanoid": "epvf.tasks.humanoid:BODY",
+        "ant-v5": "epvf.tasks.ant_v5:BODY",
+        "go2": "epvf.tasks.go2:BODY",
+        "pendulum": "epvf.tasks.pendulum:TASK",
+        "acrobot": "epvf.tasks.acrobot:TASK",
     },
     group="epvf.tasks",
 )
@@ -48,7 +56,7 @@ class TaskInfo(NamedTuple):
 
 
 def make(
-    name: str,
+    name: str | Body,
     backend: str = "auto",
     *,
     episode_length: int | None = None,
@@ -63,8 +71,9 @@ def make(
         ('jax', 100)
 
     Args:
-        name: of a task; `package.module:factory`; or `path/to/file.py:factory`. A factory is
-            called with those of this function's other options that it takes.
+        name: of a task; `package.module:factory`; `path/to/file.py:factory`; or a robot
+            (`epvf.MujocoTask`). A factory is called with those of this function's other options
+            that it takes.
         backend: the engine; `auto` is, for bodies on MuJoCo, MJX on an accelerator and MuJoCo's C
             engine (`native`) otherwise.
         episode_length: longest episode in steps; the task's own if not given.
@@ -85,7 +94,8 @@ def make(
     for option, value in given.items():
         if value < 1:
             raise UserError(f"{option} is {value}, but must be at least 1")
-    stands = _behind(name)
+    stands = of_body(name) if isinstance(name, Body) else _behind(name)
+    name = name.name if isinstance(name, Body) else name
     if isinstance(stands, TaskEntry):
         task = named(stands.make(name, backend, given), name)
     else:
@@ -94,12 +104,14 @@ def make(
     return cast(ReplayableTask, task)
 
 
-def engines(name: str) -> tuple[str, ...]:
+def engines(name: str | Body) -> tuple[str, ...]:
     """The backends of a task.
 
     Raises:
         UserError: if there is no such task.
     """
+    if isinstance(name, Body):
+        return tuple(of_body(name).engines)
     stands = _behind(name)
     made = stands if isinstance(stands, TaskEntry) else product(stands, name, {})[0]
     return tuple(made.engines) if isinstance(made, TaskEntry) else (made.spec.backend,)
