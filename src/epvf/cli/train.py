@@ -37,6 +37,7 @@ class Options:
         init: policy file to start from.
         out: run folder to make.
         backend: the engine; the same as --task.backend.
+        objectives: of a task that has several; each episode is asked for one of them.
         json: print the result as JSON.
     """
 
@@ -51,6 +52,7 @@ class Options:
     init: Annotated[Path | None, Shown("POLICY")] = None
     out: Annotated[Path | None, Shown("DIR", default="runs/TASK/TIME-PRESET-sSEED")] = None
     backend: Annotated[str | None, Shown("NAME", default="as --task.backend")] = None
+    objectives: Annotated[tuple[str, ...], Shown("NAME ...", default="none")] = ()
     json: bool = False
 
 

@@ -150,6 +150,8 @@ class Body:
         quickest: the engine that `auto` means on a CPU, and on an NVIDIA GPU if it is `lanes`.
         action_offset, action_scale: `[nu]` of how an action in [-1, 1] becomes a control; None:
             over the actuators' whole range, or as it is where an actuator has none.
+        towards: names of objectives to the body that is asked for one of them in each episode; None:
+            it has no objectives.
     """
 
     name: str
@@ -164,6 +166,7 @@ class Body:
     quickest: str = "native"
     action_offset: tuple[float, ...] | None = None
     action_scale: tuple[float, ...] | None = None
+    towards: Callable[[tuple[str, ...]], "Body"] | None = None
 
     @cached_property
     def observation_size(self) -> int:

@@ -97,8 +97,9 @@ def model() -> mujoco.MjModel:
     Raises:
         UserError: if Menagerie's package is not installed, or cannot get the model.
     """
-    robot = _menagerie().spec("go2_mjx")
+    robot = _robot()
     robot.option.timestep = TIMESTEP
+    robot.option.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_SENSOR)  # nobody reads them
     for geom in robot.geoms:
         geom.contype = 0
         geom.conaffinity = int(geom.name in FEET)
@@ -111,7 +112,8 @@ def model() -> mujoco.MjModel:
     return robot.compile()
 
 
-def _menagerie() -> Any:
+def _robot() -> mujoco.MjSpec:
+    """Menagerie's Go2, made for MJX; downloaded when it is first asked for."""
     try:
         import mujoco_menagerie
     except ImportError:
@@ -121,10 +123,10 @@ def _menagerie() -> Any:
     try:
         robot = mujoco_menagerie.get("unitree_go2")
         robot.path(progress=None)
-    except mujoco_menagerie.MenagerieError as error:
+        return robot.spec("go2_mjx")
+    except (mujoco_menagerie.MenagerieError, OSError, ValueError) as error:
         told = f"MuJoCo Menagerie cannot get the Go2's model: {one_line(error)}"
         raise UserError(told if len(told) <= LONGEST else f"{told[: LONGEST - 4]} ...") from error
-    return robot
 
 
 _STANCE = np.array(STANCE)

@@ -37,6 +37,10 @@ TASKS: Registry[Any] = Registry(
 """Names to a `TaskEntry`, a `Body`, a task, or a function that makes one."""
 
 
+OBJECTIVE = "+"
+"""Between a task's name and its objectives: `ant+forward+left`."""
+
+
 class TaskInfo(NamedTuple):
     """What there is to say of a task.
 
@@ -71,7 +75,7 @@ def make(
         ('jax', 100)
 
     Args:
-        name: of a task; `package.module:factory`; `path/to/file.py:factory`; or a robot
+        name: of a task, with objectives behind it if it has them (`ant+forward+left`); `package.module:factory`; `path/to/file.py:factory`; or a robot
             (`epvf.MujocoTask`). A factory is called with those of this function's other options
             that it takes.
         backend: the engine; `auto` is, for bodies on MuJoCo, MJX on an accelerator and MuJoCo's C
@@ -127,10 +131,10 @@ def register(name: str, factory: Callable[..., Task] | Task | Body | TaskEntry |
         'short-cartpole'
 
     Raises:
-        UserError: if another task has this name, or a name has a colon.
+        UserError: if another task has this name, or a name has a colon or a plus sign.
     """
-    if ":" in name:
-        raise UserError(f"the name of a task has no colon, but {name!r} has")
+    if ":" in name or OBJECTIVE in name:
+        raise UserError(f"the name of a task has no colon and no {OBJECTIVE}, but {name!r} has")
     TASKS.register(name, factory)
 
 
@@ -151,8 +155,24 @@ def _described(name: str, origin: str, problem: str | None) -> TaskInfo:
 
 def _behind(name: str) -> Any:
     """What stands behind a name; a body on its engines."""
-    value = _loaded(name) if ":" in name else TASKS[name]
+    place, _, objectives = name.partition(OBJECTIVE)
+    value = _loaded(name) if ":" in name else TASKS[place]
+    if objectives and ":" not in name:
+        value = _towards(value, place, tuple(objectives.split(OBJECTIVE)))
     return of_body(replace(value, name=name)) if isinstance(value, Body) else value
+
+
+def _towards(value: Any, name: str, objectives: tuple[str, ...]) -> Body:
+    """The body that pursues objectives.
+
+    Raises:
+        UserError: if the task has none, or not these.
+    """
+    if not isinstance(value, Body) or value.towards is None:
+        raise UserError(
+            f"task {name!r} has no objectives; leave out {OBJECTIVE.join(objectives)!r}"
+        )
+    return value.towards(objectives)
 
 
 def _loaded(name: str) -> Any:
