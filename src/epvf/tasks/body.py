@@ -150,8 +150,8 @@ class Body:
         quickest: the engine that `auto` means on a CPU, and on an NVIDIA GPU if it is `lanes`.
         action_offset, action_scale: `[nu]` of how an action in [-1, 1] becomes a control; None:
             over the actuators' whole range, or as it is where an actuator has none.
-        towards: names of objectives to the body that is asked for one of them in each episode; None:
-            it has no objectives.
+        towards: names of objectives to the body that is asked for one of them in each episode;
+            None: it has no objectives.
     """
 
     name: str

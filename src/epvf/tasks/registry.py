@@ -75,9 +75,9 @@ def make(
         ('jax', 100)
 
     Args:
-        name: of a task, with objectives behind it if it has them (`ant+forward+left`); `package.module:factory`; `path/to/file.py:factory`; or a robot
-            (`epvf.MujocoTask`). A factory is called with those of this function's other options
-            that it takes.
+        name: of a task, with objectives behind it if it has them (`ant+forward+left`);
+            `package.module:factory`; `path/to/file.py:factory`; or a robot (`epvf.MujocoTask`). A
+            factory is called with those of this function's other options that it takes.
         backend: the engine; `auto` is, for bodies on MuJoCo, MJX on an accelerator and MuJoCo's C
             engine (`native`) otherwise.
         episode_length: longest episode in steps; the task's own if not given.
@@ -155,10 +155,13 @@ def _described(name: str, origin: str, problem: str | None) -> TaskInfo:
 
 def _behind(name: str) -> Any:
     """What stands behind a name; a body on its engines."""
-    place, _, objectives = name.partition(OBJECTIVE)
-    value = _loaded(name) if ":" in name else TASKS[place]
-    if objectives and ":" not in name:
-        value = _towards(value, place, tuple(objectives.split(OBJECTIVE)))
+    if ":" in name:
+        value = _loaded(name)
+    else:
+        place, plus, objectives = name.partition(OBJECTIVE)
+        value = TASKS[place]
+        if plus:
+            value = _towards(value, place, tuple(objectives.split(OBJECTIVE)))
     return of_body(replace(value, name=name)) if isinstance(value, Body) else value
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from epvf.config.presets import cartpole, untuned, walkers
 from epvf.config.schema import Config, default_settings, reads, replace
-from epvf.errors import unknown
+from epvf.errors import UserError, unknown
 from epvf.methods.registry import METHODS
 from epvf.tasks import TaskSpec, make
 
@@ -45,17 +45,18 @@ def preset(task: str, name: str = "tuned", method: str | None = None) -> Config:
     method = method or default_method(task, name)
     base = Config(method=_settings(method))
     changes = {"task.name": task, **_delta(kind, name, method)}
-    if name == "tuned" and task not in _FAMILIES:
-        changes |= {choice.field: choice.value for choice in untuned.choices(_spec(task), method)}
+    if name == "tuned" and (spec := _untuned(task)) is not None:
+        changes |= {choice.field: choice.value for choice in untuned.choices(spec, method)}
     return replace(base, {field: value for field, value in changes.items() if reads(method, field)})
 
 
 def chosen(task: str, name: str, method: str) -> str | None:
     """What a preset chose for a task that nobody tuned, in a line; None where somebody did."""
-    if name != "tuned" or task in _FAMILIES:
+    spec = _untuned(task) if name == "tuned" else None
+    if spec is None:
         return None
     kind = "CartPole" if family(task) is cartpole else "the walkers"
-    return untuned.told(_spec(task), method, kind)
+    return untuned.told(spec, method, kind)
 
 
 def family(task: str) -> ModuleType:
@@ -66,7 +67,7 @@ def family(task: str) -> ModuleType:
     """
     if task in _FAMILIES:
         return _FAMILIES[task]
-    return cartpole if _spec(task).discrete else walkers
+    return cartpole if make(task).spec.discrete else walkers
 
 
 _FAMILIES = {"cartpole": cartpole} | dict.fromkeys(
@@ -74,8 +75,14 @@ _FAMILIES = {"cartpole": cartpole} | dict.fromkeys(
 )
 
 
-def _spec(task: str) -> TaskSpec:
-    return make(task).spec
+def _untuned(task: str) -> TaskSpec | None:
+    """The numbers of a task that nobody tuned; None of others, and where it needs more to be made."""
+    if task in _FAMILIES:
+        return None
+    try:
+        return make(task).spec
+    except UserError:
+        return None
 
 
 def _settings(method: str) -> Any:
