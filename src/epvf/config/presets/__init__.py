@@ -76,7 +76,7 @@ _FAMILIES = {"cartpole": cartpole} | dict.fromkeys(
 
 
 def _untuned(task: str) -> TaskSpec | None:
-    """The numbers of a task that nobody tuned; None of others, and where it needs more to be made."""
+    """The numbers of a task that nobody tuned; None of others, and of one that needs options."""
     if task in _FAMILIES:
         return None
     try:

@@ -6,8 +6,6 @@ body's own, compiled by numba into loops of its own.
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,7 +142,6 @@ class Episode:
             np.zeros((model.nbody, 3)),
         )
         self._network = _network(policy)
-        self._body = body
         self._loops = compiled_for(body)
 
     def run(
@@ -171,10 +168,9 @@ class Episode:
             number of steps; and how many samples were taken.
         """
         simulation, network = self._simulation, self._network
-        with _naming(self._body):
-            return self._loops.run(
-                simulation, network, theta, episode_length, start, stop, samples, seen
-            )
+        return self._loops.run(
+            simulation, network, theta, episode_length, start, stop, samples, seen
+        )
 
     def explore(
         self,
@@ -207,8 +203,7 @@ class Episode:
             rows: filled in place, as a `Replay`'s.
             start: as for `run`.
         """
-        with _naming(self._body):
-            self._loops.replay(self._simulation, self._network.observation, actions, start, rows)
+        self._loops.replay(self._simulation, self._network.observation, actions, start, rows)
 
 
 class ReplayRows(NamedTuple):
@@ -280,39 +275,34 @@ _jit: Any = partial(njit, nogil=True, fastmath={"contract"}, error_model="numpy"
 _compiled = _jit()
 
 
-@contextmanager
-def _naming(body: Body) -> Iterator[None]:
-    """Names the formula, and its line, that numba cannot compile."""
-    try:
-        yield
-    except NumbaError as error:
-        complained = _uncompiled(body)
-        if complained is None:
-            raise
-        raise complained from error
+@cache
+def check_compiles(body: Body) -> None:
+    """Tries whether numba takes formulas that are not ours, each alone.
 
-
-def _uncompiled(body: Body) -> UserError | None:
-    """What is to be said of the first formula that numba cannot compile alone."""
+    Raises:
+        UserError: if one cannot be compiled; it names the file and the line.
+    """
     state = first_state(body)
-    state = state._replace(command=np.zeros(0)) if state.command is None else state
     for which in FORMULAS:
         formula = getattr(body, which)
-        if formula is None:
+        if formula is None or (formula.__module__ or "").startswith("epvf."):
             continue
         try:
             jitted(formula, "alone")(state)
         except NumbaError as error:
-            lines = [line.strip() for line in str(error).splitlines()]
-            reasons = [
-                line for line in lines[1:] if line and not line.startswith(("File", "-", ">"))
-            ]
-            name = Path(formula.__code__.co_filename).name
-            found = re.findall(rf'{re.escape(name)}", line (\d+)', str(error))
-            place = f"{name}:{found[-1]}" if found else place_of(formula)
-            why = reasons[0] if reasons else type(error).__name__
-            return complaint(body.name, which, place, f"numba cannot compile it: {why}")
-    return None
+            raise _uncompiled(body, which, str(error)) from error
+
+
+def _uncompiled(body: Body, which: str, told: str) -> UserError:
+    """What is to be said of a formula that numba cannot compile, and told so at length."""
+    formula = getattr(body, which)
+    lines = [line.strip() for line in told.splitlines()]
+    reasons = [line for line in lines[1:] if line and not line.startswith(("File", "-", ">"))]
+    name = Path(formula.__code__.co_filename).name
+    found = re.findall(rf'{re.escape(name)}", line (\d+)', told)
+    place = f"{name}:{found[-1]}" if found else place_of(formula)
+    why = reasons[0] if reasons else "no reason told"
+    return complaint(body.name, which, place, f"numba cannot compile it: {why}")
 
 
 class Loops(NamedTuple):

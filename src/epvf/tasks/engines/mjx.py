@@ -97,11 +97,17 @@ def _as_it_is(reward: jax.Array, bits: jax.Array) -> jax.Array:
 
 
 def make(body: Body, episode_length: int | None = None, num_slots: int | None = None) -> JaxTask:
-    """The task on MJX; on a CPU with few environments side by side unless told otherwise."""
+    """The task on MJX; on a CPU with few environments side by side unless told otherwise.
+
+    Raises:
+        UserError: if MJX cannot step the model, or JAX cannot trace a formula.
+    """
     if num_slots is None and jax.default_backend() == "cpu":
         num_slots = CPU_SLOTS
     spec = body.spec("mjx", episode_length, traceable=True)
-    return JaxTask(spec, _environment(body), num_slots)
+    environment = _environment(body)
+    jax.eval_shape(environment.reset, jax.random.key(0))  # traces all formulas
+    return JaxTask(spec, environment, num_slots)
 
 
 def environment(

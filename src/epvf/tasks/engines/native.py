@@ -31,6 +31,7 @@ from epvf.tasks.engines.episode import (
     Episode,
     ReplayRows,
     SegmentRows,
+    check_compiles,
     kept_size,
     state_size,
 )
@@ -88,11 +89,16 @@ class NativeTask:
 def make(
     body: Body, episode_length: int | None = None, num_threads: int | None = None
 ) -> NativeTask:
-    """The task, on all processors that this process may use unless told otherwise."""
+    """The task, on all processors that this process may use unless told otherwise.
+
+    Raises:
+        UserError: if there are no such threads, or numba cannot compile a formula.
+    """
     if num_threads is None:
         num_threads = num_processors()
     if num_threads < 1:
         raise UserError(f"num_threads is {num_threads}, but must be at least 1")
+    check_compiles(body)
     return NativeTask(body, body.spec("native", episode_length, traceable=False), num_threads)
 
 
