@@ -213,7 +213,8 @@ def checked_explore(spec: TaskSpec, explore: Explore, policy: Policy, horizon: i
     return _CheckedExplore(spec, explore, policy.layer_sizes[-1], horizon)
 
 
-class _CheckedExplore(NamedTuple):
+@dataclass(frozen=True)
+class _CheckedExplore:
     spec: TaskSpec
     explore: Explore
     outputs: int
