@@ -16,6 +16,8 @@ from epvf.tasks.base import TaskSpec
 from epvf.tasks.calls import applied
 from epvf.types import Array
 
+_PACKAGE = __name__.partition(".")[0]
+
 ALARMS = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
 """MuJoCo's warnings of a simulation that is no longer sound."""
 
@@ -180,6 +182,16 @@ class Body:
             return 0
         parts = self.starts(np.random.default_rng(0), 1)
         return int(parts[2].shape[1]) if len(parts) > 2 else 0
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """The formulas that are not of this package, so that nobody has tried them on engines."""
+        return tuple(
+            which
+            for which in FORMULAS
+            if (formula := getattr(self, which)) is not None
+            and (getattr(formula, "__module__", None) or "").partition(".")[0] != _PACKAGE
+        )
 
     @cached_property
     def reads(self) -> frozenset[str]:

@@ -3,6 +3,7 @@
 import numbers
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any, TypeAlias
 
 import mujoco
@@ -196,8 +197,8 @@ def _check_formulas(body: Body) -> None:
     """
     for which in FORMULAS:
         formula = getattr(body, which)
-        if not callable(formula) and not (formula is None and which == "terminated"):
-            raise UserError(f"{which} must be a function of a state, not {formula!r:.60}")
+        if not isinstance(formula, FunctionType) and (formula is not None or which != "terminated"):
+            raise UserError(f"{which} must be a plain function of a state, not {formula!r:.60}")
     assert body.reads is not None
     state = first_state(body)
     parts = in_parts(applied(body, "observe", state))

@@ -22,7 +22,7 @@ from numba.extending import overload
 
 from epvf.errors import UserError
 from epvf.policies.mlp import Policy
-from epvf.tasks.body import ALARMS, DERIVED, FORMULAS, Body, State, first_state
+from epvf.tasks.body import ALARMS, DERIVED, Body, State, first_state
 from epvf.tasks.calls import complaint, place_of
 from epvf.tasks.engines.fingerprint import fingerprint
 from epvf.tasks.engines.jitted import jitted, renamed
@@ -282,13 +282,9 @@ def check_compiles(body: Body) -> None:
     Raises:
         UserError: if one cannot be compiled; it names the file and the line.
     """
-    state = first_state(body)
-    for which in FORMULAS:
-        formula = getattr(body, which)
-        if formula is None or (formula.__module__ or "").startswith("epvf."):
-            continue
+    for which in body.foreign:
         try:
-            jitted(formula, "alone")(state)
+            jitted(getattr(body, which), "alone")(first_state(body))
         except NumbaError as error:
             raise _uncompiled(body, which, str(error)) from error
 

@@ -106,7 +106,8 @@ def make(body: Body, episode_length: int | None = None, num_slots: int | None = 
         num_slots = CPU_SLOTS
     spec = body.spec("mjx", episode_length, traceable=True)
     environment = _environment(body)
-    jax.eval_shape(environment.reset, jax.random.key(0))  # traces all formulas
+    if body.foreign:
+        jax.eval_shape(environment.reset, jax.random.key(0))  # traces all formulas
     return JaxTask(spec, environment, num_slots)
 
 
