@@ -1,6 +1,5 @@
 """A robot of one's own: a MuJoCo model, and what it sees, is paid for and ends by."""
 
-import numbers
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
@@ -90,7 +89,7 @@ def MujocoTask(  # noqa: N802  # to its users it is a thing, not an action
     _check_whole("frame_skip", frame_skip)
     _check_whole("episode_length", episode_length)
     given = _Given(made)
-    if isinstance(starts, numbers.Real):
+    if isinstance(starts, float | int):
         if not 0.0 <= float(starts) < float("inf"):
             raise UserError(f"starts is {starts}, but must be finite and at least 0")
         starts = Around(given, float(starts))
