@@ -1,9 +1,13 @@
-"""The Ant's steps on MuJoCo's C engine, for comparison with other engines."""
+"""Steps on MuJoCo's C engine, for comparison with other engines."""
+
+from typing import Any
 
 import mujoco
 import numpy as np
 
+from epvf.policies.mlp import Policy
 from epvf.tasks import ant
+from epvf.tasks.engines.episode import NOWHERE, Episode, ReplayRows
 
 
 def c_transitions(num: int = 900) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
@@ -38,3 +42,15 @@ def c_steps(model: mujoco.MjModel, states: list[np.ndarray]) -> np.ndarray:
         mujoco.mj_step(model, data)
         after.append(data.qvel.copy())
     return np.array(after)
+
+
+def replayed(body: Any, actions: np.ndarray, start: np.ndarray = NOWHERE) -> ReplayRows:
+    """What given actions `[T, nu]` lead to in a body that starts so far from its model's state."""
+    sizes = body.observation_size, len(body.actions.offset)
+    rows = ReplayRows(
+        np.zeros((len(actions), sizes[0]), np.float32),
+        np.zeros(len(actions), np.float32),
+        np.zeros(len(actions), bool),
+    )
+    Episode(Policy(sizes, output="clip"), body).replay(actions, rows, start)
+    return rows

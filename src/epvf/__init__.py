@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from epvf.tasks import make
     from epvf.tasks import register as register_task
     from epvf.tasks.base import TaskSpec
+    from epvf.tasks.mujoco_task import MujocoTask
     from epvf.types import Evaluation
     from epvf.view.film import render
 
@@ -31,6 +32,7 @@ __version__ = "0.2.0"
 _HOMES = {
     "Config": "epvf.config.schema",
     "Evaluation": "epvf.types",
+    "MujocoTask": "epvf.tasks.mujoco_task",
     "Policy": "epvf.policies.mlp",
     "Result": "epvf.runs.train",
     "Run": "epvf.runs.folder",
@@ -50,6 +52,7 @@ _HOMES = {
 __all__ = [
     "Config",
     "Evaluation",
+    "MujocoTask",
     "Policy",
     "Result",
     "Run",

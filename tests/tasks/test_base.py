@@ -8,8 +8,8 @@ import pytest
 from epvf.errors import UserError
 from epvf.policies.mlp import Policy
 from epvf.tasks import make
-from epvf.tasks.base import checked
-from epvf.types import Evaluation
+from epvf.tasks.base import checked, checked_explore
+from epvf.types import Envs, Evaluation, Segment
 from probes import FormulaTask
 
 SPEC = FormulaTask(lambda thetas: thetas[:, 0]).spec
@@ -40,6 +40,8 @@ def test_a_sound_answer_goes_through_as_it_is() -> None:
         (GOOD._replace(returns=[0.0] * 4), "returns as list"),
         (GOOD._replace(lengths=np.ones((4, 1), np.int32)), r"lengths of shape \[4, 1\]"),
         (GOOD._replace(lengths=np.ones(4)), "lengths of float64, but must return integers"),
+        (GOOD._replace(lengths=np.full(4, 2, np.int32)), "lengths of 2 to 2 steps.*0 to 1"),
+        (GOOD._replace(lengths=np.array([1, -1, 1, 1])), "lengths of -1 to 1 steps"),
         (GOOD._replace(starts=np.zeros((4, 2))), r"starts of shape \[4, 2\].*\[4, 3\]"),
         (np.zeros(4), "returned ndarray, but must return an Evaluation"),
     ],
@@ -47,6 +49,55 @@ def test_a_sound_answer_goes_through_as_it_is() -> None:
 def test_what_does_not_fit_is_refused_in_words(answer, message) -> None:
     with pytest.raises(UserError, match=f"task 'formula' .*{message}") as error:
         _run(answer)
+    assert "\n" not in str(error.value)
+
+
+ENVS = Envs(np.zeros(4), np.zeros(4, np.int32), *[np.zeros(4, np.float32)] * 2, np.zeros(4, int))
+SEGMENT = Segment(
+    np.zeros((4, 6, 3), np.float32),
+    np.zeros((4, 5, 1), np.float32),
+    np.zeros((4, 5), np.float32),
+    np.zeros((4, 5), bool),
+    np.zeros((4, 5), bool),
+    ENVS,
+)
+
+
+class Answering:
+    """An `Explore` that always gives the same."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def reset(self, key, num):
+        return ENVS
+
+    def __call__(self, key, thetas, envs):
+        return self.answer
+
+
+def _explored(answer):
+    explore = checked_explore(SPEC, Answering(answer), Policy((3, 1)), 5)
+    return explore(jax.random.key(0), THETAS, explore.reset(jax.random.key(0), 4))
+
+
+def test_a_sound_segment_goes_through_as_it_is() -> None:
+    assert _explored(SEGMENT) is SEGMENT
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (SEGMENT._replace(rewards=np.zeros((4, 5, 1))), r"rewards of shape \[4, 5, 1\].*\[4, 5\]"),
+        (SEGMENT._replace(observations=np.zeros((4, 5, 3))), r"observations.*\[4, 6, 3\]"),
+        (SEGMENT._replace(terminated=np.zeros((4, 5))), "terminated of float64.*truth values"),
+        (SEGMENT._replace(outputs=np.zeros((4, 5, 2))), r"outputs of shape.*\[4, 5, 1\]"),
+        (np.zeros(4), "returned ndarray, but must return a Segment"),
+    ],
+)
+def test_a_segment_that_does_not_fit_is_refused_in_words(answer, message, loose) -> None:
+    with pytest.raises(UserError, match=f"task 'formula' .*{message}") as error:
+        _explored(answer)
     assert "\n" not in str(error.value)
 
 

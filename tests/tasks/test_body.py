@@ -10,6 +10,7 @@ from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 from gymnasium.envs.mujoco.walker2d_v5 import Walker2dEnv
 
+from c_engine import replayed
 from epvf.analysis.evaluation import evaluate
 from epvf.errors import UserError
 from epvf.policies.formats.safetensors import SavedPolicy
@@ -131,21 +132,19 @@ def test_observes_pays_and_ends_like_gymnasium(pair):
 def test_open_loop_steps_are_gymnasium_s_to_the_last_number(pair):
     body, env = pair
     steps, nq = 60, env.model.nq
-    actions = np.random.default_rng(3).uniform(-0.4, 0.4, (steps, 1, env.model.nu))
+    actions = np.random.default_rng(3).uniform(-0.4, 0.4, (steps, env.model.nu))
     start = _starts(body, 1)[0]
     env.reset()
     env.set_state(env.init_qpos + start[:nq], env.init_qvel + start[nq:])
-    simulations = native.Simulations(body, 1, num_threads=1)
-    simulations.state[0, 1 : 1 + len(start)] += start
-    ends = []
+    ours = replayed(body, actions, start)
     for t in range(steps):
-        observation, reward, terminated, *_ = env.step(actions[t, 0])
-        ours = simulations.step(actions[t])
-        np.testing.assert_array_equal(ours.observation[0], np.float32(observation))
-        np.testing.assert_allclose(ours.reward[0], reward, rtol=1e-6)
-        assert ours.terminated[0] == terminated
-        ends.append(terminated)
-    assert not ends[0]
+        observation, reward, terminated, *_ = env.step(body.actions(actions[t]))
+        np.testing.assert_array_equal(ours.observation[t], np.float32(observation))
+        np.testing.assert_allclose(ours.reward[t], reward, rtol=1e-6)
+        assert ours.terminated[t] == terminated
+        if terminated:
+            break
+    assert not ours.terminated[0]
 
 
 def test_starts_are_distributed_like_gymnasium_s(pair):

@@ -25,6 +25,8 @@ def test_it_differs_where_the_physics_or_the_formulas_differ():
         replace(ANT, reward=HOPPER.reward),
         replace(ANT, terminated=None),
         replace(ANT, model=_heavier),
+        replace(ANT, action_scale=(0.5,) * 8),
+        replace(ANT, action_offset=(0.5,) * 8),
     ]
     known = [identity.of_body(body) for body in (ANT, *others)]
     assert None not in known and len(set(known)) == len(known)

@@ -20,6 +20,13 @@ GYMNASIUM = {
     "hopper": "Hopper-v5",
     "halfcheetah": "HalfCheetah-v5",
     "walker2d": "Walker2d-v5",
+    "swimmer": "Swimmer-v5",
+    "reacher": "Reacher-v5",
+    "inverted-double-pendulum": "InvertedDoublePendulum-v5",
+    "humanoid": "Humanoid-v5",
+    "ant-v5": "Ant-v5",
+    "pendulum": "Pendulum-v1",
+    "acrobot": "Acrobot-v1",
 }
 """Tasks that are somebody else's, under the names of the originals."""
 
@@ -125,10 +132,19 @@ def _in_gymnasium(saved: SavedPolicy, episodes: int, seed: int) -> Result:
         observation, _ = environment.reset(seed=seed if episode == 0 else None)
         over = False
         while not over:
-            action = act(saved.policy, layers, observation)
+            action = scaled(environment, act(saved.policy, layers, observation))
             observation, reward, terminated, truncated, _ = environment.step(action)
             returns[episode] += float(reward)
             lengths[episode] += 1
             over = terminated or truncated
     environment.close()
     return Result(saved.task, f"Gymnasium {name}", returns, lengths)
+
+
+def scaled(environment: Any, action: Any) -> Any:
+    """An action in [-1, 1] over the bounds of an environment of Gymnasium; others as they are."""
+    space = environment.action_space
+    if not isinstance(space, gymnasium.spaces.Box):
+        return action
+    middle, half = (space.low + space.high) / 2.0, (space.high - space.low) / 2.0
+    return (middle + half * action).astype(space.dtype)

@@ -6,6 +6,7 @@ EXTRAS = {
     "mjx": ("mujoco.mjx",),
     "warp": ("mujoco.mjx", "warp"),
     "baselines": ("brax", "evosax"),
+    "robots": ("mujoco_menagerie",),
     "video": ("imageio", "imageio_ffmpeg", "PIL", "pygame"),
 }
 """Extras of `pip install "epvf[EXTRA]"`, and the modules that each needs."""

@@ -26,6 +26,7 @@ from epvf.config.schema import (
 from epvf.config.variants import VARIANTS, vary
 from epvf.errors import UserError
 from epvf.methods.registry import METHODS, default_settings
+from epvf.tasks.registry import OBJECTIVE
 
 DEFAULT_PRESET: str = PRESETS[1]
 DEFAULT_TASK = "cartpole"
@@ -89,8 +90,9 @@ def started_by(own: Sequence[Option], argv: Sequence[str]) -> Start:
     """
     words = arguments.split([*own, *_all_options()], argv)
     named = {name: values[0] for name, values in words.named.items() if values}
+    task = words.loose[0] if words.loose else DEFAULT_TASK
     return Start(
-        words.loose[0] if words.loose else DEFAULT_TASK,
+        OBJECTIVE.join([task, *words.named.get("objectives", [])]),
         named.get("preset"),
         named.get("method"),
         named.get("variant"),

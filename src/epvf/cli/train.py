@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from epvf.cli import arguments, options
 from epvf.cli.arguments import Option, Shown
-from epvf.config.presets import PRESETS
+from epvf.config.presets import PRESETS, chosen
 from epvf.config.schema import Config
 from epvf.config.variants import VARIANTS
 from epvf.errors import UserError
@@ -37,6 +37,7 @@ class Options:
         init: policy file to start from.
         out: run folder to make.
         backend: the engine; the same as --task.backend.
+        objectives: of a task that has several; each episode is asked for one of them.
         json: print the result as JSON.
     """
 
@@ -51,6 +52,7 @@ class Options:
     init: Annotated[Path | None, Shown("POLICY")] = None
     out: Annotated[Path | None, Shown("DIR", default="runs/TASK/TIME-PRESET-sSEED")] = None
     backend: Annotated[str | None, Shown("NAME", default="as --task.backend")] = None
+    objectives: Annotated[tuple[str, ...], Shown("NAME ...", default="none")] = ()
     json: bool = False
 
 
@@ -70,6 +72,7 @@ def run(argv: list[str]) -> int:
     if saved is not None:
         _check_fits(asked.init, saved, setup)
     _tell_if_not_resumable(config)
+    _tell_what_was_chosen(config, origin)
     command = ["epvf", "train", *argv]
     if asked.out is not None:
         made = Run.create(asked.out, setup.config, command, init=saved)
@@ -120,6 +123,12 @@ def _check_fits(path: Path | None, saved: "SavedPolicy", setup: "Setup") -> None
             f"policy {path} is {saved.policy.describe()}, but this run's is "
             f"{setup.policy.describe()}"
         )
+
+
+def _tell_what_was_chosen(config: Config, origin: str) -> None:
+    line = chosen(config.task.name, origin, config.method.name)
+    if line is not None:
+        print(f"note: {line}", file=sys.stderr, flush=True)
 
 
 def _tell_if_not_resumable(config: Config) -> None:

@@ -21,6 +21,7 @@ from epvf.runs.recorder import record
 from epvf.runtime import startup
 from epvf.runtime.memory import explained
 from epvf.tasks.base import Task
+from epvf.tasks.body import Body
 from epvf.training.agents import train_agent
 from epvf.training.loop import iterate
 from epvf.training.prepare import Setup, prepare
@@ -52,7 +53,7 @@ class Result(NamedTuple):
 
 def train(
     config: Config,
-    task: Task | None = None,
+    task: Task | Body | None = None,
     out: str | Path | None = None,
     init: SavedPolicy | None = None,
 ) -> Result:
@@ -67,9 +68,10 @@ def train(
 
     Args:
         config: the run.
-        task: what to train on; None: the one that the configuration names. A run of a task that is
-            given here is recorded under the name of its `spec`, and can be resumed from the command
-            line if that is `package.module:factory`.
+        task: what to train on, or a robot (`epvf.MujocoTask`), which runs on the configuration's
+            engine; None: the one that the configuration names. A run of a task that is given here
+            is recorded under the name of its `spec`, and can be resumed from the command line if
+            that is `package.module:factory`.
         out: folder to make for the run; None: nothing is written.
         init: a policy to start from.
 

@@ -4,6 +4,7 @@ Source: Bohlinger & Peters 2025, section 3; constants from RL-X, the authors' co
 2024.
 """
 
+from dataclasses import replace
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -12,6 +13,7 @@ import mujoco
 from epvf.tasks.body import Body
 from epvf.tasks.formulas import exp
 from epvf.tasks.gym_models import model_file
+from epvf.tasks.starts import Around, Commanded, commands_of
 
 OBSERVATION_SIZE = 34
 ACTION_SIZE = 8
@@ -20,6 +22,19 @@ TARGET_SPEED = 2.0  # m/s, forwards in the torso's frame
 REWARD_WIDTH = 0.25  # m²/s²
 HEIGHT_RANGE = (0.2, 1.0)  # m; outside of it the episode terminates
 OBSERVATION_LIMIT = 100.0
+
+OBJECTIVES = {
+    "forward": (TARGET_SPEED, 0.0, 0.0, 0.0),
+    "backward": (-TARGET_SPEED, 0.0, 0.0, 0.0),
+    "left": (0.0, TARGET_SPEED, 0.0, 0.0),
+    "right": (0.0, -TARGET_SPEED, 0.0, 0.0),
+    "turn-left": (0.0, 0.0, 1.0, 1.0),
+    "turn-right": (0.0, 0.0, -1.0, 1.0),
+}
+"""Commands: velocities forwards and to the left (m/s), turning (rad/s), and whether that counts."""
+
+OBJECTIVE_NOISE = 0.01
+"""Of starts with objectives (m, rad, m/s, rad/s): so that episodes of one command differ."""
 
 Sextuple: TypeAlias = tuple[Any, Any, Any, Any, Any, Any]
 
@@ -70,6 +85,35 @@ def fallen(height: Any) -> Any:
     return (height < HEIGHT_RANGE[0]) | (height > HEIGHT_RANGE[1])
 
 
+def observe_commanded(s: Any) -> tuple[Any, ...]:
+    """`[38]` what the paper's Ant observes, and the command."""
+    return (*observe(s), s.command)
+
+
+def reward_commanded(s: Any) -> Any:
+    """The paper's reward for the commanded velocity; where turning counts, for that too."""
+    forward, sideways, _, _, _, _ = torso_frame(s.qpos, s.qvel)
+    velocity = (forward - s.command[0]) ** 2 + (sideways - s.command[1]) ** 2
+    turning = s.command[3] * (s.qvel[5] - s.command[2]) ** 2
+    return exp((velocity + turning) * (-1.0 / REWARD_WIDTH))
+
+
+def towards(objectives: tuple[str, ...]) -> Body:
+    """The Ant that is asked for one of these `OBJECTIVES` in each episode.
+
+    Raises:
+        UserError: if there is none of a name, or one is named twice.
+    """
+    commands = commands_of("ant", OBJECTIVES, objectives)
+    return replace(
+        BODY,
+        observe=observe_commanded,
+        reward=reward_commanded,
+        starts=Commanded(Around(model, OBJECTIVE_NOISE), commands),
+        towards=None,
+    )
+
+
 @cache
 def model() -> mujoco.MjModel:
     """Gymnasium's Ant with the paper's edits; made once, not to be changed.
@@ -101,4 +145,5 @@ BODY = Body(
     terminated=terminated,
     observation_limit=OBSERVATION_LIMIT,
     quickest="lanes",
+    towards=towards,
 )

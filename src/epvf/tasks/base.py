@@ -11,7 +11,16 @@ from jaxtyping import Bool, Float
 from epvf.errors import UserError
 from epvf.policies.mlp import Policy
 from epvf.policies.population import Perturbed
-from epvf.types import Array, Evaluate, Evaluation, Explore, Population, PRNGKey
+from epvf.types import (
+    Array,
+    Envs,
+    Evaluate,
+    Evaluation,
+    Explore,
+    Population,
+    PRNGKey,
+    Segment,
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class TaskSpec:
             one program; otherwise it is called from the host with numpy arrays.
         draws: whether `Evaluate` also takes a population that is not drawn yet (`Perturbed`), so
             that its policies need not all exist at a time.
+        step_seconds: of the task's time that an env step takes; None: nobody tells.
     """
 
     name: str
@@ -50,6 +60,7 @@ class TaskSpec:
     traceable: bool
     terminates: bool = True
     draws: bool = False
+    step_seconds: float | None = None
 
 
 class Replay(NamedTuple):
@@ -161,7 +172,8 @@ def checked(spec: TaskSpec, evaluate: Evaluate) -> Evaluate:
 
     The evaluation raises:
         UserError: if it is no `Evaluation`, returns are not `[N]` real numbers, lengths not `[N]`
-            integers, or start states neither None nor `[N, observation_size]`.
+            integers of 0 to the longest episode, or start states neither None nor
+            `[N, observation_size]`.
     """
 
     def evaluate_checked(key: PRNGKey, thetas: Population | Perturbed) -> Evaluation:
@@ -176,13 +188,80 @@ def _check_evaluation(spec: TaskSpec, num: int, evaluation: Any) -> None:
     if not isinstance(evaluation, Evaluation):
         what = type(evaluation).__name__
         raise UserError(f"task {spec.name!r} returned {what}, but must return an Evaluation")
-    wanted: list[tuple[str, Any, tuple[int, ...], str, str]] = [
-        ("returns", evaluation.returns, (num,), "float", "f"),
-        ("lengths", evaluation.lengths, (num,), "integer", "iu"),
+    wanted = [
+        _Wanted("returns", evaluation.returns, (num,), "float"),
+        _Wanted("lengths", evaluation.lengths, (num,), "integer"),
     ]
     if evaluation.starts is not None:
-        wanted.append(("starts", evaluation.starts, (num, spec.observation_size), "float", "f"))
-    for name, array, shape, kind, kinds in wanted:
+        wanted.append(_Wanted("starts", evaluation.starts, (num, spec.observation_size), "float"))
+    _check_arrays(spec, num, wanted)
+    if isinstance(evaluation.lengths, np.ndarray):  # of others nobody can know yet
+        least, most = evaluation.lengths.min(), evaluation.lengths.max()
+        if least < 0 or most > spec.episode_length:
+            raise UserError(
+                f"task {spec.name!r} returned lengths of {least} to {most} steps, but must return "
+                f"0 to {spec.episode_length}, its longest episode"
+            )
+
+
+def checked_explore(spec: TaskSpec, explore: Explore, policy: Policy, horizon: int) -> Explore:
+    """`Explore` whose segments are looked at like the answers of `checked`.
+
+    Exploring raises:
+        UserError: if it is no `Segment`, or a field is not of its shape and kind of numbers.
+    """
+    return _CheckedExplore(spec, explore, policy.layer_sizes[-1], horizon)
+
+
+@dataclass(frozen=True)
+class _CheckedExplore:
+    spec: TaskSpec
+    explore: Explore
+    outputs: int
+    horizon: int
+
+    def reset(self, key: PRNGKey, num: int) -> Envs:
+        """See `Explore.reset`."""
+        return self.explore.reset(key, num)
+
+    def __call__(self, key: PRNGKey, thetas: Population, envs: Envs) -> Segment:
+        """See `Explore`."""
+        segment = self.explore(key, thetas, envs)
+        _check_segment(self.spec, (thetas.shape[0], self.horizon, self.outputs), segment)
+        return segment
+
+
+def _check_segment(spec: TaskSpec, sizes: tuple[int, int, int], segment: Any) -> None:
+    if not isinstance(segment, Segment):
+        what = type(segment).__name__
+        raise UserError(f"task {spec.name!r} returned {what}, but must return a Segment")
+    num, steps, outputs = sizes
+    seen, row = (num, steps + 1, spec.observation_size), (num, steps)
+    wanted = [
+        _Wanted("observations", segment.observations, seen, "float"),
+        _Wanted("outputs", segment.outputs, (*row, outputs), "float"),
+        _Wanted("rewards", segment.rewards, row, "float"),
+        _Wanted("terminated", segment.terminated, row, "truth value"),
+        _Wanted("truncated", segment.truncated, row, "truth value"),
+    ]
+    _check_arrays(spec, num, wanted)
+
+
+class _Wanted(NamedTuple):
+    """An array that a task returned, and what it must be."""
+
+    name: str
+    array: Any
+    shape: tuple[int, ...]
+    kind: str
+
+
+_KINDS = {"float": "f", "integer": "iu", "truth value": "b"}
+"""Kinds of numbers, and their letters in numpy."""
+
+
+def _check_arrays(spec: TaskSpec, num: int, wanted: list[_Wanted]) -> None:
+    for name, array, shape, kind in wanted:
         there, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
         if there is None or dtype is None:
             what = type(array).__name__
@@ -194,7 +273,7 @@ def _check_evaluation(spec: TaskSpec, num: int, evaluation: Any) -> None:
                 f"task {spec.name!r} returned {name} of shape {list(there)} for {num} policies, "
                 f"but must return {list(shape)}"
             )
-        if np.dtype(dtype).kind not in kinds:
+        if np.dtype(dtype).kind not in _KINDS[kind]:
             raise UserError(
                 f"task {spec.name!r} returned {name} of {dtype}, but must return {kind}s"
             )

@@ -86,6 +86,7 @@ def make(episode_length: int | None = None, num_slots: int | None = None) -> Jax
         deterministic_reset=False,
         traceable=True,
         draws=True,
+        step_seconds=TIMESTEP,
     )
     return JaxTask(spec, Environment(reset, step, observe), num_slots)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 UNARY = ("exp", "log", "sqrt", "sin", "cos", "tanh")
+BINARY = ("minimum", "maximum", "arctan2")
 
 
 def exp(x: Any) -> Any:
@@ -41,6 +42,21 @@ def cos(x: Any) -> Any:
 def tanh(x: Any) -> Any:
     """The hyperbolic tangent, elementwise."""
     return _library(x).tanh(x)
+
+
+def minimum(x: Any, y: Any) -> Any:
+    """The smaller of two numbers, elementwise."""
+    return _library(x).minimum(x, y)
+
+
+def maximum(x: Any, y: Any) -> Any:
+    """The larger of two numbers, elementwise."""
+    return _library(x).maximum(x, y)
+
+
+def arctan2(x: Any, y: Any) -> Any:
+    """The angle (rad) whose sine goes as the first and whose cosine as the second, elementwise."""
+    return _library(x).arctan2(x, y)
 
 
 def where(condition: Any, then: Any, otherwise: Any) -> Any:

@@ -10,7 +10,6 @@ import numpy as np
 
 from epvf.tasks.body import Body
 
-_PACKAGE = __name__.partition(".")[0]
 _LIBRARIES = ("jax", "mujoco", "mujoco-mjx", "numpy")
 
 
@@ -21,15 +20,15 @@ def of_body(body: Body) -> str | None:
     only their traces tell.
     """
     formulas = (body.observe, body.reward, body.terminated)
-    if any(getattr(f, "__module__", "").partition(".")[0] != _PACKAGE for f in formulas if f):
-        return None
-    if any(getattr(f, "__closure__", None) for f in formulas):
+    if body.foreign or any(getattr(f, "__closure__", None) for f in formulas):
         return None
     model = body.model()
     data = np.zeros(mujoco.mj_sizeModel(model), np.uint8)
     mujoco.mj_saveModel(model, None, data)
     names = [f"{f.__module__}.{f.__qualname__}" if f else "" for f in formulas]
-    about = (_sources(), body.name, body.frame_skip, body.observation_limit, names)
+    numbers = (body.frame_skip, body.observation_limit, body.command_size)
+    actions = tuple(map(tuple, body.actions))
+    about = (_sources(), body.name, numbers, actions, names)
     return hashlib.sha256(repr(about).encode() + data.tobytes()).hexdigest()
 
 

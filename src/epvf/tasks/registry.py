@@ -23,10 +23,22 @@ TASKS: Registry[Any] = Registry(
         "hopper": "epvf.tasks.hopper:BODY",
         "halfcheetah": "epvf.tasks.half_cheetah:BODY",
         "walker2d": "epvf.tasks.walker2d:BODY",
+        "swimmer": "epvf.tasks.swimmer:BODY",
+        "reacher": "epvf.tasks.reacher:BODY",
+        "inverted-double-pendulum": "epvf.tasks.inverted_double_pendulum:BODY",
+        "humanoid": "epvf.tasks.humanoid:BODY",
+        "ant-v5": "epvf.tasks.ant_v5:BODY",
+        "go2": "epvf.tasks.go2:BODY",
+        "pendulum": "epvf.tasks.pendulum:TASK",
+        "acrobot": "epvf.tasks.acrobot:TASK",
     },
     group="epvf.tasks",
 )
 """Names to a `TaskEntry`, a `Body`, a task, or a function that makes one."""
+
+
+OBJECTIVE = "+"
+"""Between a task's name and its objectives: `ant+forward+left`."""
 
 
 class TaskInfo(NamedTuple):
@@ -48,7 +60,7 @@ class TaskInfo(NamedTuple):
 
 
 def make(
-    name: str,
+    name: str | Body,
     backend: str = "auto",
     *,
     episode_length: int | None = None,
@@ -63,8 +75,9 @@ def make(
         ('jax', 100)
 
     Args:
-        name: of a task; `package.module:factory`; or `path/to/file.py:factory`. A factory is
-            called with those of this function's other options that it takes.
+        name: of a task, with objectives behind it if it has them (`ant+forward+left`);
+            `package.module:factory`; `path/to/file.py:factory`; or a robot (`epvf.MujocoTask`). A
+            factory is called with those of this function's other options that it takes.
         backend: the engine; `auto` is, for bodies on MuJoCo, MJX on an accelerator and MuJoCo's C
             engine (`native`) otherwise.
         episode_length: longest episode in steps; the task's own if not given.
@@ -85,7 +98,8 @@ def make(
     for option, value in given.items():
         if value < 1:
             raise UserError(f"{option} is {value}, but must be at least 1")
-    stands = _behind(name)
+    stands = of_body(name) if isinstance(name, Body) else _behind(name)
+    name = name.name if isinstance(name, Body) else name
     if isinstance(stands, TaskEntry):
         task = named(stands.make(name, backend, given), name)
     else:
@@ -94,12 +108,14 @@ def make(
     return cast(ReplayableTask, task)
 
 
-def engines(name: str) -> tuple[str, ...]:
+def engines(name: str | Body) -> tuple[str, ...]:
     """The backends of a task.
 
     Raises:
         UserError: if there is no such task.
     """
+    if isinstance(name, Body):
+        return tuple(of_body(name).engines)
     stands = _behind(name)
     made = stands if isinstance(stands, TaskEntry) else product(stands, name, {})[0]
     return tuple(made.engines) if isinstance(made, TaskEntry) else (made.spec.backend,)
@@ -115,10 +131,10 @@ def register(name: str, factory: Callable[..., Task] | Task | Body | TaskEntry |
         'short-cartpole'
 
     Raises:
-        UserError: if another task has this name, or a name has a colon.
+        UserError: if another task has this name, or a name has a colon or a plus sign.
     """
-    if ":" in name:
-        raise UserError(f"the name of a task has no colon, but {name!r} has")
+    if ":" in name or OBJECTIVE in name:
+        raise UserError(f"the name of a task has no colon and no {OBJECTIVE}, but {name!r} has")
     TASKS.register(name, factory)
 
 
@@ -139,8 +155,27 @@ def _described(name: str, origin: str, problem: str | None) -> TaskInfo:
 
 def _behind(name: str) -> Any:
     """What stands behind a name; a body on its engines."""
-    value = _loaded(name) if ":" in name else TASKS[name]
+    if ":" in name:
+        value = _loaded(name)
+    else:
+        place, plus, objectives = name.partition(OBJECTIVE)
+        value = TASKS[place]
+        if plus:
+            value = _towards(value, place, tuple(objectives.split(OBJECTIVE)))
     return of_body(replace(value, name=name)) if isinstance(value, Body) else value
+
+
+def _towards(value: Any, name: str, objectives: tuple[str, ...]) -> Body:
+    """The body that pursues objectives.
+
+    Raises:
+        UserError: if the task has none, or not these.
+    """
+    if not isinstance(value, Body) or value.towards is None:
+        raise UserError(
+            f"task {name!r} has no objectives; leave out {OBJECTIVE.join(objectives)!r}"
+        )
+    return value.towards(objectives)
 
 
 def _loaded(name: str) -> Any:

@@ -21,7 +21,15 @@ from epvf.runtime.memory import (
     num_bytes,
 )
 from epvf.tasks import make
-from epvf.tasks.base import Task, TaskSpec, check_policy, checked, explorer_of
+from epvf.tasks.base import (
+    Task,
+    TaskSpec,
+    check_policy,
+    checked,
+    checked_explore,
+    explorer_of,
+)
+from epvf.tasks.body import Body
 from epvf.tasks.registry import engines
 from epvf.types import Array, Evaluate, Explore
 
@@ -54,12 +62,13 @@ class Setup(NamedTuple):
         return self.method
 
 
-def prepare(config: Config, task: Task | None = None, initial: Array | None = None) -> Setup:
+def prepare(config: Config, task: Task | Body | None = None, initial: Array | None = None) -> Setup:
     """Builds task, method and engine functions of a configuration, and checks that they fit.
 
     Args:
         config: the run.
-        task: what to train on; None: the one that the configuration names.
+        task: what to train on, or a body, on the configuration's engine; None: the task that the
+            configuration names.
         initial: `[P]` where the run starts; None: where the method draws it.
 
     Raises:
@@ -67,7 +76,8 @@ def prepare(config: Config, task: Task | None = None, initial: Array | None = No
             run does not fit the memory.
     """
     method = METHODS[config.method.name]
-    task = make_task(config, method) if task is None else task
+    if task is None or isinstance(task, Body):
+        task = make_task(config, method, task)
     spec = task.spec
     if (reason := method.unfit(spec, config)) is not None:
         raise UserError(f"method {config.method.name!r} cannot learn task {spec.name!r}: {reason}")
@@ -83,7 +93,10 @@ def prepare(config: Config, task: Task | None = None, initial: Array | None = No
     if method.build is None:
         return Setup(config, task, policy, None, evaluate, None)
     search = method.build(Parts(config, spec, policy, initial is not None))
-    explore = None if search.horizon is None else explorer_of(task, policy, search.horizon)
+    explore = None
+    if search.horizon is not None:
+        explore = explorer_of(task, policy, search.horizon)
+        explore = checked_explore(spec, explore, policy, search.horizon)
     check_memory(search, config.num_seeds, spec.traceable, 2 * config.policy.num_centres)
     return Setup(config, task, policy, search, evaluate, explore, initial)
 
@@ -94,15 +107,16 @@ def make_policy(config: Config, spec: TaskSpec) -> Policy:
     return Policy(sizes, config.policy.activation, config.policy.output)
 
 
-def make_task(config: Config, method: Method) -> Task:
-    """The task that a configuration names, on an engine that suits the method."""
+def make_task(config: Config, method: Method, body: Body | None = None) -> Task:
+    """The task that a configuration names, or a body, on an engine that suits the method."""
     asked, backend = config.task, config.task.backend
+    stands = asked.name if body is None else body
     if backend == "auto" and method.build is None:
         # agents step environments within their own programs
-        names = engines(asked.name)
+        names = engines(stands)
         backend = next((name for name in ("jax", "mjx") if name in names), backend)
     return make(
-        asked.name,
+        stands,
         backend=backend,
         episode_length=asked.episode_length,
         num_threads=asked.num_threads,

@@ -133,7 +133,7 @@ class Film:
         check_policy(task.spec, saved.policy)
         body: Body = task.body
         around = swarm(actor, settings.perturbed, settings.seed) if settings.perturbed else None
-        interval = float(body.model().opt.timestep) * body.frame_skip
+        interval = body.step_seconds
         self._steps.append(interval)
         most = self._most_steps(task.spec.episode_length, interval)
         return BodyTile(actor, body, self._stage(body), around, settings.seed, most)

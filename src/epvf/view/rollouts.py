@@ -7,9 +7,9 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from epvf.analysis.evaluation import act
+from epvf.analysis.evaluation import act, scaled
 from epvf.policies.mlp import Policy
-from epvf.tasks.body import ALARMS, Body, State, transition
+from epvf.tasks.body import ALARMS, Body, State, state_of, transition
 
 SLACK = 1e-9
 """Of a step: times that are whole numbers of steps but for rounding count as such."""
@@ -61,14 +61,19 @@ class BodyRollout:
         self.total, self.steps, self.over = 0.0, 0, False
         self._body, self._model, self._policy, self._most = body, model, policy, most
         self._layers = policy.unravel(np.asarray(theta, np.float32))
+        self.data.ctrl[:] = body.actions.offset
         if len(start):
             self.data.qpos += start[: model.nq]
-            self.data.qvel += start[model.nq :]
-        self._observation = self._look(self.data.qpos.copy()).observation
+            self.data.qvel += start[model.nq : model.nq + model.nv]
+        self._command = start[model.nq + model.nv :] if body.command_size else None
+        if body.derived:
+            mujoco.mj_forward(model, self.data)
+        self._state = self._look(None)
+        self._observation = transition(body, self._state).observation
 
     @property
     def interval(self) -> float:
-        return float(self._model.opt.timestep) * self._body.frame_skip
+        return self._body.step_seconds
 
     def advance(self) -> None:
         action = act(self._policy, self._layers, self._observation)
@@ -76,19 +81,20 @@ class BodyRollout:
         if not np.isfinite(action).all():
             self.total, self.over = float("nan"), True
             return
-        self.data.ctrl[:] = action
-        previous = self.data.qpos.copy()
+        self.data.ctrl[:] = self._body.actions(np.asarray(action, np.float64))
         for _ in range(self._body.frame_skip):
             mujoco.mj_step(self._model, self.data)
-        seen = self._look(previous)
+        if "cfrc_ext" in self._body.reads:
+            mujoco.mj_rnePostConstraint(self._model, self.data)
+        self._state = self._look(self._state)
+        seen = transition(self._body, self._state)
         self._observation = seen.observation
         failed = bool(self.data.warning.number[ALARMS].any())
         self.total += float("nan") if failed else float(seen.reward)
         self.over = failed or bool(seen.terminated) or self.steps >= self._most
 
-    def _look(self, previous: np.ndarray) -> Any:
-        data = self.data
-        return transition(self._body, State(data.qpos, data.qvel, data.ctrl, previous, data.time))
+    def _look(self, before: State | None) -> State:
+        return state_of(self.data, self._body.derived, before, self._command)
 
 
 class GymnasiumRollout:
@@ -113,7 +119,7 @@ class GymnasiumRollout:
         return 1.0 / float(self.environment.metadata["render_fps"])
 
     def advance(self) -> None:
-        action = act(self._policy, self._layers, self._observation)
+        action = scaled(self.environment, act(self._policy, self._layers, self._observation))
         self._observation, reward, terminated, truncated, _ = self.environment.step(action)
         self.steps += 1
         self.total += float(reward)
@@ -121,7 +127,10 @@ class GymnasiumRollout:
 
 
 def start_of(body: Body, seed: int) -> np.ndarray:
-    """Offsets `[nq + nv]` of where an episode starts; `[0]` where every one starts alike."""
+    """Offsets `[nq + nv]` of where an episode starts, and its command behind them.
+
+    `[0]` where every episode starts alike.
+    """
     starts: Callable[..., Any] | None = body.starts
     if starts is None:
         return np.zeros(0)

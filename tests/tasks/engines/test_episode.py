@@ -67,7 +67,7 @@ def test_observes_like_the_task() -> None:
     rows = states(200)
     observation, reward, terminated = compiled(rows)
     for i in range(200):
-        expected = transition(ant.BODY, State(*(part[i] for part in rows)))
+        expected = transition(ant.BODY, State(*(part[i] for part in rows[:5])))
         np.testing.assert_allclose(observation[i], expected.observation, rtol=1e-6, atol=1e-7)
         np.testing.assert_allclose(reward[i], expected.reward, rtol=1e-9)
         assert terminated[i] == expected.terminated
@@ -79,7 +79,7 @@ def test_observes_what_is_not_finite_or_huge_like_the_task(bad: float) -> None:
     rows = states(1)
     rows.qvel[0, 7] = bad
     observation, reward, terminated = compiled(rows)
-    expected = transition(ant.BODY, State(*(part[0] for part in rows)))
+    expected = transition(ant.BODY, State(*(part[0] for part in rows[:5])))
     np.testing.assert_allclose(observation[0], expected.observation, atol=1e-7, rtol=1e-6)
     np.testing.assert_allclose(reward[0], expected.reward)
     assert terminated[0] == expected.terminated

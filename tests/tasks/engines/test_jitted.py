@@ -47,8 +47,8 @@ def test_the_same_state_gives_the_same_on_every_engine() -> None:
     body, rows = made(3.0), states()
     assert body.reads == {"qpos", "qvel", "ctrl", "time"}
     ours = compiled(body, rows)
-    singles = [transition(body, State(*row)) for row in zip(*rows, strict=True)]
-    traced = jax.vmap(lambda *row: transition(body, State(*row)))(*map(jnp.asarray, rows))
+    singles = [transition(body, State(*row)) for row in zip(*rows[:5], strict=True)]
+    traced = jax.vmap(lambda *row: transition(body, State(*row)))(*map(jnp.asarray, rows[:5]))
     for mine, theirs, in_jax in zip(ours, zip(*singles, strict=True), traced, strict=True):
         np.testing.assert_allclose(mine, np.stack(theirs), rtol=1e-12)
         np.testing.assert_allclose(mine, in_jax, rtol=1e-4, atol=1e-6)
@@ -70,6 +70,16 @@ def test_functions_are_numpy_s(name) -> None:
     x = np.abs(rows.qpos[:, 1]) + 0.1
     np.testing.assert_allclose(compiled(body, rows)[1], getattr(np, name)(x), rtol=1e-12)
     np.testing.assert_allclose(function(jnp.asarray(x)), getattr(np, name)(x), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", formulas.BINARY)
+def test_functions_of_two_are_numpy_s(name) -> None:
+    function, rows = getattr(formulas, name), states(20)
+    body = replace(HOPPER, reward=lambda s: function(s.qpos[1], s.qpos[2]), terminated=None)
+    x, y = rows.qpos[:, 1], rows.qpos[:, 2]
+    expected = getattr(np, name)(x, y)
+    np.testing.assert_allclose(compiled(body, rows)[1], expected, rtol=1e-12)
+    np.testing.assert_allclose(function(jnp.asarray(x), jnp.asarray(y)), expected, rtol=1e-4)
 
 
 def test_where_takes_a_condition() -> None:

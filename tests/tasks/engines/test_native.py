@@ -10,6 +10,7 @@ import mujoco
 import numpy as np
 import pytest
 
+from c_engine import replayed
 from epvf.errors import UserError
 from epvf.policies.mlp import Policy
 from epvf.tasks import ant
@@ -171,12 +172,12 @@ def test_overflow_inside_the_policy_shows_without_a_warning(tmp_path, monkeypatc
 @pytest.mark.parametrize("bad", [np.nan, 1e12])
 def test_unstable_physics_shows_in_the_reward(field, bad, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)  # MuJoCo writes its warnings to a file
-    simulations = native.Simulations(ant.BODY, 3, num_threads=1)
-    offset = {"qpos": 1, "qvel": 16}[field]  # behind the time, and the positions
-    simulations.state[1, offset + 8] = bad
-    result = simulations.step(np.zeros((3, 8), np.float32))
-    np.testing.assert_array_equal(np.isnan(result.reward), [False, True, False])
-    np.testing.assert_array_equal(result.terminated, [False, True, False])
+    start = np.zeros(15 + 14)
+    start[{"qpos": 0, "qvel": 15}[field] + 8] = bad
+    replay = replayed(ant.BODY, np.zeros((3, 8), np.float32), start)
+    np.testing.assert_array_equal(np.isnan(replay.reward), [True, False, False])
+    assert replay.terminated.all()
+    assert not replayed(ant.BODY, np.zeros((3, 8), np.float32)).terminated.any()
 
 
 def test_replay_of_actions_that_are_not_finite() -> None:

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
-from epvf.config.presets import cartpole, walkers
+from epvf.config.presets import cartpole, untuned, walkers
 from epvf.config.schema import Config, default_settings, reads, replace
-from epvf.errors import unknown
+from epvf.errors import UserError, unknown
 from epvf.methods.registry import METHODS
-from epvf.tasks import make
+from epvf.tasks import TaskSpec, make
 
 Preset: TypeAlias = Literal["paper", "tuned", "debug"]
 PRESETS: tuple[Preset, ...] = ("paper", "tuned", "debug")
@@ -28,7 +28,8 @@ def preset(task: str, name: str = "tuned", method: str | None = None) -> Config:
     """The configuration of a task under a preset's name, for a method; None: its default.
 
     A task that nobody made presets for has those of its kind: the walkers' where actions are
-    continuous, CartPole's where they are discrete.
+    continuous, CartPole's where they are discrete. `tuned` fits them to the task's numbers, and
+    `chosen` says how.
 
     Example:
         >>> config = preset("cartpole", "debug", method="psvf")
@@ -44,7 +45,18 @@ def preset(task: str, name: str = "tuned", method: str | None = None) -> Config:
     method = method or default_method(task, name)
     base = Config(method=_settings(method))
     changes = {"task.name": task, **_delta(kind, name, method)}
+    if name == "tuned" and (spec := _untuned(task)) is not None:
+        changes |= {choice.field: choice.value for choice in untuned.choices(spec, method)}
     return replace(base, {field: value for field, value in changes.items() if reads(method, field)})
+
+
+def chosen(task: str, name: str, method: str) -> str | None:
+    """What a preset chose for a task that nobody tuned, in a line; None where somebody did."""
+    spec = _untuned(task) if name == "tuned" else None
+    if spec is None:
+        return None
+    kind = "CartPole" if family(task) is cartpole else "the walkers"
+    return untuned.told(spec, method, kind)
 
 
 def family(task: str) -> ModuleType:
@@ -61,6 +73,16 @@ def family(task: str) -> ModuleType:
 _FAMILIES = {"cartpole": cartpole} | dict.fromkeys(
     ("ant", "hopper", "halfcheetah", "walker2d"), walkers
 )
+
+
+def _untuned(task: str) -> TaskSpec | None:
+    """The numbers of a task that nobody tuned; None of others, and of one that needs options."""
+    if task in _FAMILIES:
+        return None
+    try:
+        return make(task).spec
+    except UserError:
+        return None
 
 
 def _settings(method: str) -> Any:

@@ -5,6 +5,7 @@ the processor's cache, and it holds neither Python nor its lock on the way. The 
 body's own, compiled by numba into loops of its own.
 """
 
+import re
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +15,15 @@ import mujoco
 import numpy as np
 from jaxtyping import Bool, Float
 from numba import literal_unroll, njit, types
+from numba.core.errors import NumbaError
 from numba.core.types import ExternalFunction, int32, uintp, void
 from numba.core.typing import signature
 from numba.extending import overload
 
+from epvf.errors import UserError
 from epvf.policies.mlp import Policy
-from epvf.tasks.body import ALARMS, Body, State
+from epvf.tasks.body import ALARMS, DERIVED, Body, State, first_state
+from epvf.tasks.calls import complaint, place_of
 from epvf.tasks.engines.fingerprint import fingerprint
 from epvf.tasks.engines.jitted import jitted, renamed
 
@@ -35,10 +39,26 @@ UNSEEN = np.zeros(0, np.float32)
 _TIME = int(mujoco.mjtState.mjSTATE_TIME)
 
 
+class _Derived(NamedTuple):
+    """Live views of what MuJoCo computes of a state."""
+
+    sensordata: np.ndarray
+    xpos: np.ndarray
+    xquat: np.ndarray
+    site_xpos: np.ndarray
+    cvel: np.ndarray
+    cinert: np.ndarray
+    subtree_com: np.ndarray
+    qfrc_actuator: np.ndarray
+    qfrc_constraint: np.ndarray
+    cfrc_ext: np.ndarray
+
+
 class _Simulation(NamedTuple):
     """Addresses of MuJoCo's structs, live views of what is in them, and room for a state.
 
-    `previous` is for the positions before a step, `time` for the simulation's.
+    `previous`, `previous_xpos` and `previous_com` are for what was before a step, `time` and
+    `command` for the episode's; `offset` and `scale` make controls of actions.
     """
 
     frame_skip: int
@@ -51,6 +71,12 @@ class _Simulation(NamedTuple):
     state: np.ndarray
     previous: np.ndarray
     time: np.ndarray
+    command: np.ndarray
+    offset: np.ndarray
+    scale: np.ndarray
+    derived: _Derived
+    previous_xpos: np.ndarray
+    previous_com: np.ndarray
 
 
 class _Network(NamedTuple):
@@ -70,7 +96,7 @@ class SegmentRows(NamedTuple):
     """The rows of one environment in the arrays of a `Segment` and its `Envs`.
 
     Attributes:
-        state: `[S]` integration state, float32. All zero: an environment not yet reset.
+        state: `[kept_size]` float32. All zero: an environment not yet reset.
         steps, finished_steps: `[1]` int32.
         total, finished: `[1]` float32.
         observations: `[H + 1, observation]`.
@@ -108,6 +134,12 @@ class Episode:
             np.zeros(state_size(body)),
             np.zeros(model.nq),
             np.zeros(1),
+            np.zeros(body.command_size),
+            body.actions.offset,
+            body.actions.scale,
+            _Derived(*(getattr(data, name) for name in DERIVED)),
+            np.zeros((model.nbody, 3)),
+            np.zeros((model.nbody, 3)),
         )
         self._network = _network(policy)
         self._loops = compiled_for(body)
@@ -155,12 +187,59 @@ class Episode:
             rows: of the environment, filled in place.
             start: as for `run`, of all episodes that start in the segment.
         """
-        self._loops.explore(self._simulation, self._network, theta, episode_length, start, rows)
+        with _naming(self._body):
+            self._loops.explore(self._simulation, self._network, theta, episode_length, start, rows)
+
+    def replay(
+        self,
+        actions: Float[np.ndarray, "T action"],
+        rows: "ReplayRows",
+        start: Float[np.ndarray, "offsets"] = NOWHERE,
+    ) -> None:
+        """Takes given actions, one after the other, and writes down what they led to.
+
+        Args:
+            actions: `[T, nu]` in [-1, 1]; one that is not finite fails.
+            rows: filled in place, as a `Replay`'s.
+            start: as for `run`.
+        """
+        self._loops.replay(self._simulation, self._network.observation, actions, start, rows)
+
+
+class ReplayRows(NamedTuple):
+    """The rows of one environment in the arrays of a `Replay`.
+
+    Attributes:
+        observation: `[T, observation]` float32.
+        reward: `[T]` float32.
+        terminated: `[T]`.
+    """
+
+    observation: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
 
 
 def state_size(body: Body) -> int:
     """Numbers in an integration state."""
     return int(mujoco.mj_stateSize(body.model(), STATE))
+
+
+def kept_size(body: Body) -> int:
+    """Numbers that are kept of an environment that waits in the middle of an episode.
+
+    What MuJoCo computed on the way to a state cannot be had from it again, so that where formulas
+    read that, the observation is kept too, and what they may read of the step before.
+    """
+    size = state_size(body)
+    if not _keeps(body):
+        return size
+    frames = 3 * int(body.model().nbody)
+    return size + body.command_size + body.observation_size + 2 * frames
+
+
+def _keeps(body: Body) -> bool:
+    return bool(body.derived) or body.command_size > 0
 
 
 def _network(policy: Policy) -> _Network:
@@ -185,6 +264,8 @@ _reset: Any = ExternalFunction("mj_resetData", signature(void, uintp, uintp))
 _step: Any = ExternalFunction("mj_step", signature(void, uintp, uintp))
 _set_state: Any = ExternalFunction("mj_setState", signature(void, uintp, uintp, uintp, int32))
 _get_state: Any = ExternalFunction("mj_getState", signature(void, uintp, uintp, uintp, int32))
+_forward: Any = ExternalFunction("mj_forward", signature(void, uintp, uintp))
+_contact_forces: Any = ExternalFunction("mj_rnePostConstraint", signature(void, uintp, uintp))
 
 _TANH, _RELU, _ELU, _CLIP = range(4)
 _CODES = {"tanh": _TANH, "relu": _RELU, "elu": _ELU, "clip": _CLIP}
@@ -194,17 +275,46 @@ _jit: Any = partial(njit, nogil=True, fastmath={"contract"}, error_model="numpy"
 _compiled = _jit()
 
 
+@cache
+def check_compiles(body: Body) -> None:
+    """Tries whether numba takes formulas that are not ours, each alone.
+
+    Raises:
+        UserError: if one cannot be compiled; it names the file and the line.
+    """
+    for which in body.foreign:
+        try:
+            jitted(getattr(body, which), "alone")(first_state(body))
+        except NumbaError as error:
+            raise _uncompiled(body, which, str(error)) from error
+
+
+def _uncompiled(body: Body, which: str, told: str) -> UserError:
+    """What is to be said of a formula that numba cannot compile, and told so at length."""
+    formula = getattr(body, which)
+    lines = [line.strip() for line in told.splitlines()]
+    reasons = [line for line in lines[1:] if line and not line.startswith(("File", "-", ">"))]
+    name = Path(formula.__code__.co_filename).name
+    found = re.findall(rf'{re.escape(name)}", line (\d+)', told)
+    place = f"{name}:{found[-1]}" if found else place_of(formula)
+    why = reasons[0] if reasons else "no reason told"
+    return complaint(body.name, which, place, f"numba cannot compile it: {why}")
+
+
 class Loops(NamedTuple):
     """What is compiled for a body, at the first call of each.
 
     Attributes:
         run: as `Episode.run`.
         explore: as `Episode.explore`.
-        transitions: rows of states to rows of what `body.transition` makes of them.
+        replay: as `Episode.replay`.
+        transitions: rows of states to rows of what `body.transition` makes of them, where formulas
+            read nothing that MuJoCo has to compute.
     """
 
     run: Any
     explore: Any
+    replay: Any
     transitions: Any
 
 
@@ -229,27 +339,35 @@ def _compile(body: Body, version: str) -> Loops:
         "_formula_terminated": jitted(end, version),
         "_OBSERVATION_LIMIT": body.observation_limit,
         "_READS_TIME": "time" in body.reads,
+        "_KEEPS": _keeps(body),
+        "_DERIVES": bool(body.derived),
+        "_REMEMBERS": bool(body.remembered),
+        "_FEELS": "cfrc_ext" in body.reads,
     }
 
     def bound(function: Any, **options: Any) -> Any:
         return _jit(**options)(renamed(function, version, names))
 
-    names["_look"] = bound(_look)
-    names["_observe"] = bound(_observe)
-    names["_advance"] = bound(_advance)
-    return Loops(*(bound(loop, cache=True) for loop in (_run, _explore, _transitions)))
+    for function in (_look, _observe, _move, _advance, _begin, _resume, _pause):
+        names[function.__name__] = bound(function)
+    loops = (_run, _explore, _replay, _transitions)
+    return Loops(*(bound(loop, cache=True) for loop in loops))
 
 
 def _never(s: Any) -> bool:
     return False
 
 
-# What follows down to `_look` is compiled for each body, with its formulas as these names.
+# What follows down to `_pause` is compiled for each body, with its formulas as these names.
 _formula_observe: Any
 _formula_reward: Any
 _formula_terminated: Any
 _OBSERVATION_LIMIT: float
 _READS_TIME: bool
+_KEEPS: bool
+_DERIVES: bool
+_REMEMBERS: bool
+_FEELS: bool
 
 
 def _run(
@@ -291,8 +409,7 @@ def _explore(
     start: Any,
     rows: SegmentRows,
 ) -> None:
-    _resume(simulation, rows.state, start)
-    _observe(simulation, network.observation)
+    _resume(simulation, network.observation, rows.state, start)
     for step in range(len(rows.rewards)):
         rows.observations[step] = network.observation
         reward, terminated = _advance(simulation, network, theta)
@@ -309,7 +426,24 @@ def _explore(
             _begin(simulation, start)
             _observe(simulation, network.observation)
     rows.observations[-1] = network.observation
-    _pause(simulation, rows.state)
+    _pause(simulation, network.observation, rows.state)
+
+
+def _replay(simulation: Any, observation: Any, actions: Any, start: Any, rows: ReplayRows) -> None:
+    _begin(simulation, start)
+    _observe(simulation, observation)
+    over = False
+    for step in range(len(actions)):
+        if over:
+            rows.observation[step] = rows.observation[step - 1]
+            rows.reward[step] = 0.0
+        elif _finite(actions[step]):
+            rows.reward[step], over = _move(simulation, observation, actions[step])
+            rows.observation[step] = observation
+        else:
+            rows.observation[step] = observation
+            rows.reward[step], over = np.nan, True
+        rows.terminated[step] = over
 
 
 def _transitions(states: Any, observation: Any, reward: Any, terminated: Any) -> None:
@@ -320,6 +454,19 @@ def _transitions(states: Any, observation: Any, reward: Any, terminated: Any) ->
             states.ctrl[i],
             states.previous_qpos[i],
             states.time[i],
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
         )
         reward[i], terminated[i] = _look(state, observation[i])
 
@@ -329,11 +476,22 @@ def _advance(simulation: Any, network: Any, theta: Any) -> Any:
     action = _act(network, theta)
     if not _finite(action):
         return np.nan, True
-    simulation.ctrl[:] = action
+    return _move(simulation, network.observation, action)
+
+
+def _move(simulation: Any, observation: Any, action: Any) -> Any:
+    """Steps with an action that is finite; returns as `_advance`."""
+    for i in range(len(action)):
+        simulation.ctrl[i] = simulation.offset[i] + simulation.scale[i] * action[i]
     simulation.previous[:] = simulation.qpos
+    if _REMEMBERS:
+        simulation.previous_xpos[:] = simulation.derived.xpos
+        simulation.previous_com[:] = simulation.derived.subtree_com
     for _ in range(simulation.frame_skip):
         _step(simulation.model, simulation.data)
-    reward, terminated = _observe(simulation, network.observation)
+    if _FEELS:
+        _contact_forces(simulation.model, simulation.data)
+    reward, terminated = _observe(simulation, observation)
     if simulation.alarms.sum():
         return np.nan, True
     return reward, terminated
@@ -349,6 +507,19 @@ def _observe(simulation: Any, observation: Any) -> Any:
         simulation.ctrl,
         simulation.previous,
         simulation.time[0],
+        simulation.command,
+        simulation.derived.sensordata,
+        simulation.derived.xpos,
+        simulation.derived.xquat,
+        simulation.derived.site_xpos,
+        simulation.derived.cvel,
+        simulation.derived.cinert,
+        simulation.derived.subtree_com,
+        simulation.derived.qfrc_actuator,
+        simulation.derived.qfrc_constraint,
+        simulation.derived.cfrc_ext,
+        simulation.previous_xpos,
+        simulation.previous_com,
     )
     return _look(state, observation)
 
@@ -366,28 +537,65 @@ def _look(state: Any, observation: Any) -> Any:
     return reward, bool(_formula_terminated(state)) or not np.isfinite(reward)
 
 
-@_compiled
 def _begin(simulation: Any, start: Any) -> None:
     """Puts a simulation into the first state of an episode, so far from the model's own."""
     _reset(simulation.model, simulation.data)
+    nq, nv = len(simulation.qpos), len(simulation.qvel)
+    simulation.ctrl[:] = simulation.offset
     if len(start):
-        simulation.qpos[:] += start[: len(simulation.qpos)]
-        simulation.qvel[:] += start[len(simulation.qpos) :]
+        simulation.qpos[:] += start[:nq]
+        simulation.qvel[:] += start[nq : nq + nv]
+        simulation.command[:] = start[nq + nv :]
+    simulation.previous[:] = simulation.qpos
+    if _DERIVES:
+        _forward(simulation.model, simulation.data)
+        simulation.previous_xpos[:] = simulation.derived.xpos
+        simulation.previous_com[:] = simulation.derived.subtree_com
 
 
-@_compiled
-def _resume(simulation: Any, state: Any, start: Any) -> None:
-    """Puts a simulation into a state that `_pause` kept, or into the first one of an episode."""
+def _resume(simulation: Any, observation: Any, state: Any, start: Any) -> None:
+    """Puts a simulation into a state that `_pause` kept, or into the first one of an episode.
+
+    Writes what is observed there.
+    """
     _begin(simulation, start)
-    if state.any():
-        simulation.state[:] = state
+    waited = state.any()
+    if waited:
+        size = len(simulation.state)
+        simulation.state[:] = state[:size]
         _set_state(simulation.model, simulation.data, simulation.state.ctypes.data, STATE)
+        if _KEEPS:
+            i = _taken(simulation.command, state, size)
+            i = _taken(observation, state, i)
+            i = _taken(simulation.derived.xpos.reshape(-1), state, i)
+            i = _taken(simulation.derived.subtree_com.reshape(-1), state, i)
+    if not (waited and _KEEPS):
+        _observe(simulation, observation)
+
+
+def _pause(simulation: Any, observation: Any, state: Any) -> None:
+    _get_state(simulation.model, simulation.data, simulation.state.ctypes.data, STATE)
+    size = len(simulation.state)
+    state[:size] = simulation.state
+    if _KEEPS:
+        i = _put_down(simulation.command, state, size)
+        i = _put_down(observation, state, i)
+        i = _put_down(simulation.derived.xpos.reshape(-1), state, i)
+        i = _put_down(simulation.derived.subtree_com.reshape(-1), state, i)
 
 
 @_compiled
-def _pause(simulation: Any, state: Any) -> None:
-    _get_state(simulation.model, simulation.data, simulation.state.ctypes.data, STATE)
-    state[:] = simulation.state
+def _taken(row: Any, state: Any, i: int) -> int:
+    """Fills a row with what was kept from place `i` on; returns the place behind."""
+    row[:] = state[i : i + len(row)]
+    return i + len(row)
+
+
+@_compiled
+def _put_down(row: Any, state: Any, i: int) -> int:
+    """Keeps a row from place `i` on; returns the place behind."""
+    state[i : i + len(row)] = row
+    return i + len(row)
 
 
 def _parts(observed: Any) -> Any:
@@ -413,7 +621,7 @@ def _write(part: Any, limit: float, observation: Any, i: int) -> Any:
 @overload(_write, strict=False)
 def _compiled_write(part: Any, limit: float, observation: Any, i: int) -> Any:
     if isinstance(part, types.Array):
-        return _write_row
+        return _write_row if part.ndim == 1 else _write_table
     return _write_number
 
 
@@ -422,6 +630,14 @@ def _write_row(part: Any, limit: float, observation: Any, i: int) -> Any:
     for j in range(len(part)):
         healthy &= _put(part[j], limit, observation, i + j)
     return healthy, i + len(part)
+
+
+def _write_table(part: Any, limit: float, observation: Any, i: int) -> Any:
+    healthy = True
+    for number in part.flat:
+        healthy &= _put(number, limit, observation, i)
+        i += 1
+    return healthy, i
 
 
 def _write_number(part: Any, limit: float, observation: Any, i: int) -> Any:

@@ -29,7 +29,8 @@ def fingerprint(body: Body) -> str:
         digest.update(b"formula")
         for part in _parts(formula, seen):
             digest.update(part)
-    digest.update(repr((body.observation_limit, sorted(body.reads))).encode())
+    shape = (body.observation_limit, sorted(body.reads), body.command_size)
+    digest.update(repr(shape).encode())
     return digest.hexdigest()[:16]
 
 

@@ -3,6 +3,7 @@
 from types import CellType, FunctionType
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from numba import njit, types
 from numba.extending import overload
@@ -30,6 +31,8 @@ def renamed(
 
 
 def _jitted(value: Any, version: str, done: dict[int, Any]) -> Any:
+    if value is jnp:  # of which numba knows nothing
+        return np
     if not isinstance(value, FunctionType) or value.__module__ == formulas.__name__:
         return value
     if id(value) in done:
@@ -59,8 +62,20 @@ def _tell_numba(name: str) -> None:
     overload(getattr(formulas, name), strict=False)(lambda x: compiled)
 
 
+def _tell_numba_of_two(name: str) -> None:
+    function: Any = getattr(np, name)
+
+    def compiled(x: Any, y: Any) -> Any:
+        return function(x, y)
+
+    compiled.__qualname__ = f"formulas_{name}"
+    overload(getattr(formulas, name), strict=False)(lambda x, y: compiled)
+
+
 for _name in formulas.UNARY:
     _tell_numba(_name)
+for _name in formulas.BINARY:
+    _tell_numba_of_two(_name)
 
 
 @overload(formulas.where, strict=False)

@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from epvf.tasks.body import Body, State, transition
+from epvf.errors import UserError
+from epvf.registry import in_a_line
+from epvf.tasks.body import REMEMBERED, Body, State, transition
+from epvf.tasks.calls import in_jax, refused
 from epvf.tasks.engines.environment import Environment
 from epvf.tasks.engines.rollout import JaxTask
 from epvf.types import PRNGKey
@@ -50,6 +53,22 @@ class TimedState(NamedTuple):
     time: Float[jax.Array, ""]
 
 
+class WatchedState(NamedTuple):
+    """The same of a body whose formulas read commands, or what the physics computes on the way.
+
+    `xpos` and `subtree_com` are there where formulas read what they were a step ago.
+    """
+
+    qpos: Float[jax.Array, "nq"]
+    qvel: Float[jax.Array, "nv"]
+    qacc_warmstart: Float[jax.Array, "nv"]
+    observation: Float[jax.Array, "observation"]
+    time: Float[jax.Array, ""]
+    command: Any
+    xpos: Any
+    subtree_com: Any
+
+
 class Draws:
     """Random numbers as a generator of numpy's gives them, from a JAX key."""
 
@@ -78,11 +97,18 @@ def _as_it_is(reward: jax.Array, bits: jax.Array) -> jax.Array:
 
 
 def make(body: Body, episode_length: int | None = None, num_slots: int | None = None) -> JaxTask:
-    """The task on MJX; on a CPU with few environments side by side unless told otherwise."""
+    """The task on MJX; on a CPU with few environments side by side unless told otherwise.
+
+    Raises:
+        UserError: if MJX cannot step the model, or JAX cannot trace a formula.
+    """
     if num_slots is None and jax.default_backend() == "cpu":
         num_slots = CPU_SLOTS
     spec = body.spec("mjx", episode_length, traceable=True)
-    return JaxTask(spec, _environment(body), num_slots)
+    environment = _environment(body)
+    if body.foreign:
+        jax.eval_shape(environment.reset, jax.random.key(0))  # traces all formulas
+    return JaxTask(spec, environment, num_slots)
 
 
 def environment(
@@ -96,66 +122,139 @@ def environment(
 
     What the engine tells of its steps in `bits`, `mark` may change a reward by.
     """
-    timed = "time" in body.reads
+    reads = _Reads(body, model)
 
     def reset(key: PRNGKey) -> Any:
-        qpos, qvel = _start(body, key)
-        warmstart, ctrl = jnp.zeros(model.nv, jnp.float32), jnp.zeros(model.nu, jnp.float32)
+        qpos, qvel, command = _start(body, key)
+        warmstart = jnp.zeros(model.nv, jnp.float32)
+        ctrl = jnp.asarray(body.actions.offset, jnp.float32)
+        derived = reads.at_start(blank.replace(qpos=qpos, qvel=qvel, ctrl=ctrl))
+        earlier = {name: derived[REMEMBERED[name]] for name in body.remembered}
         time = jnp.zeros((), jnp.float32)
-        seen = transition(body, State(qpos, qvel, ctrl, qpos, time)).observation
-        return _kept(timed, qpos, qvel, warmstart, seen, time)
+        state = State(qpos, qvel, ctrl, qpos, time, command, **derived, **earlier)
+        return _kept(body, state, warmstart, transition(body, state).observation)
 
     def step(state: Any, action: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
-        time = state.time if timed else blank.time
+        time = getattr(state, "time", blank.time)
         moving = (state.qpos, state.qvel, state.qacc_warmstart, time)
+        ctrl = body.actions(action)
         # TF32 has broken training on physics; MJX itself relies on rank promotion
         with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("allow"):
-            moved, told = _physics(body.frame_skip, model, blank.replace(ctrl=action), moving, bits)
+            moved, told, derived = _physics(
+                body.frame_skip, reads, blank.replace(ctrl=ctrl), moving, bits
+            )
         qpos, qvel, warmstart, time = moved
-        result = transition(body, State(qpos, qvel, action, state.qpos, time))
-        after = _kept(timed, qpos, qvel, warmstart, result.observation, time)
+        earlier = {name: getattr(state, REMEMBERED[name]) for name in body.remembered}
+        command = getattr(state, "command", None)
+        now = State(qpos, qvel, ctrl, state.qpos, time, command, **derived, **earlier)
+        result = transition(body, now)
+        after = _kept(body, now, warmstart, result.observation)
         return after, mark(result.reward, told), result.terminated
 
     return Environment(reset, step, lambda state: state.observation)
 
 
-def _physics(
-    times: int, model: mjx.Model, blank: mjx.Data, moving: _Moving, bits: Bits
-) -> tuple[_Moving, jax.Array]:
-    """So many steps of the physics: what moved, and the bits that any of the steps set."""
+class _Reads(NamedTuple):
+    """An engine's model, and what a body's formulas read of what it computes."""
 
-    def once(moving: _Moving) -> tuple[_Moving, jax.Array]:
+    body: Body
+    model: mjx.Model
+
+    def at_start(self, data: mjx.Data) -> dict[str, jax.Array]:
+        """Of a first state; contact forces are zero there, as in C."""
+        if not self.body.derived:
+            return {}
+        with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("allow"):
+            return self.of(mjx.forward(self.model, data))
+
+    def after_step(self, data: mjx.Data) -> dict[str, jax.Array]:
+        """Of data after a step."""
+        if "cfrc_ext" in self.body.derived:
+            try:
+                data = mjx.rne_postconstraint(self.model, data)
+            except ValueError as error:
+                raise self._lacks("cfrc_ext") from error
+        return self.of(data)
+
+    def of(self, data: mjx.Data) -> dict[str, jax.Array]:
+        """What formulas read."""
+        return {name: self._field(data, name) for name in self.body.derived}
+
+    def _field(self, data: mjx.Data, name: str) -> jax.Array:
+        for holder in (data._impl, data):  # some are the implementation's own
+            if hasattr(holder, name):
+                return jnp.asarray(getattr(holder, name))
+        raise self._lacks(name)
+
+    def _lacks(self, name: str) -> UserError:
+        return UserError(
+            f"task {self.body.name!r} reads s.{name}, which this backend does not compute; "
+            "use backend 'native' or 'mjx'"
+        )
+
+
+def _physics(
+    times: int, reads: _Reads, blank: mjx.Data, moving: _Moving, bits: Bits
+) -> tuple[_Moving, jax.Array, dict[str, jax.Array]]:
+    """So many steps of the physics: what moved, the bits that any step set, what is read of it."""
+
+    def once(moving: _Moving) -> tuple[_Moving, jax.Array, dict[str, jax.Array]]:
         qpos, qvel, warmstart, time = moving
         data = mjx.step(
-            model, blank.replace(qpos=qpos, qvel=qvel, qacc_warmstart=warmstart, time=time)
+            reads.model, blank.replace(qpos=qpos, qvel=qvel, qacc_warmstart=warmstart, time=time)
         )
-        return (data.qpos, data.qvel, data.qacc_warmstart, data.time), bits(data)
+        moved = (data.qpos, data.qvel, data.qacc_warmstart, data.time)
+        return moved, bits(data), reads.after_step(data)
 
-    def again(_: Any, carry: tuple[_Moving, jax.Array]) -> tuple[_Moving, jax.Array]:
-        moved, told = once(carry[0])
-        return moved, carry[1] | told
+    def again(_: Any, carry: Any) -> Any:
+        moved, told, derived = once(carry[0])
+        return moved, carry[1] | told, derived
 
     if times == 1:
         return once(moving)
     # a loop compiles the physics once
-    told = jax.eval_shape(once, moving)[1]
-    return jax.lax.fori_loop(0, times, again, (moving, jnp.zeros(told.shape, told.dtype)))
+    _, told, derived = jax.eval_shape(once, moving)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (told, derived))
+    moved: Any = jax.lax.fori_loop(0, times, again, (moving, *nothing))
+    return moved
 
 
-def _kept(timed: bool, *parts: jax.Array) -> Any:
-    return TimedState(*parts) if timed else MjxState(*parts[:-1])
+def _kept(body: Body, state: State, warmstart: jax.Array, observation: jax.Array) -> Any:
+    parts = (state.qpos, state.qvel, warmstart, observation)
+    if body.command_size or body.remembered:
+        sources = {REMEMBERED[name] for name in body.remembered}
+        earlier = (
+            state._asdict()[name] if name in sources else None for name in REMEMBERED.values()
+        )
+        return WatchedState(*parts, state.time, state.command, *earlier)
+    return TimedState(*parts, state.time) if "time" in body.reads else MjxState(*parts)
 
 
-def _start(body: Body, key: PRNGKey) -> tuple[jax.Array, jax.Array]:
+def _start(body: Body, key: PRNGKey) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Positions, velocities and, if there are any, commands of a new episode."""
     model = body.model()
     qpos, qvel = jnp.asarray(model.qpos0, jnp.float32), jnp.zeros(model.nv, jnp.float32)
     if body.starts is None:
-        return qpos, qvel
-    positions, velocities = body.starts(Draws(key), 1)
-    return qpos + positions[0], qvel + velocities[0]
+        return qpos, qvel, None
+    try:
+        parts = [jnp.asarray(part[0]) for part in in_jax(body.starts)(Draws(key), 1)]
+    except UserError:
+        raise
+    except Exception as error:  # whatever somebody's function does
+        raise refused(body.name, "starts", body.starts, error) from error
+    command = parts[2].astype(jnp.float32) if body.command_size else None
+    return qpos + parts[0], qvel + parts[1], command
 
 
 @cache  # one object, so that its compiled rollouts are shared
 def _environment(body: Body) -> Environment:
     model = body.model()
-    return environment(body, mjx.put_model(model, impl="jax"), mjx.make_data(model, impl="jax"))
+    try:
+        device_model = mjx.put_model(model, impl="jax")
+        blank = mjx.make_data(model, impl="jax")
+    except NotImplementedError as error:
+        raise UserError(
+            f"MJX cannot step the model of task {body.name!r}: {in_a_line(error)}; "
+            "use backend 'native'"
+        ) from error
+    return environment(body, device_model, blank)

@@ -24,13 +24,15 @@ from epvf.tasks.base import (
     check_population,
     run_once,
 )
-from epvf.tasks.body import ALARMS, Body, State, Transition
+from epvf.tasks.body import Body
 from epvf.tasks.engines.episode import (
     NOWHERE,
     UNSEEN,
     Episode,
+    ReplayRows,
     SegmentRows,
-    compiled_for,
+    check_compiles,
+    kept_size,
     state_size,
 )
 from epvf.types import Array, Envs, Evaluate, Evaluation, Population, PRNGKey, Segment
@@ -38,7 +40,6 @@ from epvf.types import Array, Envs, Evaluate, Evaluation, Population, PRNGKey, S
 SAMPLES = 20
 """States kept of an episode of full length, for stepping them without policies."""
 
-_COUNTER = 1  # of the two numbers that MuJoCo keeps per warning
 _HUGE = 1e9  # a control that MuJoCo still takes
 
 
@@ -69,7 +70,10 @@ class NativeTask:
         """Open-loop rollouts from the reset state; see `ReplayableTask.replay`."""
         actions = np.asarray(actions, np.float32)
         check_actions(self.spec, actions)
-        return _replay(self.body, actions, self.num_threads)
+        policy = Policy((self.spec.observation_size, self.spec.action_size), output="clip")
+        shelf = _Shelf(actions, self.spec.observation_size)
+        _work(shelf, policy, self.body, min(self.num_threads, actions.shape[1]))
+        return shelf.replay
 
     def bare_stepper(self, policy: Policy, thetas: Population) -> Callable[[], Stepped]:
         """Physics alone, for comparison: `mujoco.batch` on all threads, with random controls.
@@ -85,11 +89,16 @@ class NativeTask:
 def make(
     body: Body, episode_length: int | None = None, num_threads: int | None = None
 ) -> NativeTask:
-    """The task, on all processors that this process may use unless told otherwise."""
+    """The task, on all processors that this process may use unless told otherwise.
+
+    Raises:
+        UserError: if there are no such threads, or numba cannot compile a formula.
+    """
     if num_threads is None:
         num_threads = num_processors()
     if num_threads < 1:
         raise UserError(f"num_threads is {num_threads}, but must be at least 1")
+    check_compiles(body)
     return NativeTask(body, body.spec("native", episode_length, traceable=False), num_threads)
 
 
@@ -144,7 +153,7 @@ class NativeExplorer:
     def reset(self, key: PRNGKey | None, num: int) -> Envs:
         """See `Explore.reset`; where episodes start is decided when they are run."""
         zero, count = np.zeros(num, np.float32), np.zeros(num, np.int32)
-        state = np.zeros((num, state_size(self.body)), np.float32)
+        state = np.zeros((num, kept_size(self.body)), np.float32)
         return Envs(state, count, zero, np.full(num, np.nan, np.float32), count)
 
     def __call__(self, key: PRNGKey | None, thetas: Population, envs: Envs) -> Segment:
@@ -306,86 +315,45 @@ class _Tour:
         )
 
 
+class _Shelf:
+    """Open-loop rollouts: the environments that wait, and what became of the others.
+
+    MuJoCo ignores controls that are not finite, and resets a simulation that has become unstable.
+    Here both terminate, with reward NaN.
+    """
+
+    def __init__(self, actions: Float[np.ndarray, "T N action"], observation_size: int) -> None:
+        steps, num = actions.shape[:2]
+        self.stop = np.zeros(1, bool)
+        self._observation = np.zeros((num, steps, observation_size), np.float32)
+        self._reward = np.zeros((num, steps), np.float32)
+        self._terminated = np.zeros((num, steps), bool)
+        # MuJoCo would log bad controls; clipped like this, sound ones do and look the same
+        sound = np.where(np.isfinite(actions), np.clip(actions, -_HUGE, _HUGE), np.nan)
+        self._actions = np.ascontiguousarray(sound.swapaxes(0, 1).astype(np.float32))
+        self._queue = deque(range(num))
+
+    def work(self, episode: Episode) -> None:
+        """Takes environments from the queue until none is left, or it is stopped."""
+        while not self.stop[0]:
+            try:
+                i = self._queue.popleft()
+            except IndexError:
+                return
+            rows = ReplayRows(self._observation[i], self._reward[i], self._terminated[i])
+            episode.replay(self._actions[i], rows)
+
+    @property
+    def replay(self) -> Replay:
+        """All of it, `[T, N, ...]`."""
+        rows = (self._observation, self._reward, self._terminated)
+        return Replay(*(np.ascontiguousarray(row.swapaxes(0, 1)) for row in rows))
+
+
 def _finite_rows(thetas: Float[np.ndarray, "N P"]) -> Bool[np.ndarray, "N"]:
     with np.errstate(invalid="ignore"):
         # float64 cannot overflow here, and a sum needs no temporary as large as the population
         return np.isfinite(thetas.sum(axis=1, dtype=np.float64))
-
-
-class Simulations:
-    """A `mujoco.batch.Batch` of a body's model."""
-
-    def __init__(self, body: Body, num: int, num_threads: int) -> None:
-        self._body = body
-        self._batch = batch.Batch(body.model(), num, nthread=num_threads)
-        self._warnings = self._batch.warning
-        self._qpos = self._batch.bind("qpos")
-        self._qvel = self._batch.bind("qvel")
-        self._ctrl = self._batch.bind("ctrl")
-
-    @property
-    def state(self) -> Float[np.ndarray, "num state"]:
-        """MuJoCo's integration states, live."""
-        return self._batch.state
-
-    def step(self, actions: Float[np.ndarray, "num action"]) -> Transition:
-        """One env step of all simulations: rows `[num, ...]` of transitions, float32.
-
-        MuJoCo ignores controls that are not finite, and resets a simulation that has become
-        unstable. Here both terminate, with reward NaN.
-        """
-        previous, failed = self._qpos.copy(), []
-        self._ctrl[:] = actions
-        for _ in range(self._body.frame_skip):
-            try:
-                self._batch.step()
-            except batch.SimulationError as error:
-                failed += error.ids.tolist()
-        alarms = self._warnings[:, ALARMS, _COUNTER].any(axis=1)
-        failed += np.flatnonzero(alarms).tolist()
-        result = self._transitions(previous)
-        if failed:
-            result.reward[failed] = np.nan
-            result.terminated[failed] = True
-        return result
-
-    def step_bare(self, controls: Float[np.ndarray, "num action"]) -> None:
-        """One env step of all simulations; looks at nothing."""
-        self._ctrl[:] = controls
-        for _ in range(self._body.frame_skip):
-            self._batch.step()
-
-    def _transitions(self, previous: Float[np.ndarray, "num nq"]) -> Transition:
-        num, time = len(previous), self.state[:, 0]
-        result = Transition(
-            np.zeros((num, self._body.observation_size), np.float32),
-            np.zeros(num, np.float32),
-            np.zeros(num, bool),
-        )
-        live = State(self._qpos, self._qvel, self._ctrl, previous, time)
-        states = State(*map(np.ascontiguousarray, live))
-        compiled_for(self._body).transitions(states, *result)
-        return result
-
-
-def _replay(body: Body, actions: Float[np.ndarray, "T N action"], num_threads: int) -> Replay:
-    num_steps, num_envs = actions.shape[:2]
-    simulations = Simulations(body, num_envs, num_threads)
-    observation = np.zeros((num_steps, num_envs, body.observation_size), np.float32)
-    reward = np.zeros((num_steps, num_envs), np.float32)
-    terminated = np.zeros((num_steps, num_envs), bool)
-    failed = (~np.isfinite(actions)).any(axis=2)
-    # MuJoCo would log bad controls; clipped like this, sound ones do and look the same
-    actions = np.clip(np.nan_to_num(actions), -_HUGE, _HUGE)
-    done = np.zeros(num_envs, bool)
-    for t in range(num_steps):
-        result = simulations.step(actions[t])
-        frozen = observation[t - 1]  # nothing is done at t = 0, where there is none
-        observation[t] = np.where(done[:, None], frozen, result.observation)
-        reward[t] = np.where(done, 0.0, np.where(failed[t], np.nan, result.reward))
-        done = done | result.terminated | failed[t]
-        terminated[t] = done
-    return Replay(observation, reward, terminated)
 
 
 def _bare_stepper(
@@ -398,15 +366,18 @@ def _bare_stepper(
     rng = np.random.default_rng(0)
     num_groups = max(1, len(states) // num_envs)
     groups = rng.choice(len(states), (num_groups, num_envs), replace=len(states) < num_envs)
-    controls = rng.uniform(-1.0, 1.0, (num_groups, num_envs, body.model().nu))
-    simulations = Simulations(body, num_envs, num_threads)
+    controls = body.actions(rng.uniform(-1.0, 1.0, (num_groups, num_envs, body.model().nu)))
+    simulations = batch.Batch(body.model(), num_envs, nthread=num_threads)
+    ctrl = simulations.bind("ctrl")
 
     def run() -> Stepped:
         seconds = 0.0
         for group, control in zip(groups, controls, strict=True):
             simulations.state[:] = states[group]
             start = time.perf_counter()
-            simulations.step_bare(control)
+            ctrl[:] = control
+            for _ in range(body.frame_skip):
+                simulations.step()
             seconds += time.perf_counter() - start
         return Stepped(groups.size, seconds)
 

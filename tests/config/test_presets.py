@@ -1,0 +1,51 @@
+"""`tuned` on tasks that nobody tuned: fitted to their numbers, and said."""
+
+from dataclasses import replace
+
+import pytest
+
+from epvf.config.presets import chosen, preset, untuned
+from epvf.tasks import make
+
+SPEC = make("cartpole").spec
+
+
+def ahead(length: int, seconds: float | None) -> int:
+    return untuned.steps_ahead(replace(SPEC, episode_length=length, step_seconds=seconds))
+
+
+def test_tuned_tasks_keep_what_was_tuned() -> None:
+    for name in ("ant", "hopper", "halfcheetah", "walker2d", "cartpole"):
+        assert chosen(name, "tuned", "psvf") is None
+        assert preset(name, "tuned", "psvf").method.psvf.discount == 0.99
+
+
+@pytest.mark.parametrize(
+    ("length", "seconds", "steps"),
+    [
+        (1000, 0.02, 100),  # as on the walkers
+        (1000, None, 100),
+        (50, 0.02, 50),  # no further than an episode
+        (1, 0.02, 2),
+        (10_000, 0.002, 500),  # a second
+        (10_000, 1e-5, 1000),
+        (300, 0.002, 300),
+    ],
+)
+def test_methods_look_ahead_as_far_as_matters(length, seconds, steps) -> None:
+    assert ahead(length, seconds) == steps
+
+
+def test_what_was_chosen_is_in_the_configuration_and_is_said() -> None:
+    config = preset("reacher", "tuned")
+    assert config.method.name == "psvf"
+    assert (config.method.psvf.discount, config.method.psvf.gae_lambda) == (0.98, 0.8)
+    line = chosen("reacher", "tuned", "psvf")
+    assert line is not None and len(line) <= 200
+    assert "'reacher'" in line and "50 steps of 0.02 s" in line and "psvf.discount 0.98" in line
+    assert preset("reacher", "tuned", "ppo").method.ppo.discount == 0.98
+    assert preset("reacher", "debug").task.episode_length == 50
+    assert chosen("reacher", "debug", "epvf") is None
+    assert chosen("acrobot", "tuned", "epvf") == (
+        "nobody tuned task 'acrobot': it has the settings of CartPole"
+    )

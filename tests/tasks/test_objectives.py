@@ -1,0 +1,99 @@
+"""One body, several objectives: each episode is asked for one of them."""
+
+import jax
+import numpy as np
+import pytest
+
+import epvf
+from epvf.cli.train import understood
+from epvf.errors import UserError
+from epvf.policies.mlp import Policy
+from epvf.tasks import ant, make
+from epvf.tasks.body import State
+from epvf.tasks.engines.mjx import Draws
+from epvf.tasks.starts import Around, Commanded
+
+NAMES = ("forward", "left", "turn-left")
+
+
+def moving(command, velocity=(0.0, 0.0), turning=0.0, quat=(1.0, 0.0, 0.0, 0.0)) -> State:
+    qpos, qvel = np.zeros(15), np.zeros(14)
+    qpos[2], qpos[3:7] = 0.75, quat
+    qvel[:2], qvel[5] = velocity, turning
+    return State(qpos, qvel, np.zeros(8), qpos, 0.0, np.array(command))
+
+
+@pytest.mark.parametrize(
+    ("name", "velocity", "turning"),
+    [
+        ("forward", (2.0, 0.0), 0.7),
+        ("backward", (-2.0, 0.0), -0.7),
+        ("left", (0.0, 2.0), 0.0),
+        ("right", (0.0, -2.0), 0.0),
+        ("turn-left", (0.0, 0.0), 1.0),
+        ("turn-right", (0.0, 0.0), -1.0),
+    ],
+)
+def test_what_is_asked_for_pays_one(name, velocity, turning) -> None:
+    body, command = ant.towards((name,)), ant.OBJECTIVES[name]
+    assert body.reward(moving(command, velocity, turning)) == pytest.approx(1.0)
+    other = ant.OBJECTIVES["left" if name == "forward" else "forward"]
+    assert body.reward(moving(other, velocity, turning)) < 1e-6
+
+
+def test_forward_is_the_papers_ant() -> None:
+    state = moving(ant.OBJECTIVES["forward"], (1.3, 0.2), 0.4)
+    assert ant.towards(("forward",)).reward(state) == pytest.approx(float(ant.reward(state)))
+    seen = np.hstack(ant.towards(("forward",)).observe(state))
+    np.testing.assert_array_equal(seen[:34], np.hstack(ant.observe(state)))
+    np.testing.assert_array_equal(seen[34:], ant.OBJECTIVES["forward"])
+
+
+@pytest.mark.parametrize("draws", [np.random.default_rng(0), Draws(jax.random.key(0))])
+def test_commands_are_drawn_evenly_from_what_is_asked_for(draws) -> None:
+    commands = tuple(ant.OBJECTIVES[name] for name in NAMES)
+    starts = Commanded(Around(ant.model, 0.01), commands)
+    positions, velocities, drawn = (np.asarray(part) for part in starts(draws, 6000))
+    assert positions.shape == (6000, 15) and velocities.shape == (6000, 14)
+    for command in np.asarray(commands, np.float32):
+        share = (drawn.astype(np.float32) == command).all(axis=1).mean()
+        assert abs(share - 1 / 3) < 0.03
+
+
+def test_objectives_stand_in_the_tasks_name(workplace) -> None:
+    name = "ant+forward+left"
+    spec = make(name, "native").spec
+    assert (spec.name, spec.observation_size, spec.deterministic_reset) == (name, 38, False)
+    for words in ("ant --objectives forward left --preset debug", f"{name} --preset debug"):
+        assert understood(words.split())[1].task.name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ant+forwards", "unknown objective of task 'ant' 'forwards'.*did you mean 'forward'"),
+        ("ant+left+left", "'ant' is named twice: left, left"),
+        ("ant+", "unknown objective of task 'ant' ''"),
+        ("hopper+forward", "task 'hopper' has no objectives; leave out 'forward'"),
+        ("cartpole+left", "task 'cartpole' has no objectives"),
+        ("antt+left", "unknown task 'antt'.*did you mean 'ant'"),
+    ],
+)
+def test_objectives_that_there_are_not(name, message) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        make(name)
+    assert "\n" not in str(error.value)
+
+
+def test_no_plus_in_the_name_of_a_task() -> None:
+    with pytest.raises(UserError, match=r"no colon and no \+"):
+        epvf.register_task("ant+own", lambda: None)  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.slow
+def test_v_of_states_and_theta_learns_several_objectives_at_a_time() -> None:
+    config = epvf.preset("ant+forward+left", "debug", method="epvf")
+    changes = {"value.condition": "policy+state", "iterations": 2}
+    result = epvf.train(config.replace(changes))
+    assert result.policy == Policy((38, 8, 8), output="clip")
+    assert np.isfinite(result.records[-1]["rollout/episode_return"])
