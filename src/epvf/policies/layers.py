@@ -28,7 +28,7 @@ ON_HOST: dict[str, Callable[[Any], Any]] = {
 
 
 def split(shapes: Sequence[tuple[int, int]], thetas: Shaped[Any, "*batch P"]) -> list[Layer]:
-    """Flat parameters `[..., P]` to layers of kernels `(in, out)`; views where these are numpy's."""
+    """Flat parameters `[..., P]` to layers of kernels `(in, out)`; of numpy's all are views."""
     layers, start, batch = [], 0, thetas.shape[:-1]
     for fan_in, fan_out in shapes:
         middle = start + fan_in * fan_out

@@ -61,12 +61,11 @@ def check_named(name: str) -> None:
     """
     library = library_of(name)
     assert library is not None, name
-    prefix, _, asked = name.partition(":")
     if not installed(library):
         raise UserError(
             f"task {name!r} needs {library.module}: pip install 'epvf[{library.extra}]'"
         )
-    if not asked:
+    if name.endswith(":"):
         raise UserError(f"task {name!r} lacks an environment's id, as in {library.example!r}")
 
 
