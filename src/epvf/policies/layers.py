@@ -39,9 +39,9 @@ def split(shapes: Sequence[tuple[int, int]], thetas: Shaped[Any, "*batch P"]) ->
 
 
 def forward(
-    layers: Sequence[Layer], x: Float[Any, " inputs"], activate: Callable[[Any], Any]
+    layers: Sequence[Layer], x: Float[Any, "*batch inputs"], activate: Callable[[Any], Any]
 ) -> Any:
-    """The last layer's outputs for one input, with arrays of numpy or of JAX as they come."""
+    """The last layer's outputs `[..., A]`, with arrays of numpy or of JAX as they come."""
     for layer in layers[:-1]:
         x = activate(x @ layer.kernel + layer.bias)
     return x @ layers[-1].kernel + layers[-1].bias

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, NamedTuple, cast
 
 from epvf.errors import UserError
-from epvf.registry import Registry, in_a_line, load
+from epvf.registry import Registry, in_a_line, load, look_here
 from epvf.tasks.adapters.ids import check_named, library_of
 from epvf.tasks.base import ReplayableTask, Task
 from epvf.tasks.body import Body
@@ -177,9 +177,7 @@ def _loaded(name: str) -> Any:
         raise UserError(f"task {name!r} must be `package.module:factory` or `file.py:factory`")
     if place.endswith(".py"):
         return _attribute(_file(Path(place)), attribute, place)
-    here = str(Path.cwd())
-    if here not in sys.path:  # a module that lies where one works, as with `python -m`
-        sys.path.append(here)
+    look_here()
     return load(name)
 
 

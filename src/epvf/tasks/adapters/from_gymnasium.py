@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import gymnasium
@@ -17,7 +18,7 @@ from jaxtyping import Float
 from epvf.errors import UserError
 from epvf.policies.crowd import Architecture
 from epvf.policies.mlp import Policy
-from epvf.registry import in_a_line
+from epvf.registry import in_a_line, look_here
 from epvf.runtime.processors import num_processors
 from epvf.tasks.adapters.ids import unknown_id
 from epvf.tasks.adapters.stepping import SEATS, Batch, Leg, Lived, Met
@@ -104,20 +105,29 @@ def entry(name: str) -> TaskEntry:
 
 
 def _spec(asked: str) -> Any:
+    package, _, known_as = asked.rpartition(":")
+    if package:
+        look_here()
+        _import(package)
     try:
-        spec = gymnasium.spec(asked)
-    except gymnasium.error.UnregisteredEnv as error:
-        if asked.rpartition("/")[0] and "amespace" in str(error):
-            raise UserError(
-                f"{in_a_line(error)}; the package that registers it is named in front, "
-                f"gymnasium:PACKAGE:{asked}"[:200]
-            ) from None
-        raise unknown_id("gymnasium", asked.rpartition(":")[2], gymnasium.registry) from None
-    except Exception as error:  # of a module that is named in front of the id, too
-        raise UserError(f"gymnasium:{asked} cannot be found: {in_a_line(error)}") from None
+        spec = gymnasium.spec(known_as)
+    except gymnasium.error.NamespaceNotFound:
+        raise UserError(
+            f"unknown environment {known_as!r} of gymnasium; if another package has it, "
+            f"gymnasium:PACKAGE:{known_as} imports that"
+        ) from None
+    except gymnasium.error.Error:
+        raise unknown_id("gymnasium", known_as, gymnasium.registry) from None
     if spec.entry_point is None:
         raise UserError(f"gymnasium:{asked} has no single environment, only a vector of its own")
     return spec
+
+
+def _import(package: str) -> None:
+    try:
+        import_module(package)
+    except Exception as error:  # whatever a foreign module does when it is imported
+        raise UserError(f"cannot import {package!r}: {in_a_line(error)}"[:200]) from None
 
 
 def _make(

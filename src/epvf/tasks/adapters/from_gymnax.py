@@ -11,6 +11,7 @@ from epvf.errors import UserError
 from epvf.registry import in_a_line
 from epvf.tasks.adapters import traced
 from epvf.tasks.adapters.ids import unknown_id
+from epvf.tasks.adapters.spaces import scale
 from epvf.tasks.engines.rollout import JaxTask
 from epvf.tasks.entry import Engine, TaskEntry
 
@@ -73,10 +74,5 @@ def _actions(name: str, space: Any) -> tuple[int, bool, Any]:
         what = type(space).__name__
         raise UserError(f"the actions of task {name!r} are {what}, but must be Discrete or a Box")
     size = int(np.prod(space.shape))
-    low, high = (
-        np.broadcast_to(np.asarray(b, np.float32), (size,)) for b in (space.low, space.high)
-    )
-    bounded = np.isfinite(low) & np.isfinite(high)
-    middle = np.where(bounded, (low + high) / 2, 0.0).astype(np.float32)
-    half = np.where(bounded, (high - low) / 2, 1.0).astype(np.float32)
+    middle, half, _ = scale(*(np.broadcast_to(b, (size,)) for b in (space.low, space.high)))
     return size, False, lambda action: jnp.reshape(middle + half * action, space.shape)

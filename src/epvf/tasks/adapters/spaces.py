@@ -109,12 +109,32 @@ def _switches(space: spaces.MultiBinary) -> Callable[[Any], Any]:
     return convert
 
 
-def _mapped(space: spaces.Box) -> Callable[[Any], Any]:
-    low, high = (np.ravel(bound).astype(np.float64) for bound in (space.low, space.high))
+class Scale(NamedTuple):
+    """How numbers in [-1, 1] become those within bounds: `middle + half * x`.
+
+    Attributes:
+        middle, half: `[n]` float32; 0 and 1 where a bound is not finite.
+        bounded: `[n]` where both are.
+    """
+
+    middle: np.ndarray
+    half: np.ndarray
+    bounded: np.ndarray
+
+
+def scale(low: Any, high: Any) -> Scale:
+    """The scale for bounds `[n]`."""
+    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    bounded = np.isfinite(low) & np.isfinite(high)
     with np.errstate(invalid="ignore"):
-        bounded = np.isfinite(low) & np.isfinite(high)
         middle = np.where(bounded, (high + low) / 2, 0.0).astype(np.float32)
         half = np.where(bounded, (high - low) / 2, 1.0).astype(np.float32)
+    return Scale(middle, half, bounded)
+
+
+def _mapped(space: spaces.Box) -> Callable[[Any], Any]:
+    low, high = np.ravel(space.low), np.ravel(space.high)
+    middle, half, bounded = scale(low, high)
     plain = bool((middle == 0.0).all() and (half == 1.0).all())
     whole = np.issubdtype(space.dtype, np.integer)
 

@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
     rows: Sequence[int]
     thetas: np.ndarray
-    seeds: Sequence[int]
+    seeds: np.ndarray
 
 
 class Lived(NamedTuple):

@@ -17,7 +17,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, NamedTuple, TypeAlias
 
-import cloudpickle
+from gymnasium.vector.utils import CloudpickleWrapper
 
 from epvf.errors import RunFailed, UserError
 from epvf.registry import in_a_line
@@ -70,7 +70,7 @@ class Workers:
         """
         self.num = num
         self._name = name
-        self._make = cloudpickle.dumps(make)
+        self._make = CloudpickleWrapper(make)  # takes classes of the user's script along
         self._processes: list[_Process] = []
         self._tried = False
         self._end = weakref.finalize(self, _close, self._processes)
@@ -122,7 +122,15 @@ class Workers:
         while len(self._processes) < num:
             process = _started()
             self._processes.append(process)
-            process.connection.send_bytes(self._make)
+            try:
+                process.connection.send(self._make)
+            except OSError:
+                raise self._death(process) from None
+            except Exception as error:  # whatever keeps it from being pickled
+                what = _shortened(in_a_line(error))
+                raise UserError(
+                    f"task {self._name!r} cannot be sent to a process: {what}"
+                ) from None
 
     def _conversation(
         self, tasks: Sequence[tuple[str, tuple[Any, ...]]], answer: Answer | None = None
@@ -248,7 +256,7 @@ def serve(connection_fd: int, life_fd: int) -> None:
 
 
 def _serve(connection: Connection) -> None:
-    stepper = Stepper(cloudpickle.loads(connection.recv_bytes()))
+    stepper = Stepper(connection.recv())
 
     def ask(content: Any) -> Any:
         connection.send(("asks", content))
