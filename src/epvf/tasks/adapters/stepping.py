@@ -151,47 +151,46 @@ class Stepper:
         Returns:
             What became of the last ones, of which `ask` has not been told.
         """
-        crowd = Crowd(architecture, num_seats)
-        observed = np.zeros((num_seats, self.seen.size), np.float32)
-        totals, lengths = np.zeros(num_seats), np.zeros(num_seats, np.int64)
-        sitting: list[tuple[int, np.ndarray]] = []  # row and start of those in the first seats
+        seats = _Seats(architecture, num_seats, self.seen.size)
         waiting: deque[tuple[int, np.ndarray, int]] = deque()
         lived: list[Lived] = []
         more = True
         while True:
-            while len(sitting) < num_seats and (waiting or more):
-                if not waiting:
-                    batch = ask(lived)
-                    lived = []
-                    more = batch is not None
-                    if batch is not None:
-                        waiting.extend(zip(batch.rows, batch.thetas, batch.seeds, strict=True))
+            while seats.num_taken < num_seats and (waiting or more):
+                if waiting:
+                    lived += self._begin(seats, *waiting.popleft())
                     continue
-                row, theta, seed = waiting.popleft()
-                seat = len(sitting)
-                self._reset(self._environment(seat), int(seed), observed[seat])
-                start = observed[seat].copy()
-                if not np.isfinite(theta).all():
-                    lived.append(Lived(row, float("nan"), 0, start))
-                    continue
-                crowd.thetas[seat], totals[seat], lengths[seat] = theta, 0.0, 0
-                sitting.append((row, start))
-            if not sitting:
+                batch = ask(lived)
+                lived, more = [], batch is not None
+                if batch is not None:
+                    waiting.extend(zip(batch.rows, batch.thetas, batch.seeds, strict=True))
+            if not seats.num_taken:
                 return lived
-            num = len(sitting)
-            step = self._act(crowd, self._environments[:num], observed[:num])[1]
-            totals[:num] += step.rewards
-            lengths[:num] += 1
-            for seat in np.flatnonzero(step.terminated | step.truncated)[::-1].tolist():
-                row, start = sitting[seat]
-                lived.append(Lived(row, float(totals[seat]), int(lengths[seat]), start))
-                last = len(sitting) - 1  # moves into the gap, and its environment with it
-                for array in (crowd.thetas, observed, totals, lengths):
-                    array[seat] = array[last]
-                sitting[seat] = sitting[last]
-                sitting.pop()
-                kept = self._environments
-                kept[seat], kept[last] = kept[last], kept[seat]
+            lived += self._go_on(seats)
+
+    def _begin(self, seats: "_Seats", row: int, theta: np.ndarray, seed: int) -> list[Lived]:
+        """Starts an episode in the first free seat; what there is to tell of it already."""
+        seat = seats.num_taken
+        self._reset(self._environment(seat), int(seed), seats.observed[seat])
+        start = seats.observed[seat].copy()
+        if not np.isfinite(theta).all():
+            return [Lived(row, float("nan"), 0, start)]
+        seats.take(row, theta, start)
+        return []
+
+    def _go_on(self, seats: "_Seats") -> list[Lived]:
+        """One step of all that sit; what became of those who are done, and have left."""
+        num, kept = seats.num_taken, self._environments
+        step = self._act(seats.crowd, kept[:num], seats.observed[:num])[1]
+        seats.totals[:num] += step.rewards
+        seats.lengths[:num] += 1
+        lived = []
+        for seat in np.flatnonzero(step.terminated | step.truncated)[::-1].tolist():
+            lived.append(seats.leave(seat))
+            # the last one has moved there, and takes its environment along
+            last = seats.num_taken
+            kept[seat], kept[last] = kept[last], kept[seat]
+        return lived
 
     def explore(self, whose: int, architecture: Architecture, leg: Leg) -> Met:
         """Runs policies for a segment, each in the environment of its row.
@@ -330,3 +329,42 @@ class Stepper:
         over = np.array(terminated, bool) | ~np.isfinite(paid)
         paid[~np.isfinite(paid)] = np.nan
         return Stepped(paid, over, np.array(truncated, bool) & ~over)
+
+
+class _Seats:
+    """Policies in the middle of their episodes; those in the first seats are there.
+
+    Attributes:
+        crowd: the policies.
+        observed: `[S, observation]` what they see.
+        totals, lengths: `[S]` of their episodes so far.
+    """
+
+    def __init__(self, architecture: Architecture, num: int, observation_size: int) -> None:
+        self.crowd = Crowd(architecture, num)
+        self.observed = np.zeros((num, observation_size), np.float32)
+        self.totals = np.zeros(num)
+        self.lengths = np.zeros(num, np.int64)
+        self._sitting: list[tuple[int, np.ndarray]] = []  # their rows and starts
+
+    @property
+    def num_taken(self) -> int:
+        """How many are taken."""
+        return len(self._sitting)
+
+    def take(self, row: int, theta: np.ndarray, start: np.ndarray) -> None:
+        """Seats a policy in the first free one."""
+        seat = self.num_taken
+        self.crowd.thetas[seat], self.totals[seat], self.lengths[seat] = theta, 0.0, 0
+        self._sitting.append((row, start))
+
+    def leave(self, seat: int) -> Lived:
+        """Frees a seat, to which the last one moves; what became of its policy."""
+        row, start = self._sitting[seat]
+        lived = Lived(row, float(self.totals[seat]), int(self.lengths[seat]), start)
+        last = self.num_taken - 1
+        for array in (self.crowd.thetas, self.observed, self.totals, self.lengths):
+            array[seat] = array[last]
+        self._sitting[seat] = self._sitting[last]
+        self._sitting.pop()
+        return lived
