@@ -163,7 +163,7 @@ class Stepper:
                 batch = ask(lived)
                 lived, more = [], batch is not None
                 if batch is not None:
-                    waiting.extend(zip(batch.rows, batch.thetas, batch.seeds, strict=True))
+                    waiting.extend(zip(batch.rows, batch.thetas, batch.seeds.tolist(), strict=True))
             if not seats.num_taken:
                 return lived
             lived += self._go_on(seats)
@@ -171,7 +171,7 @@ class Stepper:
     def _begin(self, seats: "_Seats", row: int, theta: np.ndarray, seed: int) -> list[Lived]:
         """Starts an episode in the first free seat; what there is to tell of it already."""
         seat = seats.num_taken
-        self._reset(self._environment(seat), int(seed), seats.observed[seat])
+        self._reset(self._environment(seat), seed, seats.observed[seat])
         start = seats.observed[seat].copy()
         if not np.isfinite(theta).all():
             return [Lived(row, float("nan"), 0, start)]
