@@ -110,7 +110,7 @@ class Acted(Walk):
 
 NODE = spaces.Box(-1.0, 1.0, (2,))
 
-for name, entry_point, kwargs in (
+KINDS: tuple[tuple[str, Any, dict[str, Any]], ...] = (
     ("Walk-v0", Walk, {}),
     ("Parts-v0", Parts, {}),
     ("Choices-v0", Choices, {}),
@@ -129,7 +129,9 @@ for name, entry_point, kwargs in (
     ("Text-v0", Seen, {"space": spaces.Text(5)}),
     ("Sequence-v0", Acted, {"space": spaces.Sequence(NODE)}),
     ("Both-v0", Acted, {"space": spaces.Dict({"a": NODE})}),
-):
+)
+for name, entry_point, kwargs in KINDS:
     gymnasium.register(name, entry_point, max_episode_steps=8, kwargs=kwargs)
 
-gymnasium.register("Endless-v0", Walk)
+endless: Any = Walk
+gymnasium.register("Endless-v0", endless)

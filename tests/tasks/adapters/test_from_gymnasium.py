@@ -22,6 +22,7 @@ from epvf.policies.mlp import Policy
 from epvf.runs.metrics import read_metrics
 from epvf.tasks import make
 from epvf.tasks.adapters import workers
+from epvf.tasks.base import explorer_of
 from epvf.tasks.registry import engines, is_discrete
 from epvf.training.prepare import prepare
 from probes import config_of
@@ -89,7 +90,7 @@ def test_segments_do_not_depend_on_who_computes_them() -> None:
     thetas = _thetas(7)
     segments = []
     for num in (1, 3):
-        explore = make(WALK, num_threads=num).explorer(POLICY, 5)
+        explore = explorer_of(make(WALK, num_threads=num), POLICY, 5)
         envs = explore.reset(KEY, 7)
         first = explore(KEY, thetas, envs)
         segments.append((first, explore(KEY, thetas, first.envs)))
@@ -103,7 +104,7 @@ def test_segments_do_not_depend_on_who_computes_them() -> None:
 
 
 def test_given_an_older_state_an_episode_begins() -> None:
-    explore = make(WALK, num_threads=1).explorer(POLICY, 5)
+    explore = explorer_of(make(WALK, num_threads=1), POLICY, 5)
     thetas = _thetas(3)
     first = explore(KEY, thetas, explore.reset(KEY, 3))
     explore(KEY, thetas, first.envs)

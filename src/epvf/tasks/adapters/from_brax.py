@@ -56,7 +56,8 @@ def _environment(name: str, asked: str, backend: str) -> tuple[traced.Known, Any
             size = int(environment.action_size)
     except Exception as error:
         raise UserError(f"task {name!r} cannot be made: {in_a_line(error)}"[:200]) from None
-    known = traced.Known(*functions(environment), size, False, EPISODE_LENGTH)
+    reset, step = functions(environment)
+    known = traced.Known(reset, step, size, False, EPISODE_LENGTH)
     return known, traced.environment(name, known)
 
 

@@ -52,7 +52,8 @@ def _environment(name: str, asked: str) -> tuple[traced.Known, Any]:
     except Exception as error:  # robots are downloaded when they are first loaded, for one
         raise UserError(f"task {name!r} cannot be made: {in_a_line(error)}"[:200]) from None
     length = int(config.episode_length) // int(config.get("action_repeat", 1))
-    known = traced.Known(*functions(environment, _seen), size, False, length)
+    reset, step = functions(environment, _seen)
+    known = traced.Known(reset, step, size, False, length)
     return known, traced.environment(name, known)
 
 

@@ -268,7 +268,7 @@ def _serve(connection: Connection) -> None:
             if method == "sizes":
                 result: Any = Sizes(stepper.seen.size, stepper.acted.size, stepper.acted.discrete)
             elif method == "episodes":
-                result = stepper.episodes(*arguments, ask)
+                result = stepper.episodes(*arguments, ask=ask)
             else:
                 result = getattr(stepper, method)(*arguments)
             connection.send(("done", result))
