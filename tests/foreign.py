@@ -125,10 +125,7 @@ KINDS: tuple[tuple[str, Any, dict[str, Any]], ...] = (
     ("Inf-v0", Faulty, {"when": "never", "what": "inf observation"}),
     ("Graph-v0", Seen, {"space": spaces.Graph(NODE, None)}),
     ("Image-v0", Seen, {"space": spaces.Box(0, 255, (8, 8, 3), np.uint8)}),
-    ("Grey-v0", Seen, {"space": spaces.Box(0, 255, (8, 8), np.uint8)}),
-    ("Text-v0", Seen, {"space": spaces.Text(5)}),
     ("Sequence-v0", Acted, {"space": spaces.Sequence(NODE)}),
-    ("Both-v0", Acted, {"space": spaces.Dict({"a": NODE})}),
 )
 for name, entry_point, kwargs in KINDS:
     gymnasium.register(name, entry_point, max_episode_steps=8, kwargs=kwargs)
