@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+import foreign
 from conftest import SOURCE
 from epvf.cli.main import main
 from epvf.config.presets import default_method
@@ -260,7 +261,10 @@ def _within(seconds, condition):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_no_process_outlives_a_run(number, epvf) -> None:
+def test_no_process_outlives_a_run(number, epvf, monkeypatch) -> None:
+    here = str(Path(foreign.__file__).parent)
+    paths = filter(None, [here, os.environ.get("PYTHONPATH")])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     arguments = _debug("run", "--iterations", "1000000", "--method", "epvf")
     with epvf.start(*arguments) as process:
         metrics = epvf.folder / "run" / "metrics.jsonl"
