@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from functools import cached_property
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from epvf.errors import UserError, unknown
@@ -201,6 +203,13 @@ def load(reference: str) -> Any:
             raise UserError(f"module {module!r} has no attribute {attribute!r}")
         value = getattr(value, part)
     return value
+
+
+def look_here() -> None:
+    """Lets modules be imported that lie where one works, as with `python -m`."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 def in_a_line(error: BaseException) -> str:

@@ -15,11 +15,21 @@ def test_tasks_are_listed_with_their_engines(capsys):
         lines[1].startswith("ant ")
         and "native, mjx (mjx: installed), lanes (mjx: installed), warp (" in lines[1]
     )
+    rows = [line.split(maxsplit=2) for line in lines]
+    assert ["gymnasium:ID", "gymnasium", "such as gymnasium:Pendulum-v1"] in rows
+    (gymnax,) = (row for row in rows if row[0] == "gymnax:ID")
+    assert gymnax[2] in (
+        "such as gymnax:Acrobot-v1 (gymnax: installed)",
+        'such as gymnax:Acrobot-v1 (pip install "epvf[gymnax]")',
+    )
     assert main(["tasks", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     ant = next(task for task in result["tasks"] if task["name"] == "ant")
     assert [engine["name"] for engine in ant["engines"]] == ["native", "mjx", "lanes", "warp"]
     assert result["broken"] == {}
+    assert [library["prefix"] for library in result["libraries"]] == [
+        *("gymnasium", "gymnax", "brax", "playground")
+    ]
 
 
 def test_a_task_of_another_package_that_cannot_be_loaded_is_named(epvf, monkeypatch):

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from epvf.policies.activations import ACTIVATIONS, ON_HOST
+from epvf.policies.activations import ACTIVATIONS
+from epvf.policies.layers import ON_HOST
 from epvf.value.networks import init_mlp, mlp, project
 
 

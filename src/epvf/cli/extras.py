@@ -7,6 +7,9 @@ EXTRAS = {
     "warp": ("mujoco.mjx", "warp"),
     "baselines": ("brax", "evosax"),
     "robots": ("mujoco_menagerie",),
+    "brax": ("brax",),
+    "gymnax": ("gymnax",),
+    "playground": ("mujoco_playground",),
     "video": ("imageio", "imageio_ffmpeg", "PIL", "pygame"),
 }
 """Extras of `pip install "epvf[EXTRA]"`, and the modules that each needs."""

@@ -1,11 +1,10 @@
-"""The activations that networks are made of, for JAX and for numpy."""
+"""The activations that networks are made of, in JAX; numpy's are in `layers`."""
 
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from epvf.types import Array
 
@@ -24,10 +23,3 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "exp_elu": exp_elu,
 }
 """By name, of JAX arrays."""
-
-ON_HOST: dict[str, Callable[[Any], Any]] = {
-    "tanh": np.tanh,
-    "relu": lambda x: np.maximum(x, 0.0),
-    "elu": lambda x: np.where(x > 0.0, x, np.expm1(np.minimum(x, 0.0))),
-}
-"""The same of numpy arrays, for the policies' own."""

@@ -1,12 +1,12 @@
 """The policy: an MLP whose parameters are one flat vector θ.
 
-Only this module converts between the flat vector and the layers (kernels and biases).
+Only this module and `layers` convert between the flat vector and kernels and biases.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,22 +15,12 @@ from jaxtyping import Float, Shaped
 
 from epvf.errors import UserError
 from epvf.policies.activations import ACTIVATIONS, Activation
+from epvf.policies.layers import Layer as Layer
+from epvf.policies.layers import forward, split
 from epvf.types import Array, PRNGKey
 
 Output: TypeAlias = Literal["argmax", "clip", "tanh"]
 Init: TypeAlias = Literal["lecun_normal", "lecun_uniform", "zeros"]
-
-
-class Layer(NamedTuple):
-    """One affine layer, `y = x @ kernel + bias`; leading axes batch over policies.
-
-    Attributes:
-        kernel: `[..., in, out]`.
-        bias: `[..., out]`.
-    """
-
-    kernel: Array
-    bias: Array
 
 
 @dataclass(frozen=True)
@@ -114,13 +104,7 @@ class Policy:
                 f"theta has {thetas.shape[-1]} parameters, but a policy of layers "
                 f"{'-'.join(map(str, self.layer_sizes))} has {self.num_parameters}"
             )
-        layers, start, batch = [], 0, thetas.shape[:-1]
-        for fan_in, fan_out in self.shapes:
-            middle = start + fan_in * fan_out
-            kernel = thetas[..., start:middle].reshape(*batch, fan_in, fan_out)
-            layers.append(Layer(kernel, thetas[..., middle : middle + fan_out]))
-            start = middle + fan_out
-        return layers
+        return split(self.shapes, thetas)
 
     def logits(self, layers: Sequence[Layer], observation: Float[Array, " observation"]) -> Array:
         """The last layer's outputs `[action]` for one observation, before `output` is applied."""
@@ -135,15 +119,6 @@ class Policy:
         if self.output == "argmax":
             return jnp.argmax(outputs, axis=-1)
         return jnp.tanh(outputs) if self.output == "tanh" else jnp.clip(outputs, -1.0, 1.0)
-
-
-def forward(
-    layers: Sequence[Layer], x: Float[Array, " inputs"], activate: Callable[[Any], Any]
-) -> Any:
-    """The last layer's outputs for one input, with arrays of numpy or of JAX as they come."""
-    for layer in layers[:-1]:
-        x = activate(x @ layer.kernel + layer.bias)
-    return x @ layers[-1].kernel + layers[-1].bias
 
 
 def _init_layer(key: PRNGKey, shape: tuple[int, int], init: Init, scale: float) -> Layer:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from epvf.policies.activations import ON_HOST
-from epvf.policies.mlp import Layer, Policy, forward
+from epvf.policies.layers import ON_HOST, Layer, forward
+from epvf.policies.mlp import Policy
 
 
 def act(

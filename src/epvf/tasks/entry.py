@@ -66,7 +66,8 @@ class TaskEntry:
         engine = self.engines[backend]
         for option in given:
             if option != "episode_length" and option not in engine.options:
-                owners = " and ".join(repr(owner) for owner in _OWNERS[option])
+                *others, last = map(repr, _OWNERS[option])
+                owners = f"{', '.join(others)} and {last}"
                 raise UserError(f"{option} goes with backend {owners}, not with {backend!r}")
         return engine.make(**given)
 
@@ -87,7 +88,7 @@ class TaskEntry:
         return self.quickest
 
 
-_OWNERS = {"num_threads": ("native", "lanes"), "num_slots": ("jax", "mjx")}
+_OWNERS = {"num_threads": ("native", "lanes", "gymnasium"), "num_slots": ("jax", "mjx")}
 """Backends that an option is for."""
 
 

@@ -10,7 +10,8 @@ from types import ModuleType
 from typing import Any, NamedTuple, cast
 
 from epvf.errors import UserError
-from epvf.registry import Registry, in_a_line, load
+from epvf.registry import Registry, in_a_line, load, look_here
+from epvf.tasks.adapters.ids import check_named, library_of
 from epvf.tasks.base import ReplayableTask, Task
 from epvf.tasks.body import Body
 from epvf.tasks.entry import TaskEntry, from_factory, named, of_body, product
@@ -75,13 +76,15 @@ def make(
         ('jax', 100)
 
     Args:
-        name: of a task, with objectives behind it if it has them (`ant+forward+left`);
+        name: of a task, with objectives behind it if it has them (`ant+forward+left`); another
+            library's, such as `gymnasium:Pendulum-v1`, see `adapters.ids.LIBRARIES`;
             `package.module:factory`; `path/to/file.py:factory`; or a robot (`epvf.MujocoTask`). A
             factory is called with those of this function's other options that it takes.
         backend: the engine; `auto` is, for bodies on MuJoCo, MJX on an accelerator and MuJoCo's C
             engine (`native`) otherwise.
         episode_length: longest episode in steps; the task's own if not given.
-        num_threads: threads of the backends `native` and `lanes`; one a processor if not given.
+        num_threads: threads of the backends `native` and `lanes`, processes of `gymnasium`; one a
+            processor if not given.
         num_slots: policies that the backends `jax` and `mjx` run side by side, while others wait;
             what suits the device if not given.
 
@@ -121,6 +124,22 @@ def engines(name: str | Body) -> tuple[str, ...]:
     return tuple(made.engines) if isinstance(made, TaskEntry) else (made.spec.backend,)
 
 
+def is_discrete(name: str) -> bool:
+    """Whether actions of a task are indices.
+
+    Raises:
+        UserError: if there is no such task.
+    """
+    stands = _behind(name)
+    # some do not say how long an episode is, which does not matter here
+    made = (
+        stands.make(name, "auto", {"episode_length": 1})
+        if isinstance(stands, TaskEntry)
+        else make(name)
+    )
+    return made.spec.discrete
+
+
 def register(name: str, factory: Callable[..., Task] | Task | Body | TaskEntry | str) -> None:
     """Adds a task under a name: a function that makes it, itself, or a lazy `module:attribute`.
 
@@ -155,6 +174,10 @@ def _described(name: str, origin: str, problem: str | None) -> TaskInfo:
 
 def _behind(name: str) -> Any:
     """What stands behind a name; a body on its engines."""
+    library = library_of(name)
+    if library is not None:
+        check_named(name)
+        return load(library.home)(name)
     if ":" in name:
         value = _loaded(name)
     else:
@@ -189,9 +212,7 @@ def _loaded(name: str) -> Any:
         raise UserError(f"task {name!r} must be `package.module:factory` or `file.py:factory`")
     if place.endswith(".py"):
         return _attribute(_file(Path(place)), attribute, place)
-    here = str(Path.cwd())
-    if here not in sys.path:  # a module that lies where one works, as with `python -m`
-        sys.path.append(here)
+    look_here()
     return load(name)
 
 

@@ -13,6 +13,7 @@ from epvf.config.schema import Config, default_settings, reads, replace
 from epvf.errors import UserError, unknown
 from epvf.methods.registry import METHODS
 from epvf.tasks import TaskSpec, make
+from epvf.tasks.registry import is_discrete
 
 Preset: TypeAlias = Literal["paper", "tuned", "debug"]
 PRESETS: tuple[Preset, ...] = ("paper", "tuned", "debug")
@@ -67,7 +68,7 @@ def family(task: str) -> ModuleType:
     """
     if task in _FAMILIES:
         return _FAMILIES[task]
-    return cartpole if make(task).spec.discrete else walkers
+    return cartpole if is_discrete(task) else walkers
 
 
 _FAMILIES = {"cartpole": cartpole} | dict.fromkeys(
