@@ -39,6 +39,8 @@ COMMANDS: dict[str, Command] = {
     "experiment": Command("experiment", "Run and draw one of the paper's figures."),
     "compare": Command("compare", "Train several methods on a task and compare them on one page."),
     "diagnose": Command("diagnose", "Measure what a run's value function knows."),
+    "landscape": Command("landscape", "Draw V around a run's policy, with the true returns."),
+    "report": Command("report", "Sum a run, or several, up on one HTML page."),
     "plot": Command("plot", "Draw learning curves of runs."),
     "doctor": Command("doctor", "Tell what epvf finds on this machine."),
     "tasks": Command("tasks", "List the tasks, their engines, and what those need."),
