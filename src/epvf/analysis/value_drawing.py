@@ -103,16 +103,16 @@ def _draw_fooled(axes: "Axes", points: list[dict[str, Any]]) -> None:
     steps = sorted({point["alpha"] for point in points})
     fooled = np.array([point["fooled"] for point in points], float).reshape(side, side)
     half = (steps[1] - steps[0]) / 2.0
+    look = {"facecolor": "none", "edgecolor": INK, "hatch": "///", "linewidth": 0.0}
     for row, beta in enumerate(steps):
         for column, alpha in enumerate(steps):
             if fooled[row, column]:
-                x, y = (alpha - half, alpha + half), (beta - half, beta - half)
-                axes.fill_between(
-                    x, y, beta + half, facecolor="none", edgecolor=INK, hatch="///", linewidth=0.0
+                (left, right), (low, high) = (
+                    np.clip((at - half, at + half), steps[0], steps[-1]) for at in (alpha, beta)
                 )
+                axes.fill_between((left, right), low, high, **look)
     if fooled.any():
-        label = {"label": "V is fooled here", "hatch": "///", "linewidth": 0.0}
-        axes.fill_between([], [], facecolor="none", edgecolor=INK, **label)
+        axes.fill_between([], [], label="V is fooled here", **look)
 
 
 def _draw_trail(axes: "Axes", trail: np.ndarray) -> None:

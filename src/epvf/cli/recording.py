@@ -11,7 +11,7 @@ from epvf.errors import RunFailed, UserError
 from epvf.files import one_line
 from epvf.methods.registry import METHODS
 from epvf.policies.formats.registry import load_policy
-from epvf.runs.display import Display, count, make_display
+from epvf.runs.display import Display, make_display
 from epvf.runs.folder import Run
 from epvf.runs.recorder import record
 from epvf.runtime import startup
@@ -57,7 +57,6 @@ def record_and_tell(run: Run, setup: Setup, as_json: bool, besides: Besides) -> 
     """Trains a run to its end, prints how its best policy does, and returns the exit code."""
     startup.use_compilation_cache()
     display = make_display()
-    display.introduce(_header(run, setup))
     videos = _videos(run, besides, display)
     try:
         watch = {} if videos is None else {"watch": videos}
@@ -86,7 +85,8 @@ def record_and_tell(run: Run, setup: Setup, as_json: bool, besides: Besides) -> 
         text += f"\ninterrupted after {outcome.iterations} iterations{_go_on(run)}"
     print_result(result, text, as_json)
     if outcome.status == "finished" and not as_json:
-        display.introduce(_next(run, "report" in result))
+        for name, command in _next(run, "report" in result).items():
+            display.announce(f"{name + ':':8} {command}")
     return outcome.exit_code
 
 
@@ -103,31 +103,11 @@ def write_report(run: Path, display: Display, evaluation: dict[str, Any]) -> Pat
         return None
 
 
-def _header(run: Run, setup: Setup) -> dict[str, str]:
-    """What is trained, in words."""
-    config, spec = setup.config, setup.task.spec
-    ends = [f"{count(config.iterations)} iterations"]
-    if config.env_steps is not None:
-        ends.insert(0, f"{count(config.env_steps)} env steps")
-    seeds = "" if config.num_seeds == 1 else f", {config.num_seeds} seeds"
-    return {
-        "task": f"{spec.name} on {spec.backend}",
-        "method": _method(config.method.name),
-        "policies": f"{config.num_envs} of {setup.policy.num_parameters} weights{seeds}",
-        "until": " or ".join(ends),
-        "folder": str(run.path),
-    }
-
-
-def _method(name: str) -> str:
-    return f"{name} ({METHODS[name].summary.split(':')[0]})"
-
-
 def _next(run: Run, reported: bool) -> dict[str, str]:
     """What may be done with a finished run."""
     path = run.path
     steps = {
-        "watch it": f"epvf play {path} --seconds 10",
+        "watch": f"epvf play {path} --seconds 10",
         "page": f"{path / 'report.html'}" if reported else f"epvf report {path}",
         "measure": f"epvf eval {path} --episodes 1000",
         "curves": f"tensorboard --logdir {run.tensorboard}",

@@ -15,7 +15,7 @@ from epvf.files import one_line
 from epvf.methods.registry import METHODS
 from epvf.policies.formats.safetensors import save_policy
 from epvf.runs.checkpoints import Checkpoints
-from epvf.runs.display import Display
+from epvf.runs.display import Display, count
 from epvf.runs.folder import Run, Status
 from epvf.runs.interrupt import Interrupt, Interrupted
 from epvf.runs.metrics import MetricsLog
@@ -121,6 +121,7 @@ class _Recorder:
         """Runs the loop to its end or to the first signal, and saves the last state."""
         config, display = self._setup.config, self._display
         interrupt = Interrupt(display.announce)
+        display.introduce(_introduction(self._run, self._setup, self._state))
         with interrupt.listening(), display.showing(config, self._state):
             with suppress(Interrupted):
                 self._run_loop(interrupt)
@@ -249,6 +250,24 @@ class _Recorder:
         }
         value = value if np.isfinite(value) else float("nan")
         save_policy(path, self._setup.policy, theta, spec.name, value, extra)
+
+
+def _introduction(run: Run, setup: Setup, state: TrainState | None) -> dict[str, str]:
+    """What is trained, in words."""
+    config, spec = setup.config, setup.task.spec
+    name = config.method.name
+    ends = [f"{count(config.iterations)} iterations"]
+    if config.env_steps is not None:
+        ends.insert(0, f"{count(config.env_steps)} env steps")
+    done = "" if state is None else f", of which {state.iteration} iterations are done"
+    seeds = "" if config.num_seeds == 1 else f", {config.num_seeds} seeds"
+    return {
+        "task": f"{spec.name} on {spec.backend}",
+        "method": f"{name} ({METHODS[name].summary.split(':')[0]})",
+        "policies": f"{config.num_envs} of {setup.policy.num_parameters} weights{seeds}",
+        "until": " or ".join(ends) + done,
+        "folder": str(run.path),
+    }
 
 
 def _centres(setup: Setup) -> Callable[[Any], Array]:

@@ -27,11 +27,12 @@ class Gate:
 
     Attributes:
         token: the key.
+        port: that it listens at.
     """
 
     def __init__(self, host: str, port: int, inner: int) -> None:
         self.token = secrets.token_urlsafe(18)
-        self._host, self._port, self._inner = host, port, inner
+        self._inner = inner
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -43,15 +44,24 @@ class Gate:
         except OSError as error:
             self._end()
             raise UserError(f"cannot listen at {host}:{port}: {one_line(error)}") from error
+        self.port = int(self._server.sockets[0].getsockname()[1])
 
     def close(self) -> None:
         """Stops listening."""
-        self._loop.call_soon_threadsafe(self._server.close)
+        asyncio.run_coroutine_threadsafe(self._hang_up(), self._loop).result(5.0)
         self._end()
+
+    async def _hang_up(self) -> None:
+        self._server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     def _end(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5.0)
+        self._loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(*_REFUSED):

@@ -57,10 +57,7 @@ class Videos:
         save(policy)
         self._making = policy.with_suffix(".mp4")
         self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "epvf", "play", str(policy), "--seconds", f"{SECONDS:g}"),
-                *("--out", str(self._making), "--replace"),
-            ],
+            _command(policy, self._making),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -98,3 +95,8 @@ class Videos:
         else:
             reason = said[-1] if said else f"exit code {process.returncode}"
             self._announce(f"no video of {self._making.stem}: {reason[:160]}")
+
+
+def _command(policy: Path, out: Path) -> list[str]:
+    play = ["play", str(policy), "--seconds", f"{SECONDS:g}", "--out", str(out), "--replace"]
+    return [sys.executable, "-m", "epvf", *play]
