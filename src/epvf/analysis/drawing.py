@@ -143,7 +143,7 @@ def learning_curves(
     rows = [tuple(CURVES)] if alone else [(key,) for key in CURVES]
     size = (2.0 + 5.5 * len(x), 1.2 + 3.2 * len(rows))
     if narrow:
-        size = (5.4 * len(x), 1.2 + 2.7 * len(rows) + 0.22 * len(groups))
+        size = (4.7 * len(x), 1.2 + 2.4 * len(rows) + 0.22 * len(groups))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(rows), len(x), sharex="col", sharey="row", squeeze=False)
     looks = styles.of_groups([group.method for group in groups])
@@ -176,7 +176,7 @@ def learning_curves(
     handles, labels = panels[0][0].get_legend_handles_labels()
     labels = [textwrap.fill(label, LABEL_WIDTH) for label in labels]
     place = "outside lower center" if narrow else "outside right center"
-    figure.legend(handles, labels, loc=place, fontsize="small")
+    figure.legend(handles, labels, loc=place, fontsize="small", handlelength=3.5)
     told = (_subject(groups), title, _bands(groups), _under_way(groups))
     figure.suptitle("\n".join(filter(None, told)), fontsize="medium")
     if notes:
@@ -261,7 +261,8 @@ def _draw_lines(axes: "Axes", x: Sequence[int], lines: Lines) -> None:
 
 def _draw_band(axes: "Axes", band: Band | None, label: str, style: Style) -> None:
     if band is not None:
-        axes.plot(band.x, band.mean, label=label, markevery=band.marks, **style.line)
+        line = style.line | ({} if band.marks else {"marker": ""})
+        axes.plot(band.x, band.mean, label=label, markevery=band.marks, **line)
         look = {"color": style.colour, "alpha": 0.2, "linewidth": 0}
         axes.fill_between(band.x, band.low, band.high, **look)
 

@@ -116,7 +116,8 @@ class AroundTheta:
 
     @cached_property
     def deviation(self) -> jax.Array:
-        return noise_deviation(self.learner.perturbation, self.theta)
+        with jax.ensure_compile_time_eval():  # kept, and so not to be a part of any program
+            return noise_deviation(self.learner.perturbation, self.theta)
 
     def population(
         self, key: PRNGKey, theta: Float[Array, "P"], num: int, antithetic: bool = False
@@ -169,11 +170,13 @@ class AroundStates:
 
     @cached_property
     def deviation(self) -> jax.Array:
-        return self.state.noise * noise_deviation(self.learner.perturbation, self._centre)
+        with jax.ensure_compile_time_eval():
+            return self.state.noise * noise_deviation(self.learner.perturbation, self._centre)
 
     @cached_property
     def _centre(self) -> jax.Array:
-        return self.learner.inward(self.state.scaler, self.theta)
+        with jax.ensure_compile_time_eval():
+            return self.learner.inward(self.state.scaler, self.theta)
 
     def population(
         self, key: PRNGKey, theta: Float[Array, "P"], num: int, antithetic: bool = False

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from epvf.analysis.styles import BLUE, GREY
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -20,9 +22,10 @@ MOST_VIDEO = 24_000_000
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #ffffff; --raised: #f3f5f8; --ink: #16191d;
-  --faint: #5b6470; --line: #d5dae1; --accent: #0072b2; }
+  --faint: #5b6470; --line: #d5dae1; --accent: #0072b2; --blue: #0072b2; --grey: #666666; }
 @media (prefers-color-scheme: dark) { :root { --ground: #14171b; --raised: #1e2329;
-  --ink: #e8eaed; --faint: #9aa4b0; --line: #363d46; --accent: #6cb8e6; } }
+  --ink: #e8eaed; --faint: #9aa4b0; --line: #363d46; --accent: #6cb8e6;
+  --blue: #3a9bdc; --grey: #9a9fa8; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 60rem; padding: 1.2rem; background: var(--ground);
   color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
@@ -41,14 +44,15 @@ th { color: var(--faint); font-weight: 600; }
 pre { background: var(--raised); border-radius: .5rem; padding: .7rem; overflow-x: auto;
   white-space: pre-wrap; overflow-wrap: anywhere; font-size: .88rem; }
 figure { margin: .5rem 0; }
-figure svg { width: 100%; height: auto; max-width: 44rem; display: block;
+figure svg { width: 100%; height: auto; max-width: 38rem; display: block;
   margin: 0 auto; fill: currentColor; }
 figcaption { color: var(--faint); font-size: .88rem; }
 video { width: 100%; max-width: 44rem; display: block; margin: 0 auto; border-radius: .5rem; }
 summary { cursor: pointer; color: var(--accent); padding: .3rem 0; }
 .wide { overflow-x: auto; }
 @media print { :root { color-scheme: light; --ground: #fff; --raised: #f3f5f8; --ink: #000;
-  --faint: #444; --line: #bbb; } body { max-width: none; font-size: 11pt; }
+  --faint: #444; --line: #bbb; --blue: #0072b2; --grey: #666666; }
+  body { max-width: none; font-size: 11pt; }
   figure, .tile, tr { break-inside: avoid; } h2 { break-after: avoid; } video { display: none; }
   details::details-content { content-visibility: visible; } }
 """
@@ -161,5 +165,8 @@ def _svg(figure: "Figure", name: str) -> str:
     for before in (r'\bid="', r"url\(#", r'xlink:href="#'):
         drawn = re.sub(before, lambda found: f"{found[0]}{name}-", drawn)
     drawn = re.sub(r"(fill|stroke): #000000", r"\1: currentColor", drawn)
+    for colour, name_of in ((BLUE, "blue"), (GREY, "grey")):
+        shown = f"\\1: var(--{name_of}, {colour})"
+        drawn = re.sub(rf"(fill|stroke): {colour}\b", shown, drawn, flags=re.IGNORECASE)
     drawn = drawn.replace("fill: #ffffff; opacity: 0.8", "fill: none")  # behind a legend
     return re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", drawn)

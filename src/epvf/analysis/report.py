@@ -27,7 +27,7 @@ EVALUATION = "epvf-evaluation/1"
 FINAL = 0.1
 """The last part of a run, over which returns of several are averaged."""
 
-_NOT_ASKED = ("task.num_threads", "task.backend")
+_FILLED_IN = ("task.num_threads", "task.backend")
 """Fields that are filled in when a run begins."""
 
 
@@ -67,7 +67,7 @@ def changes(config: Config, base: Config) -> list[tuple[str, str, str]]:
     return [
         (name, _shown(ours.get(name)), _shown(theirs.get(name)))
         for name in names
-        if ours.get(name) != theirs.get(name) and name not in _NOT_ASKED
+        if ours.get(name) != theirs.get(name) and name not in _FILLED_IN
     ]
 
 
@@ -227,6 +227,9 @@ def _configuration(config: Config, info: dict[str, Any]) -> list[str]:
     except UserError as error:
         return [page.note(f"Its preset is not known here: {error}"), everything]
     differing = changes(config, base)
+    words = " ".join(map(str, info.get("argv", [])))
+    if "--backend" in words or "--task.backend" in words:
+        differing.append(("task.backend", config.task.backend, base.task.backend))
     header = ("field", "here", f"in preset {name}")
     told = f"Preset {name}" + (", and besides:" if differing else ", with nothing changed.")
     return [page.paragraph(told), page.table(differing, header), everything]

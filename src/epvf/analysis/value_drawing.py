@@ -24,7 +24,7 @@ def landscape(result: dict[str, Any]) -> "Figure":
     """V as contours, true returns as dots of the same colours, θ's way, and where V is fooled."""
     from matplotlib.figure import Figure  # slow to import; Figure alone needs no display
 
-    figure = Figure(figsize=(6.2, 5.6), layout="constrained")
+    figure = Figure(figsize=(5.2, 5.0), layout="constrained")
     axes = figure.subplots()
     alpha, beta = np.array(result["alpha"]), np.array(result["beta"])
     value = np.array(_known(result["value"]), float)
@@ -45,7 +45,8 @@ def landscape(result: dict[str, Any]) -> "Figure":
     axes.set_xlabel(f"α: {first} (perturbations' lengths)")
     axes.set_ylabel(f"β: {second}")
     figure.colorbar(field, ax=axes, label="return: V as ground, true as dots", shrink=0.85)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    place = {"loc": "outside lower center", "ncols": 3, "fontsize": "small"}
+    figure.legend(*axes.get_legend_handles_labels(), **place)
     figure.suptitle(
         f"{result['task']}, {result['method']}: V around θ at update {result['update']}\n"
         f"rank correlation with true returns {_number(result['spearman'])}, fooled at "
@@ -68,7 +69,7 @@ def gains(group: Group, title: str = "") -> "Figure | None":
     wanted = [bool(ranks), any(len(pair.x) > 2 for pair in pairs)]
     if not any(wanted):
         return None
-    figure = Figure(figsize=(5.2, 0.6 + 2.8 * sum(wanted)), layout="constrained")
+    figure = Figure(figsize=(4.7, 0.6 + 2.6 * sum(wanted)), layout="constrained")
     panels = list(np.atleast_1d(figure.subplots(sum(wanted), 1)))
     style = styles.of_method(group.method)
     if wanted[0]:
@@ -94,6 +95,7 @@ def _draw_gains(axes: "Axes", pairs: Sequence[Any], colour: str) -> None:
     axes.axhline(0.0, color="black", linewidth=0.8)
     axes.axvline(0.0, color="black", linewidth=0.8)
     axes.set(xlabel="gain that V predicted (its units)", ylabel="realised gain\n(return)")
+    axes.locator_params(axis="x", nbins=5)
     axes.grid(alpha=0.3)
 
 
@@ -112,7 +114,7 @@ def _draw_fooled(axes: "Axes", points: list[dict[str, Any]]) -> None:
                 )
                 axes.fill_between((left, right), low, high, **look)
     if fooled.any():
-        axes.fill_between([], [], label="V is fooled here", **look)
+        axes.fill_between([], [], label="V is fooled here", **look | {"edgecolor": "black"})
 
 
 def _draw_trail(axes: "Axes", trail: np.ndarray) -> None:
@@ -121,7 +123,7 @@ def _draw_trail(axes: "Axes", trail: np.ndarray) -> None:
         axes.plot(*way.T, color="white", linewidth=3.5, zorder=4)
         line = {"linewidth": 1.6, "marker": ".", "markersize": 5, "zorder": 5}
         axes.plot(*way.T, color=styles.VERMILLION, label="where θ has been", **line)
-    star = {"marker": "*", "markersize": 15, "markeredgecolor": "white", "linestyle": "none"}
+    star = {"marker": "*", "markersize": 10, "markeredgecolor": "white", "linestyle": "none"}
     axes.plot(0.0, 0.0, color=styles.VERMILLION, label="θ", zorder=6, **star)
 
 

@@ -129,6 +129,7 @@ class MLflow:
     def __init__(self, session: Session) -> None:
         tracking = _imported("mlflow.tracking", "mlflow")
         self._client = tracking.MlflowClient()
+        self._metric = _imported("mlflow.entities", "mlflow").Metric
         self._first, self._runs = session.seeds[0], {}
         self._pending: dict[int, list[Any]] = {seed: [] for seed in session.seeds}
         name = f"epvf {session.config.task.name}"
@@ -141,11 +142,9 @@ class MLflow:
                 self._client.log_param(run.info.run_id, field, str(value)[:500])
 
     def write(self, record: Record) -> None:
-        from mlflow.entities import Metric
-
         now = round(1000 * record["time/wall"])
         pending = self._pending[record.get("seed", self._first)]
-        pending += [Metric(name, x, now, record[AXIS]) for name, x in scalars(record).items()]
+        pending += [self._metric(name, x, now, record[AXIS]) for name, x in scalars(record).items()]
 
     def flush(self) -> None:
         for seed, pending in self._pending.items():

@@ -1,8 +1,9 @@
 """A page in a browser: a policy and the swarm around it, live, coloured by V or by true return."""
 
+import io
 import socket
 import time
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +82,8 @@ class Page:
         inner = _free_port() if outside else settings.port
         if not outside:
             _check_port(settings.port)
-        self._server = viser.ViserServer("127.0.0.1", inner, label="epvf", verbose=False)
+        with redirect_stdout(io.StringIO()):  # of its own address, which may be another
+            self._server = viser.ViserServer("127.0.0.1", inner, label="epvf", verbose=False)
         self._gate: Gate | None = None
         try:
             if outside:
