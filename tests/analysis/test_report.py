@@ -51,7 +51,7 @@ def run(tmp_path):
     return tmp_path / "psvf"
 
 
-@pytest.mark.parametrize("name", ["epvf", "psvf"])
+@pytest.mark.parametrize("name", ["epvf", "psvf", "openes", "ppo"])
 def test_a_page_of_a_run_needs_nothing_but_itself(name, tmp_path):
     video = tmp_path / "video.mp4"
     video.write_bytes(b"pictures")

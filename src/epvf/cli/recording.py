@@ -1,13 +1,11 @@
 """Training a run folder to its end, and telling how its policy does and what to do next."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from epvf.analysis.evaluation import evaluate
 from epvf.cli.results import evaluated, print_result
-from epvf.errors import RunFailed, UserError
 from epvf.files import one_line
 from epvf.methods.registry import METHODS
 from epvf.policies.formats.registry import load_policy
@@ -94,11 +92,10 @@ def write_report(run: Path, display: Display, evaluation: dict[str, Any]) -> Pat
     """Sums a run up on a page; that this fails is told, and no reason for the run to."""
     from epvf.analysis import report
 
-    with suppress(OSError):
-        report.note_evaluation(run, evaluation)
     try:
+        report.note_evaluation(run, evaluation)
         return report.write([run], run / "report.html")
-    except (UserError, RunFailed, OSError) as error:
+    except Exception as error:  # whatever it is, the run is finished and saved
         display.announce(f"no report: {one_line(error)}")
         return None
 

@@ -150,7 +150,7 @@ class Page:
             "/floor", 40.0, 40.0, plane="xy", cell_size=CELL, section_size=5.0 * CELL,
             plane_color=(225, 228, 232), plane_opacity=1.0, fade_distance=30.0,
         )  # fmt: skip
-        self._stamp, self._changed = self._choices.stamp(), True
+        self._stamp, self._changed, self._live = self._choices.stamp(), True, False
         self._meshes: list[tuple[int, Any]] = []
         camera = self._server.initial_camera
         camera.position, camera.look_at = (0.0, -4.5, 1.8), (0.0, 0.0, 0.3)
@@ -161,13 +161,13 @@ class Page:
 
     def _look_for_news(self) -> None:
         """What a run has written since; its newest policy is shown where that is chosen."""
+        self._live = self._choices.live
         stamp = self._choices.stamp()
         if stamp == self._stamp:
             return
-        self._stamp = stamp
-        with suppress(UserError):  # a policy that is being written is there next time
+        self._stamp, chosen = stamp, self._chosen.value
+        with suppress(UserError):  # what is being written is there next time
             names = self._choices.names()
-            chosen = self._chosen.value
             if list(self._chosen.options) != names:
                 self._chosen.options = names
                 self._chosen.value = chosen if chosen in names else NEWEST
@@ -197,6 +197,7 @@ class Page:
         for _, mesh in self._meshes:
             mesh.remove()
         places, orientations = self._troupe.places()
+        self._shown = colours = self._colours()
         self._meshes = [
             (
                 body,
@@ -206,7 +207,7 @@ class Page:
                     faces,
                     batched_wxyzs=orientations[:, body],
                     batched_positions=places[:, body],
-                    batched_colors=self._colours(),
+                    batched_colors=colours,
                     lod="off",
                 ),
             )
@@ -229,7 +230,9 @@ class Page:
             for body, mesh in self._meshes:
                 mesh.batched_positions = (positions[:, body] - here).astype(np.float32)
                 mesh.batched_wxyzs = orientations[:, body].astype(np.float32)
-                mesh.batched_colors = colours
+                if (colours != self._shown).any():
+                    mesh.batched_colors = colours
+            self._shown = colours
             # the floor moves under a robot that stays where the camera looks
             self._floor.position = tuple(-(here % (5.0 * CELL)))
         self._tell()
@@ -259,7 +262,7 @@ class Page:
             value = self._choices.value
             assert value is not None
             lines.append(f"V of θ: {self._predicted[0]:.4g} ({value.units})")
-        if self._choices.live:
+        if self._live:
             lines.append("the run is training")
         told = "  \n".join(lines)
         if told != self._told.content:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from epvf.errors import UserError
+from epvf.files import one_line
 from epvf.tasks.registry import engines
 from epvf.view import opengl
 from epvf.view.video import check_ffmpeg
@@ -52,6 +53,12 @@ class Videos:
         if turn == self._turn or self._process is not None:
             return
         self._turn = turn
+        try:
+            self._begin(iteration, save)
+        except OSError as error:
+            self._announce(f"no video of iteration {iteration}: {one_line(error)}")
+
+    def _begin(self, iteration: int, save: Callable[[Path], None]) -> None:
         self._folder.mkdir(exist_ok=True)
         policy = self._folder / f"{iteration:012}.safetensors"
         save(policy)
