@@ -12,6 +12,7 @@ from epvf.analysis import page, report
 from epvf.config.presets import preset
 from epvf.config.schema import replace
 from epvf.errors import UserError
+from epvf.runs.folder import read_config
 
 RUNS = Path(__file__).resolve().parents[1] / "fixtures" / "v0.1.0"
 ALONE = {"meta", "link", "br", "img", "use", "path", "stop", "image"}
@@ -63,7 +64,8 @@ def test_a_page_of_a_run_needs_nothing_but_itself(name, tmp_path):
     assert not re.search(r"url\((?!#)", text) and "@import" not in text
     assert {"svg", "video", "table", "details"} <= set(found.tags)
     assert len(set(found.ids)) == len(found.ids)
-    for word in ("cartpole", name, "Learning curves", "Model card", "limits", "env steps"):
+    task = read_config(RUNS / name).task.name
+    for word in (task, name, "Learning curves", "Model card", "limits", "env steps"):
         assert word in found.words
     for used in re.findall(r'(?:url\(|href=")#([\w-]+)', text):
         assert used in found.ids
@@ -111,8 +113,8 @@ def test_several_runs_are_compared_and_those_without_records_are_named(run, tmp_
     (empty / "metrics.jsonl").unlink()
     runs = [run, RUNS / "epvf", empty]
     words = Page(report.write(runs, tmp_path / "page.html").read_text()).words
-    assert "cartpole: psvf, epvf" in words and f"not shown: {empty}" in words
-    assert words.count("train cartpole --config") == 2
+    assert "ant, cartpole: psvf, epvf" in words and f"not shown: {empty}" in words
+    assert words.count(" --config ") == 2
     with pytest.raises(UserError, match="no records yet"):
         report.write([empty], tmp_path / "page.html")
 
