@@ -263,7 +263,7 @@ def _draw_band(axes: "Axes", band: Band | None, label: str, style: Style) -> Non
     if band is not None:
         line = style.line | ({} if band.marks else {"marker": ""})
         axes.plot(band.x, band.mean, label=label, markevery=band.marks, **line)
-        look = {"color": style.colour, "alpha": 0.2, "linewidth": 0}
+        look: dict[str, Any] = {"color": style.colour, "alpha": 0.2, "linewidth": 0}
         axes.fill_between(band.x, band.low, band.high, **look)
 
 

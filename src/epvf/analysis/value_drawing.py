@@ -32,7 +32,11 @@ def landscape(result: dict[str, Any]) -> "Figure":
     returns = np.array(_known([point["return"] for point in points]), float)
     both = np.concatenate([value.ravel(), returns])
     low, high = np.nanmin(both), np.nanmax(both)
-    colours = {"cmap": "cividis", "vmin": low, "vmax": high if high > low else low + 1.0}
+    colours: dict[str, Any] = {
+        "cmap": "cividis",
+        "vmin": low,
+        "vmax": high if high > low else low + 1.0,
+    }
     levels = np.linspace(colours["vmin"], colours["vmax"], LEVELS)
     field = axes.contourf(alpha, beta, value, levels, **colours)
     _draw_fooled(axes, points)
@@ -45,7 +49,7 @@ def landscape(result: dict[str, Any]) -> "Figure":
     axes.set_xlabel(f"α: {first} (perturbations' lengths)")
     axes.set_ylabel(f"β: {second}")
     figure.colorbar(field, ax=axes, label="return: V as ground, true as dots", shrink=0.85)
-    place = {"loc": "outside lower center", "ncols": 3, "fontsize": "small"}
+    place: dict[str, Any] = {"loc": "outside lower center", "ncols": 3, "fontsize": "small"}
     figure.legend(*axes.get_legend_handles_labels(), **place)
     figure.suptitle(
         f"{result['task']}, {result['method']}: V around θ at update {result['update']}\n"
@@ -105,7 +109,7 @@ def _draw_fooled(axes: "Axes", points: list[dict[str, Any]]) -> None:
     steps = sorted({point["alpha"] for point in points})
     fooled = np.array([point["fooled"] for point in points], float).reshape(side, side)
     half = (steps[1] - steps[0]) / 2.0
-    look = {"facecolor": "none", "edgecolor": INK, "hatch": "///", "linewidth": 0.0}
+    look: dict[str, Any] = {"facecolor": "none", "edgecolor": INK, "hatch": "///", "linewidth": 0.0}
     for row, beta in enumerate(steps):
         for column, alpha in enumerate(steps):
             if fooled[row, column]:
@@ -121,9 +125,14 @@ def _draw_trail(axes: "Axes", trail: np.ndarray) -> None:
     if len(trail):
         way = np.concatenate([trail, np.zeros((1, 2))])
         axes.plot(*way.T, color="white", linewidth=3.5, zorder=4)
-        line = {"linewidth": 1.6, "marker": ".", "markersize": 5, "zorder": 5}
+        line: dict[str, Any] = {"linewidth": 1.6, "marker": ".", "markersize": 5, "zorder": 5}
         axes.plot(*way.T, color=styles.VERMILLION, label="where θ has been", **line)
-    star = {"marker": "*", "markersize": 10, "markeredgecolor": "white", "linestyle": "none"}
+    star: dict[str, Any] = {
+        "marker": "*",
+        "markersize": 10,
+        "markeredgecolor": "white",
+        "linestyle": "none",
+    }
     axes.plot(0.0, 0.0, color=styles.VERMILLION, label="θ", zorder=6, **star)
 
 
