@@ -8,6 +8,7 @@ python benchmarks/figures.py at MILLIONS NAME...             the same after so m
 The paper's figures are not made here but by `epvf experiment`.
 """
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from scipy import stats
 
 from epvf.analysis.curves import Group
 from epvf.analysis.drawing import learning_curves, save
+from epvf.experiments.report import COLUMNS
 from epvf.runs.metrics import Record, read_metrics
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -28,16 +30,23 @@ FIGURES = {
     "ant-tuned": (
         "epvf train ant, and other methods",
         {
-            "V(s, θ): psvf, the default": "ant-psvf-s[0-9].jsonl",
-            "the same, raw coordinates": "ant-psvf-raw-s*.jsonl",
-            "PPO (Brax)": "ant-ppo-s*.jsonl",
-            "SAC (Brax)": "ant-sac-s*.jsonl",
-            "matched OpenES": "ant-matched-openes-s*.jsonl",
-            "V(θ): epvf": "ant-epvf-s*.jsonl",
+            "V(s, θ): psvf, the default": ("psvf", "ant-psvf-s[0-9].jsonl"),
+            "the same, raw coordinates": ("psvf", "ant-psvf-raw-s*.jsonl"),
+            "PPO (Brax)": ("ppo", "ant-ppo-s*.jsonl"),
+            "SAC (Brax)": ("sac", "ant-sac-s*.jsonl"),
+            "matched OpenES": ("matched-openes", "ant-matched-openes-s*.jsonl"),
+            "V(θ): epvf": ("epvf", "ant-epvf-s*.jsonl"),
         },
     ),
 }
-"""Name to title, and to the files of each group."""
+"""Name to title, and to the method and the files of each group."""
+COMPARISONS = {
+    "ant": "compare-ant",
+    "hopper": "compare-hopper",
+    "halfcheetah": "compare-halfcheetah",
+}
+COMPARISONS |= {"cartpole": "compare-cartpole"}
+"""Task to the name of its comparison's table and summary."""
 BUDGETS = (5, 10, 15, 20, 25, 30, 40, 50)
 """Millions of env steps."""
 
@@ -57,8 +66,18 @@ def collect(run: Path, out: Path, every: int) -> None:
 def draw_all() -> None:
     """Draws every figure from the data that is there."""
     for name, (title, patterns) in FIGURES.items():
-        groups = [Group(label, _read(pattern)) for label, pattern in patterns.items()]
+        groups = [
+            Group(label, _read(pattern), method, "ant")
+            for label, (method, pattern) in patterns.items()
+        ]
         save(learning_curves(groups, title=title), DOCS / "figures" / f"{name}.png")
+    for task in COMPARISONS:
+        name = f"compare-{task}"
+        told = json.loads((DOCS / "data" / f"{name}.json").read_text())
+        title = f"{told['budget']}, preset {told['preset']}"
+        axes, best = ("env-steps", "seconds"), told["max_return"]
+        figure = learning_curves(_compared(name, task), axes, title, best, ended=True)
+        save(figure, DOCS / "figures" / f"{name}.png")
 
 
 def table(names: list[str]) -> None:
@@ -117,6 +136,17 @@ def _read(pattern: str) -> list[list[Record]]:
         [{"seed": number} | json.loads(line) for line in path.read_text().splitlines()]
         for number, path in enumerate(_paths(pattern))
     ]
+
+
+def _compared(name: str, task: str) -> list[Group]:
+    """Groups of a comparison's tidy table."""
+    runs: dict[str, dict[str, list[Record]]] = {}
+    with (DOCS / "data" / f"{name}.csv").open() as file:
+        for row in csv.DictReader(file):
+            seeds = runs.setdefault(row["setting"], {})
+            record = {key: float(row[column]) for column, key in COLUMNS.items() if row[column]}
+            seeds.setdefault(row["seed"], []).append(record)
+    return [Group(label, list(seeds.values()), label, task) for label, seeds in runs.items()]
 
 
 def _paths(pattern: str) -> list[Path]:

@@ -19,6 +19,16 @@ def write_atomically(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
+def check_new(path: Path, replace: bool = False) -> None:
+    """Checks that writing a file would not replace one, unless that is asked for.
+
+    Raises:
+        UserError: if it would.
+    """
+    if not replace and path.exists():
+        raise UserError(f"{path} exists already; choose another --out, or give --replace")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes readable JSON atomically; see `strict_json`."""
     write_atomically(path, (strict_json(value, indent=2) + "\n").encode())

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from epvf.analysis import styles
 from epvf.analysis.curves import Group
 from epvf.analysis.drawing import learning_curves as draw
 from probes import learning_records as recorded
@@ -69,3 +70,37 @@ def test_a_single_group_shows_both_quantities_in_one_panel():
     figure = draw([Group("only", [recorded(range(10), 0)])])
     (axes,) = figure.axes
     assert len(axes.lines) == 2 and "one seed" in figure.get_suptitle()
+
+
+def test_the_title_names_task_and_method_and_ours_lie_in_front():
+    groups = [Group(m, [recorded(range(30), 0)], m, "ant") for m in ("psvf", "openes", "ppo")]
+    figure = draw(groups, title="more")
+    assert figure.get_suptitle().startswith("ant: psvf, openes, ppo\nmore\n")
+    ours, *others = figure.axes[0].lines
+    assert all(ours.get_zorder() > other.get_zorder() for other in others)
+    assert [line.get_color() for line in figure.axes[0].lines] == [
+        styles.of_method(m).colour for m in ("psvf", "openes", "ppo")
+    ]
+    many = [Group(m, [recorded(range(9), 0)], m, "ant") for m in "abcdef"]
+    assert draw(many).get_suptitle().startswith("ant: 6 methods\n")
+
+
+def test_markers_stand_where_something_was_measured():
+    (axes,) = draw([Group("", [recorded(range(11), 0)], "psvf", "ant")]).axes
+    perturbed, unperturbed = axes.lines
+    for line, count in ((perturbed, 11), (unperturbed, 3)):
+        marked = np.asarray(line.get_xdata())[line.get_markevery()]
+        assert len(marked) == count
+    np.testing.assert_allclose(marked, [100.0, 600.0, 1100.0], atol=3.0)
+    (axes,) = draw([Group("", [recorded(range(300), 0)])]).axes
+    assert axes.lines[0].get_markevery() == []
+
+
+def test_returns_of_before_any_episode_had_ended_are_left_out_and_that_is_said():
+    records = recorded(range(10), 0)
+    for record in records:
+        record["rollout/ended"] = float(record["steps/update"] > 4)
+    figure = draw([Group("", [records], "psvf", "ant")])
+    perturbed, unperturbed = figure.axes[0].lines
+    assert perturbed.get_xdata()[0] == 500.0 and unperturbed.get_xdata()[0] == 100.0
+    assert "perturbed returns begin where the first episode has ended" in figure.get_suptitle()

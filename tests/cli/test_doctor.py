@@ -2,6 +2,7 @@
 
 import json
 
+from epvf.cli.extras import EXTRAS
 from epvf.cli.main import main
 
 
@@ -12,7 +13,7 @@ def test_versions_engines_and_what_could_be_installed(capsys):
     assert main(["doctor", "--json"]) == 0
     findings = json.loads(capsys.readouterr().out)
     assert findings["engines"]["native"].startswith("yes")
-    assert findings["extras"].keys() >= {"mjx", "warp", "baselines", "video"}
+    assert findings["extras"].keys() == set(EXTRAS)
 
 
 def test_bad_input(refused):

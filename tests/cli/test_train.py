@@ -183,10 +183,17 @@ def test_a_run_tells_its_progress_and_result(epvf):
     assert "over 100 episodes of cartpole, Gymnasium CartPole-v1" in done.stdout
     assert done.stdout.endswith("run: run\n")
     lines = done.stderr.splitlines()
-    assert lines[0].startswith("compiling rollouts") and lines[1].startswith("compiled rollouts")
-    assert lines[2].startswith("iteration ") and lines[-1].startswith("iteration 5/5  env steps ")
-    for word in ("steps/s", "perturbed return", "unperturbed return", "value loss", "left"):
-        assert word in lines[-1]
+    for word in ("task cartpole", "method epvf", "policies 32 of ", "until 5 it", "folder run"):
+        assert word in lines[0]
+    assert lines[1].startswith("compiling rollouts") and lines[2].startswith("compiled rollouts")
+    last = next(line for line in lines if line.startswith("iteration 5/5  env steps "))
+    assert lines[3].startswith("iteration ")
+    for word in ("steps/s", "perturbed return", "unperturbed return", "value loss", "left", "best"):
+        assert word in last
+    following = lines[lines.index(last) + 1 :]
+    names = [line.split(":")[0] for line in following]
+    assert names == ["watch", "page", "measure", "curves", "go on"]
+    assert "epvf play run" in following[0] and (epvf.folder / "run" / "report.html").exists()
 
 
 def test_a_run_leaves_what_the_design_says(finished):

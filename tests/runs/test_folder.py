@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
+from tensorboardX.proto.event_pb2 import Event
 
 import epvf
 from epvf import files
@@ -206,12 +207,44 @@ def test_metrics_of_a_run_being_written_are_read_up_to_the_last_whole_line(tmp_p
 def test_the_log_goes_on_after_the_update_that_it_is_given(tmp_path):
     path = tmp_path / "metrics.jsonl"
     for start, updates in ((0, (1, 2, 3)), (2, (3, 4))):
-        log = MetricsLog(path, tmp_path / "tb", [0], start)
-        log.write([{"steps/update": update, "x": float("nan")} for update in updates])
+        log = MetricsLog(tmp_path, Config(), start)
+        log.write([_record(update) | {"x": float("nan")} for update in updates])
         log.sync()
         log.close()
-    assert read_metrics(path) == [{"steps/update": u, "x": None} for u in (1, 2, 3, 4)]
+    assert read_metrics(path) == [_record(update) | {"x": None} for update in (1, 2, 3, 4)]
     assert len(list((tmp_path / "tb").iterdir())) == 2
+
+
+def _record(update):
+    return {"steps/update": update, "steps/env": 100 * update, "time/wall": 0.5, "y": -1.0}
+
+
+def test_tensorboard_counts_env_steps_and_tells_the_configuration(tmp_path):
+    for start, updates in ((0, (1, 2, 3)), (2, (3, 4))):
+        log = MetricsLog(tmp_path, Config(seed=3, num_seeds=2), start)
+        log.write([_record(update) | {"seed": seed} for update in updates for seed in (3, 4)])
+        log.close()
+    first, second = sorted(
+        (tmp_path / "tb" / "seed4").iterdir(), key=lambda file: file.stat().st_mtime
+    )
+    content = first.read_bytes()
+    assert b"| perturbation.scale | 0.3 |" in content and b"| seed | 3 |" in content
+
+    def events(file):
+        content = file.read_bytes()
+        while content:
+            size = int.from_bytes(content[:8], "little")
+            event = Event()
+            event.ParseFromString(content[12 : 12 + size])
+            yield event
+            content = content[16 + size :]
+
+    steps = [e.step for e in events(first) if e.summary.value and e.summary.value[0].tag == "y"]
+    assert steps == [100, 200, 300]
+    after = list(events(second))
+    steps = [e.step for e in after if e.summary.value and e.summary.value[0].tag == "y"]
+    # what is of after the checkpoint is dropped there
+    assert steps == [300, 400] and 201 in [e.step for e in after if e.session_log.status]
 
 
 # --- the folder

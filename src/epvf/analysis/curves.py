@@ -8,16 +8,18 @@ import numpy as np
 
 from epvf.analysis.statistics import interval
 from epvf.config.schema import Config, flatten
+from epvf.methods.metrics import ENDED, PERTURBED, UNPERTURBED
 from epvf.runs.folder import read_config, read_info
 from epvf.runs.metrics import Record, read_metrics
 
-PERTURBED, UNPERTURBED = "rollout/episode_return", "eval/episode_return"
 AXES = {
     "env-steps": ("steps/env", "environment steps"),
     "iterations": ("steps/update", "iterations"),
     "seconds": ("time/wall", "seconds of training"),
 }
 CURVES = {PERTURBED: "perturbed policies", UNPERTURBED: "unperturbed policy"}
+MOST_MARKS = 40
+"""Measurements of a curve that get a marker each."""
 POINTS = 400
 """Points of a curve, where runs that differ in their steps are averaged."""
 
@@ -35,19 +37,31 @@ class Curve(NamedTuple):
 
 
 class Band(NamedTuple):
-    """Several curves on one axis: `x`, their mean and its 95 % interval, all `[POINTS]`."""
+    """Several curves on one axis: `x`, their mean and its 95 % interval, all `[POINTS]`.
+
+    `marks` are the points where the first of them was measured, none where that was too often.
+    """
 
     x: np.ndarray
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    marks: list[int]
 
 
 class Group(NamedTuple):
-    """Runs that differ in nothing but their seeds: what to call them, and each one's records."""
+    """Runs that differ in nothing but their seeds.
+
+    Attributes:
+        label: what to call them.
+        runs: records of each.
+        method, task: names; empty where nobody knows.
+    """
 
     label: str
     runs: list[list[Record]]
+    method: str = ""
+    task: str = ""
 
 
 def group_runs(runs: Sequence[Path]) -> list[Group]:
@@ -66,8 +80,13 @@ def group_runs(runs: Sequence[Path]) -> list[Group]:
         settings[key] = fields
     labels = differences(list(settings.values()))
     return [
-        Group(label, [read_metrics(run / "metrics.jsonl") for run in members])
-        for label, members in zip(labels, groups.values(), strict=True)
+        Group(
+            label,
+            [read_metrics(run / "metrics.jsonl") for run in members],
+            str(fields["method"]),
+            str(fields["task.name"]),
+        )
+        for label, members, fields in zip(labels, groups.values(), settings.values(), strict=True)
     ]
 
 
@@ -95,9 +114,14 @@ def _varied(settings: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def curves(records: list[Record], x: str, y: str) -> list[Curve]:
-    """The curve of each seed, without the records that lack either number."""
+    """The curve of each seed, without the records that lack either number.
+
+    Returns of before any episode had ended, which are of episodes under way, are left out too.
+    """
     seeds: dict[Any, list[tuple[float, float]]] = {}
     for record in records:
+        if y == PERTURBED and record.get(ENDED) == 0.0:
+            continue
         if record.get(x) is not None and record.get(y) is not None:
             seeds.setdefault(record.get("seed"), []).append((record[x], record[y]))
     return [Curve(*np.array(points).T) for points in seeds.values()]
@@ -123,7 +147,15 @@ def average(found: list[Curve], log: bool = False, hold: bool = False) -> Band:
     x = (np.geomspace if log else np.linspace)(start, stop, POINTS)
     values = np.stack([np.interp(x, curve.x, curve.y) for curve in found])
     low, high = interval(values)
-    return Band(x, values.mean(axis=0), low, high)
+    return Band(x, values.mean(axis=0), low, high, _marks(found[0], x))
+
+
+def _marks(curve: Curve, x: np.ndarray) -> list[int]:
+    """The points of an axis that lie nearest to where a curve was measured."""
+    if len(curve.x) > MOST_MARKS:
+        return []
+    inside = curve.x[(curve.x >= x[0]) & (curve.x <= x[-1])]
+    return sorted({int(np.abs(x - at).argmin()) for at in inside})
 
 
 def length_ratio(groups: Sequence[Group], x: str) -> float:

@@ -89,6 +89,7 @@ def diagnose(
     probe = Probe(around, setup.evaluate, wanted, announce)
     return {
         "run": str(run),
+        "task": setup.config.task.name,
         "method": setup.config.method.name,
         "update": newest.iteration,
         "env_steps": int(newest.env_steps[0]),

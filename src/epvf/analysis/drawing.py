@@ -3,20 +3,23 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from epvf.analysis import styles
 from epvf.analysis.curves import (
     AXES,
     CURVES,
-    PERTURBED,
     Band,
     Group,
     group_runs,
     length_ratio,
     mean_band,
 )
+from epvf.analysis.styles import Style
 from epvf.errors import UserError
-from epvf.files import one_line
+from epvf.files import check_new, one_line
+from epvf.methods.metrics import ENDED, PERTURBED
+from epvf.runs.folder import read_info
 from epvf.runs.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -26,8 +29,8 @@ if TYPE_CHECKING:
 LOG_FROM = 4.0
 """How far the lengths of groups have to lie apart for a logarithmic axis."""
 
-STYLES = ("-", "--", ":")
-"""Of lines, one after the other where there are more groups than colours."""
+MOST_NAMED = 5
+"""Methods that a title names."""
 
 LABEL_WIDTH = 48
 """Characters of a line of the legend."""
@@ -36,9 +39,20 @@ Lines: TypeAlias = Mapping[str, Sequence[float | None]]
 """Label to the values over an axis; None where one is not known."""
 
 
+class Plotted(NamedTuple):
+    """What was drawn: the file, and folders of runs that have nothing to draw yet."""
+
+    file: Path
+    skipped: list[Path]
+
+
 def plot_runs(
-    runs: tuple[Path, ...], out: Path | None = None, x: str = "env-steps", width: int = 1
-) -> Path:
+    runs: Sequence[Path],
+    out: Path | None = None,
+    x: str = "env-steps",
+    width: int = 1,
+    replace: bool = False,
+) -> Plotted:
     """Draws the mean over seeds, with its 95 % interval, of every group of equal configurations.
 
     Args:
@@ -46,27 +60,38 @@ def plot_runs(
         out: file to write; None: `plots/return.png` in the only run, or here for several.
         x: what to draw over, of `AXES`.
         width: iterations of a running mean.
-
-    Returns:
-        The file that was written.
+        replace: whether a file that is there already may be replaced; the one in a run always.
 
     Raises:
-        UserError: if a folder is no run, has no records yet, the file cannot be written, or
-            `width` is not positive.
+        UserError: if a folder is no run, none has records yet, the file cannot be written or is
+            there already, or `width` is not positive.
     """
     if width < 1:
         raise UserError(f"smooth is {width}, but must be at least 1")
     if not runs:
         raise UserError("which runs? epvf plot RUN ...")
-    groups = group_runs(runs)
-    for run in runs:
-        if not read_metrics(run / "metrics.jsonl"):
-            raise UserError(f"{run} has no {PERTURBED} yet")
-    title = runs[0].absolute().name if len(runs) == 1 else ""
+    known = [run for run in runs if has_records(run)]
+    if not known:
+        raise UserError(f"{runs[0]} has no {PERTURBED} yet")
+    alone = len(runs) == 1
     if out is None:
-        out = runs[0] / "plots" / "return.png" if len(runs) == 1 else Path("return.png")
-    save(learning_curves(groups, (x,), title, width=width), out)
-    return out
+        out = runs[0] / "plots" / "return.png" if alone else Path("return.png")
+        replace = replace or alone
+    check_new(out, replace)
+    title = runs[0].absolute().name if alone else ""
+    save(learning_curves(group_runs(known), (x,), title, width=width), out)
+    return Plotted(out, [run for run in runs if run not in known])
+
+
+def has_records(run: Path) -> bool:
+    """Whether a run has told anything yet.
+
+    Raises:
+        UserError: if the folder is no run, or its records cannot be read.
+    """
+    read_info(run)
+    file = run / "metrics.jsonl"
+    return file.exists() and bool(read_metrics(file))
 
 
 def save(figure: "Figure", *files: Path) -> None:
@@ -91,15 +116,17 @@ def learning_curves(
     notes: Sequence[str] = (),
     width: int = 1,
     ended: bool = False,
+    narrow: bool = False,
 ) -> "Figure":
-    """A row for each quantity of `CURVES`, a column for each axis, a colour for each group.
+    """A row for each quantity of `CURVES`, a column for each axis, a style for each group.
 
-    A single group gets one row, with a colour for each quantity.
+    A single group gets one row, with a dashed line for the perturbed policies. Markers stand where
+    something was measured, if that was not too often. See `styles` for colours.
 
     Args:
         groups: what to compare.
         x: what to draw over, of `AXES`.
-        title: above all panels.
+        title: above all panels, below the task and the methods.
         best: highest return there is; marked with a dashed line where curves come near it.
         notes: lines of text below the panels.
         width: iterations of a running mean.
@@ -109,27 +136,28 @@ def learning_curves(
     Returns:
         The figure, not yet written.
     """
-    from matplotlib import rcParams
     from matplotlib.figure import Figure  # slow to import; Figure alone needs no display
-    from matplotlib.rcsetup import cycler
     from matplotlib.ticker import EngFormatter, StrMethodFormatter
 
     alone = len(groups) == 1
     rows = [tuple(CURVES)] if alone else [(key,) for key in CURVES]
-    figure = Figure(figsize=(2.0 + 5.5 * len(x), 1.2 + 3.2 * len(rows)), layout="constrained")
+    size = (2.0 + 5.5 * len(x), 1.2 + 3.2 * len(rows))
+    if narrow:
+        size = (4.7 * len(x), 1.2 + 2.4 * len(rows) + 0.22 * len(groups))
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(rows), len(x), sharex="col", sharey="row", squeeze=False)
-    styles = cycler(linestyle=STYLES) * rcParams["axes.prop_cycle"]
+    looks = styles.of_groups([group.method for group in groups])
     for keys, row in zip(rows, panels, strict=True):
         for axis, axes in zip(x, row, strict=True):
             log = length_ratio(groups, AXES[axis][0]) > LOG_FROM
             axes.set_xscale("log" if log else "linear")
-            axes.set_prop_cycle(styles)
-            for group in groups:
+            for group, look in zip(groups, looks, strict=True):
                 for key in keys:
                     label = CURVES[key] if alone else group.label
                     hold = ended and axis == "seconds"
                     band = mean_band(group, axis, key, width, log, hold)
-                    _draw_band(axes, band, label)
+                    dashed = alone and key == PERTURBED
+                    _draw_band(axes, band, label, look._replace(dash="--") if dashed else look)
             if best is not None and axes.get_ylim()[1] > best / 4:
                 # further off it would flatten the curves
                 axes.axhline(best, color="black", linestyle="--", linewidth=0.8)
@@ -147,8 +175,10 @@ def learning_curves(
         )
     handles, labels = panels[0][0].get_legend_handles_labels()
     labels = [textwrap.fill(label, LABEL_WIDTH) for label in labels]
-    figure.legend(handles, labels, loc="outside right center", fontsize="small")
-    figure.suptitle("\n".join(filter(None, (title, _bands(groups)))), fontsize="medium")
+    place = "outside lower center" if narrow else "outside right center"
+    figure.legend(handles, labels, loc=place, fontsize="small", handlelength=3.5)
+    told = (_subject(groups), title, _bands(groups), _under_way(groups))
+    figure.suptitle("\n".join(filter(None, told)), fontsize="medium")
     if notes:
         figure.supxlabel("\n".join(notes), fontsize="small", x=0.01, ha="left")
     return figure
@@ -161,7 +191,8 @@ def diagnosis(result: dict[str, Any]) -> "Figure":
     figure = Figure(figsize=(15.0, 4.2), layout="constrained")
     cosines, gains, ranking = figure.subplots(1, 3)
     names = list(result["cosines"])
-    cosines.bar(names, [result["cosines"][name] for name in names])
+    colours = [styles.of_direction(name).colour for name in names]
+    cosines.bar(names, [result["cosines"][name] for name in names], color=colours)
     cosines.axhspan(
         -2 * result["cosine_by_chance"], 2 * result["cosine_by_chance"], alpha=0.2, color="grey"
     )
@@ -170,7 +201,8 @@ def diagnosis(result: dict[str, Any]) -> "Figure":
         rows = result["gains"][name]
         means = [row["perturbed"]["mean"] for row in rows]
         errors = [row["perturbed"]["error"] for row in rows]
-        gains.errorbar([row["step"] for row in rows], means, errors, label=name, capsize=2)
+        steps, look = [row["step"] for row in rows], styles.of_direction(name).line
+        gains.errorbar(steps, means, errors, label=name, capsize=2, **look)
     gains.set_xscale("log")
     gains.axhline(0.0, color="black", linewidth=0.8)
     gains.set_xlabel("step, in perturbations' length")
@@ -182,7 +214,9 @@ def diagnosis(result: dict[str, Any]) -> "Figure":
     ranking.axhline(0.0, color="black", linewidth=0.8)
     ranking.set_xlabel("distance, in units of the noise")
     ranking.set_ylabel("V's rank correlation with returns")
-    figure.suptitle(f"{result['run']}, update {result['update']}", fontsize="medium")
+    subject = f"{result.get('task', '')} {result['method']}".strip()
+    where = f"{result['run']}, update {result['update']}"
+    figure.suptitle(f"{subject}: {where}", fontsize="medium")
     return figure
 
 
@@ -225,11 +259,28 @@ def _draw_lines(axes: "Axes", x: Sequence[int], lines: Lines) -> None:
             axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=label)
 
 
-def _draw_band(axes: "Axes", band: Band | None, label: str) -> None:
+def _draw_band(axes: "Axes", band: Band | None, label: str, style: Style) -> None:
     if band is not None:
-        (line,) = axes.plot(band.x, band.mean, label=label)
-        color = line.get_color()
-        axes.fill_between(band.x, band.low, band.high, color=color, alpha=0.2, linewidth=0)
+        line = style.line | ({} if band.marks else {"marker": ""})
+        axes.plot(band.x, band.mean, label=label, markevery=band.marks, **line)
+        look: dict[str, Any] = {"color": style.colour, "alpha": 0.2, "linewidth": 0}
+        axes.fill_between(band.x, band.low, band.high, **look)
+
+
+def _subject(groups: Sequence[Group]) -> str:
+    """Tasks and methods, as far as they are known."""
+    tasks = dict.fromkeys(group.task for group in groups if group.task)
+    methods = dict.fromkeys(group.method for group in groups if group.method)
+    counted = f"{len(methods)} methods" if len(methods) > MOST_NAMED else ", ".join(methods)
+    return ": ".join(filter(None, (", ".join(tasks), counted)))
+
+
+def _under_way(groups: Sequence[Group]) -> str:
+    """What is left out of before any episode had ended, in words."""
+    cut = any(
+        record.get(ENDED) == 0.0 for group in groups for records in group.runs for record in records
+    )
+    return "perturbed returns begin where the first episode has ended" if cut else ""
 
 
 def _bands(groups: Sequence[Group]) -> str:

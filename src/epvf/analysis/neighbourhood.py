@@ -73,6 +73,10 @@ class Neighbourhood(Protocol):
         """What V says of policies `[N, P]`, up to what all have alike: `[N]`."""
         ...
 
+    def expected(self, key: PRNGKey, thetas: Population) -> jax.Array:
+        """The same where nobody has rolled them out: the mean over states that the run knows."""
+        ...
+
 
 def neighbourhood(setup: Setup) -> Callable[[Any], Neighbourhood]:
     """What makes one of a seed's learner state.
@@ -112,7 +116,8 @@ class AroundTheta:
 
     @cached_property
     def deviation(self) -> jax.Array:
-        return noise_deviation(self.learner.perturbation, self.theta)
+        with jax.ensure_compile_time_eval():  # kept, and so not to be a part of any program
+            return noise_deviation(self.learner.perturbation, self.theta)
 
     def population(
         self, key: PRNGKey, theta: Float[Array, "P"], num: int, antithetic: bool = False
@@ -141,6 +146,10 @@ class AroundTheta:
         frame = self.learner.frame(self.state)
         return self.learner.value(self.state.value, jnp.asarray(thetas), frame, starts)
 
+    def expected(self, key: PRNGKey, thetas: Population) -> jax.Array:
+        frame = self.learner.frame(self.state)
+        return jax.jit(self.learner.value.expected)(self.state.value, jnp.asarray(thetas), frame)
+
 
 @dataclass(frozen=True)
 class AroundStates:
@@ -161,11 +170,13 @@ class AroundStates:
 
     @cached_property
     def deviation(self) -> jax.Array:
-        return self.state.noise * noise_deviation(self.learner.perturbation, self._centre)
+        with jax.ensure_compile_time_eval():
+            return self.state.noise * noise_deviation(self.learner.perturbation, self._centre)
 
     @cached_property
     def _centre(self) -> jax.Array:
-        return self.learner.inward(self.state.scaler, self.theta)
+        with jax.ensure_compile_time_eval():
+            return self.learner.inward(self.state.scaler, self.theta)
 
     def population(
         self, key: PRNGKey, theta: Float[Array, "P"], num: int, antithetic: bool = False
@@ -198,6 +209,9 @@ class AroundStates:
         return {"value": (first, steps), "value-long": (total, count * steps)}
 
     def predicted(self, key: PRNGKey, thetas: Population, found: Evaluation) -> jax.Array:
+        return self.expected(key, thetas)
+
+    def expected(self, key: PRNGKey, thetas: Population) -> jax.Array:
         (batch, deviation), _ = self.fresh_steps(key, self.state.envs)
         some = batch.take(slice(None, None, max(1, len(batch.advantages) // RANKED)))
         gain = partial(self.learner.predicted_gain, self.state.value, some, deviation)

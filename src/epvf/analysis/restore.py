@@ -9,6 +9,9 @@ import jax.numpy as jnp
 
 from epvf.analysis.neighbourhood import Neighbourhood, neighbourhood, no_value_function
 from epvf.errors import UserError
+from epvf.methods.controls import ControlSettings
+from epvf.methods.epvf import EPVFSettings
+from epvf.methods.psvf import PSVFSettings
 from epvf.methods.registry import METHODS
 from epvf.runs.checkpoints import Checkpoints
 from epvf.runs.folder import read_config
@@ -57,6 +60,17 @@ def restore(run: Path) -> Restored:
     setup = prepare(asked)
     look = neighbourhood(setup)
     return Restored(setup, _newest(run, setup), look)
+
+
+def has_value(run: Path) -> bool:
+    """Whether a run's method has a value function of policies, and the run a checkpoint of it.
+
+    Raises:
+        UserError: if the folder is no run.
+    """
+    settings = METHODS[read_config(run).method.name].settings
+    looks = issubclass(settings, EPVFSettings | PSVFSettings | ControlSettings)
+    return looks and any((run / "checkpoints").glob("[0-9]*"))
 
 
 def _newest(run: Path, setup: Setup) -> TrainState:

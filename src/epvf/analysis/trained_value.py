@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from epvf.analysis.neighbourhood import (
     AroundStates,
     AroundTheta,
+    Neighbourhood,
     no_value_function,
 )
 from epvf.analysis.restore import restore
@@ -99,6 +100,10 @@ class TrainedValue:
         (only,) = self._checked(theta)
         return np.asarray(jax.grad(lambda x: self._average(x[None])[0])(only))
 
+    def average(self, thetas: Thetas) -> jax.Array:
+        """What V predicts of policies `[N, P]`, as a function that JAX can differentiate."""
+        return self._average(thetas)
+
     def buffer(self) -> Pairs:
         """The (policy, return) pairs that V was last fitted to, oldest rows in no special order.
 
@@ -139,12 +144,20 @@ def load_value(run: str | Path, seed: int | None = None) -> TrainedValue:
             value function of policies.
     """
     found = restore(Path(run))
-    around = found.around(seed)
+    return value_around(found.around(seed), found.setup.config.method.name)
+
+
+def value_around(around: Neighbourhood, method: str) -> TrainedValue:
+    """The value function of a θ and its surroundings; see `load_value`.
+
+    Raises:
+        UserError: if the method has no value function of policies.
+    """
     if isinstance(around, AroundStates):
         return _of_states(around)
     if isinstance(around, AroundTheta):
         return _of_policies(around.learner, around.state, around.targets)
-    raise no_value_function(found.setup.config.method.name)
+    raise no_value_function(method)
 
 
 def _of_policies(learner: Learner, state: LearnerState, targets: TargetConfig) -> TrainedValue:

@@ -26,6 +26,7 @@ class Options:
         preset: what every method starts from.
         backend: the engine.
         jobs: runs at a time, each in a process of its own on its part of the cores.
+        report: write report.html, a page with everything in it, besides report.md.
         json: print the result as JSON.
     """
 
@@ -37,6 +38,7 @@ class Options:
     preset: Annotated[str, Shown("NAME")] = "tuned"
     backend: Annotated[str, Shown("NAME")] = "auto"
     jobs: int = 1
+    report: bool = True
     json: bool = False
 
 
@@ -62,6 +64,8 @@ def run(argv: list[str]) -> int:
         print_result({"comparison": str(folder), "status": "interrupted"}, text, asked.json)
         return code
     result = compare_report.write(folder, plan, shlex.join(command))
+    if asked.report:
+        compare_report.write_page(folder, plan)
     text = f"{compare_report.table(result)}\ncomparison: {folder / 'report.md'}"
     print_result(result | {"comparison": str(folder), "status": "finished"}, text, asked.json)
     return 0

@@ -10,6 +10,9 @@ EXTRAS = {
     "brax": ("brax",),
     "gymnax": ("gymnax",),
     "playground": ("mujoco_playground",),
+    "viewer": ("viser", "mjviser"),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
     "video": ("imageio", "imageio_ffmpeg", "PIL", "pygame"),
 }
 """Extras of `pip install "epvf[EXTRA]"`, and the modules that each needs."""

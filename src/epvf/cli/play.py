@@ -8,7 +8,7 @@ from epvf.cli import arguments
 from epvf.cli.arguments import Shown
 from epvf.cli.results import print_result
 from epvf.errors import UserError
-from epvf.files import one_line
+from epvf.files import check_new, one_line
 from epvf.runtime import startup
 
 
@@ -29,6 +29,7 @@ class Options:
         fps: pictures a second.
         policy: which of a run's policies.
         seed: of where episodes start, and of the perturbations.
+        replace: replace the file if it is there already; the one in a run always is.
         json: print the result as JSON.
     """
 
@@ -51,6 +52,7 @@ class Options:
     fps: Annotated[float | None, Shown("F", default="25, or one an env step")] = None
     policy: Literal["best", "last"] = "best"
     seed: int = 0
+    replace: bool = False
     json: bool = False
 
 
@@ -70,6 +72,7 @@ def run(argv: list[str]) -> int:
     in_run = asked.out is None and asked.what[0].is_dir()
     # a run gets its folder of videos only when there will be one
     check_out(asked.what[0] / out.name if in_run else out)
+    check_new(out, asked.replace or in_run)
     with Film(actors, settings) as film:
         if in_run:
             _make_folder(out.parent)

@@ -6,9 +6,9 @@ from typing import Any
 from epvf.files import strict_json
 
 
-def print_result(result: dict[str, Any], text: str, as_json: bool) -> None:
+def print_result(result: dict[str, Any], text: str, as_json: bool, flush: bool = False) -> None:
     """Prints a command's result on stdout, the one way or the other."""
-    print(strict_json(result) if as_json else text)
+    print(strict_json(result) if as_json else text, flush=flush)
 
 
 def evaluated(result: dict[str, Any]) -> str:

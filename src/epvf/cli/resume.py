@@ -24,12 +24,18 @@ class Options:
         run: folder of the run.
         iterations: at which the run ends from now on, counted from its start.
         env_steps: at which it ends instead, counted from its start, e.g. 5e6.
+        video_every: iterations from one video of the policy, in the run's videos/, to the next.
+        track: where records go besides metrics.jsonl and TensorBoard: wandb, mlflow.
+        report: write report.html at the end.
         json: print the result as JSON.
     """
 
     run: Annotated[Path, Shown("RUN", positional=True)]
     iterations: Annotated[int | None, Shown(default="as asked for before")] = None
     env_steps: Annotated[int | None, Shown(default="as asked for before")] = None
+    video_every: Annotated[int | None, Shown("N")] = None
+    track: Annotated[tuple[str, ...], Shown("[NAME ...]")] = ()
+    report: bool = True
     json: bool = False
 
 
@@ -45,6 +51,8 @@ def run(argv: list[str]) -> int:
         _tell_finished(asked)
         return 0
     _check_resumable(asked.run, read_config(asked.run))
+    besides = recording.Besides(asked.report, asked.track, asked.video_every)
+    recording.check_besides(besides, read_config(asked.run).task.name)
     opened = Run.open(asked.run)
     try:
         config = opened.config
@@ -55,7 +63,7 @@ def run(argv: list[str]) -> int:
             _tell_schedules(opened.config)
             opened.reconfigure(setup.config)
         opened.resumed(["epvf", "resume", *argv])
-        return recording.record_and_tell(opened, setup, asked.json)
+        return recording.record_and_tell(opened, setup, asked.json, besides)
     finally:
         opened.close()
 

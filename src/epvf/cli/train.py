@@ -38,6 +38,9 @@ class Options:
         out: run folder to make.
         backend: the engine; the same as --task.backend.
         objectives: of a task that has several; each episode is asked for one of them.
+        video_every: iterations from one video of the policy, in the run's videos/, to the next.
+        track: where records go besides metrics.jsonl and TensorBoard: wandb, mlflow.
+        report: write report.html at the end.
         json: print the result as JSON.
     """
 
@@ -53,6 +56,9 @@ class Options:
     out: Annotated[Path | None, Shown("DIR", default="runs/TASK/TIME-PRESET-sSEED")] = None
     backend: Annotated[str | None, Shown("NAME", default="as --task.backend")] = None
     objectives: Annotated[tuple[str, ...], Shown("NAME ...", default="none")] = ()
+    video_every: Annotated[int | None, Shown("N")] = None
+    track: Annotated[tuple[str, ...], Shown("[NAME ...]")] = ()
+    report: bool = True
     json: bool = False
 
 
@@ -65,12 +71,14 @@ def run(argv: list[str]) -> int:
     from epvf.runs.folder import Run, check_free
     from epvf.training.prepare import prepare
 
+    besides = recording.Besides(asked.report, asked.track, asked.video_every)
     if asked.out is not None:
         check_free(asked.out)
     saved = None if asked.init is None else load_policy(asked.init)
     setup = prepare(config, initial=None if saved is None else saved.theta)
     if saved is not None:
         _check_fits(asked.init, saved, setup)
+    recording.check_besides(besides, config.task.name)
     _tell_if_not_resumable(config)
     _tell_what_was_chosen(config, origin)
     command = ["epvf", "train", *argv]
@@ -79,7 +87,7 @@ def run(argv: list[str]) -> int:
     else:
         made = Run.create_default(setup.config, origin, command, init=saved)
     try:
-        return recording.record_and_tell(made, setup, asked.json)
+        return recording.record_and_tell(made, setup, asked.json, besides)
     finally:
         made.close()
 

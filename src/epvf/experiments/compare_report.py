@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from epvf.analysis.curves import AXES, PERTURBED, UNPERTURBED, Group
+from epvf.analysis import report
+from epvf.analysis.curves import AXES, Group
 from epvf.analysis.drawing import learning_curves, save
 from epvf.analysis.statistics import summary as summary_of
 from epvf.experiments.report import FINAL, by_seed, end_of_run, groups_of, tidy_csv
-from epvf.experiments.runner import Plan
+from epvf.experiments.runner import Plan, run_folder
 from epvf.files import write_atomically, write_json
+from epvf.methods.metrics import PERTURBED, UNPERTURBED
 from epvf.methods.registry import METHODS
 from epvf.runs.metrics import Record
 from epvf.tasks import make
@@ -53,6 +55,11 @@ def write(folder: Path, plan: Plan, command: str) -> dict[str, Any]:
     save(figure, folder / "figure.png", folder / "figure.pdf")
     write_atomically(folder / "report.md", page(summary).encode())
     return summary
+
+
+def write_page(folder: Path, plan: Plan) -> Path:
+    """Writes `report.html`, a page of all runs that needs nothing but itself."""
+    return report.write([run_folder(folder, arm) for arm in plan.arms], folder / "report.html")
 
 
 def max_return(plan: Plan) -> float | None:

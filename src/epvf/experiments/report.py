@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from epvf.analysis.curves import PERTURBED, UNPERTURBED, Group
+from epvf.analysis.curves import Group
 from epvf.analysis.drawing import learning_curves, save
 from epvf.analysis.statistics import interval
 from epvf.experiments.paper import EXPERIMENTS, Experiment
 from epvf.experiments.runner import Plan, run_folder
 from epvf.files import write_atomically, write_json
+from epvf.methods.metrics import PERTURBED, UNPERTURBED
 from epvf.runs.metrics import Record, read_metrics
 
 COLUMNS = {
@@ -83,7 +84,14 @@ def groups_of(folder: Path, plan: Plan) -> list[Group]:
         # a run of one seed does not name it
         named = [{"seed": seed} | record for record in records]
         groups.setdefault(arm.name.removesuffix(f"-s{seed}"), []).append(named)
-    return [Group(label, runs) for label, runs in groups.items()]
+    return [Group(label, runs, *_kind(plan, label)) for label, runs in groups.items()]
+
+
+def _kind(plan: Plan, label: str) -> tuple[str, str]:
+    """Method and task of a setting."""
+    arms = (arm for arm in plan.arms if arm.name.removesuffix(f"-s{arm.config.seed}") == label)
+    config = next(arms).config
+    return config.method.name, config.task.name
 
 
 def tidy_csv(groups: list[Group]) -> str:

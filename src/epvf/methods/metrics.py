@@ -15,6 +15,9 @@ PERTURBED = "rollout/episode_return"
 """Mean return of the iteration's perturbed policies."""
 UNPERTURBED = "eval/episode_return"
 """Mean return of the unperturbed policy."""
+ENDED = "rollout/ended"
+"""Share of environments of which the return is that of an episode that has ended; only of methods
+whose episodes go on from iteration to iteration."""
 
 INTERNAL = ("rollout/steps", "rollout/all_steps", "healthy")
 """What only the loop reads."""

@@ -31,7 +31,7 @@ from epvf.methods.base import (
     keep_nonfinite,
 )
 from epvf.methods.epvf import PolicyUpdateConfig, check_pairs
-from epvf.methods.metrics import Metrics, count_steps
+from epvf.methods.metrics import ENDED, Metrics, count_steps
 from epvf.methods.optimizers import decay, make_optimizer
 from epvf.policies import scaling as coordinates
 from epvf.policies.noise import PerturbationConfig, clip_weights
@@ -595,6 +595,8 @@ def _episode_metrics(segment: Segment, finite: Mask) -> Metrics:
         "rollout/episode_return_min": returns.min(),
         "rollout/episode_return_max": returns.max(),
         "rollout/episode_length": lengths.astype(jnp.float32).mean(),
+        # 0: all of these returns are of episodes under way
+        ENDED: ended.astype(jnp.float32).mean(),
         "rollout/steps": count_steps(jnp.asarray([segment.rewards.size], jnp.int32)),
     }
 

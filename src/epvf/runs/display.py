@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TextIO, TypeAlias
 
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from epvf.config.schema import Config
+from epvf.methods.metrics import ENDED, PERTURBED, UNPERTURBED
 from epvf.methods.registry import METHODS
 from epvf.training.state import Record, Report, TrainState
 
@@ -23,12 +24,22 @@ Extra: TypeAlias = Callable[[float], dict[str, str]]
 LINE_SECONDS = 2.0
 """How often at most a plain line is printed, the first and the last aside."""
 
+CURVE_WIDTH = 24
+"""Characters of a small curve."""
+BARS = "▁▂▃▄▅▆▇█"
+PLAIN_BARS = "_.-~=+*#"
+"""On a terminal that has no others."""
+
 
 class Display(Protocol):
     """Shows the progress of a run."""
 
     def announce(self, message: str) -> None:
         """Tells of something that takes a while or happens once."""
+        ...
+
+    def introduce(self, facts: Mapping[str, str]) -> None:
+        """Tells what is going to run: names and values."""
         ...
 
     def showing(self, config: Config, state: TrainState | None) -> AbstractContextManager[None]:
@@ -72,6 +83,9 @@ class PlainDisplay:
         self._stream.write(f"{self._prefix}{message}\n")
         self._stream.flush()
 
+    def introduce(self, facts: Mapping[str, str]) -> None:
+        self.announce("  ".join(f"{name} {value}" for name, value in facts.items()))
+
     @contextmanager
     def showing(self, config: Config, state: TrainState | None) -> Iterator[None]:
         self._facts = _Facts(config, state, self._extra)
@@ -103,6 +117,12 @@ class LiveDisplay:
     def announce(self, message: str) -> None:
         self._console.print(message, style="dim")
 
+    def introduce(self, facts: Mapping[str, str]) -> None:
+        table = Table.grid(padding=(0, 2))
+        for name, value in facts.items():
+            table.add_row(Text(name, style="dim"), Text(value))
+        self._console.print(table)
+
     @contextmanager
     def showing(self, config: Config, state: TrainState | None) -> Iterator[None]:
         self._facts = _Facts(config, state, self._extra)
@@ -111,13 +131,49 @@ class LiveDisplay:
 
     def update(self, report: Report) -> None:
         table = Table.grid(padding=(0, 2))
-        for name, value in self._facts.update(report).items():
-            table.add_row(Text(name, style="dim"), value)
+        table.add_column()
+        table.add_column(justify="right")
+        shown = self._facts.update(report)
+        for name, value in shown.items():
+            curve = self._facts.curve(name, self._bars)
+            table.add_row(Text(name, style="dim"), value, Text(curve, style="cyan"))
         both = Table.grid()
         both.add_row(ProgressBar(total=1.0, completed=self._facts.progress))
         both.add_row(table)
         if self._live is not None:
             self._live.update(both, refresh=True)
+
+    @property
+    def _bars(self) -> str:
+        return BARS if self._console.encoding.lower().startswith("utf") else PLAIN_BARS
+
+
+class _Trace:
+    """A quantity over the run so far, in at most so many values as a small curve has characters."""
+
+    def __init__(self) -> None:
+        self._values: list[float] = []
+        self._sum, self._count, self._each = 0.0, 0, 1
+
+    def add(self, value: float) -> None:
+        """One more; where there are too many, neighbours become their mean."""
+        self._sum, self._count = self._sum + value, self._count + 1
+        if self._count < self._each:
+            return
+        self._values.append(self._sum / self._count)
+        self._sum, self._count = 0.0, 0
+        if len(self._values) == CURVE_WIDTH:
+            pairs = zip(self._values[::2], self._values[1::2], strict=True)
+            self._values = [(one + other) / 2 for one, other in pairs]
+            self._each *= 2
+
+    def drawn(self, bars: str) -> str:
+        """As bars; nothing where it has not moved yet."""
+        if len(self._values) < 2:
+            return ""
+        low, high = min(self._values), max(self._values)
+        scale = (len(bars) - 1) / max(high - low, 1e-30)
+        return "".join(bars[round((value - low) * scale)] for value in self._values)
 
 
 class _Facts:
@@ -128,30 +184,51 @@ class _Facts:
         self._extra = extra
         self._newest: dict[str, float] = {}
         self._first: tuple[float, float] | None = None
+        self._best = -math.inf
+        self._traces = {name: _Trace() for name in (PERTURBED, UNPERTURBED)}
         self.progress = 0.0 if state is None else _progress(config, state)
 
     def update(self, report: Report) -> dict[str, str]:
         """Names and values to show, in order."""
         config = self._config
         self.progress = _progress(config, report.state)
-        for name, value in _mean_over_seeds(report.records).items():
-            if math.isfinite(value):
-                # Not every iteration measures everything: the last value known stays.
-                self._newest[name] = value
+        self._remember(report.records)
         shown = {
             label: render(self._newest[name])
             for label, (name, render) in _columns(config).items()
             if name in self._newest
         }
+        if self._newest.get(ENDED) == 0.0:
+            shown["perturbed return"] += " (no episode has ended yet)"
+        if self._best > -math.inf:
+            shown["best"] = f"{self._best:.2f}"
         state, total = report.state, config.env_steps
         iteration = str(state.iteration)
         # The total is told of what ends the run first, as far as can be seen.
         if total is not None and _by_env_steps(config, state) > _by_iterations(config, state):
-            shown["env steps"] += f"/{_count(total)}"
+            shown["env steps"] += f"/{count(total)}"
         else:
             iteration += f"/{config.iterations}"
         own = {"iteration": iteration} | shown | {"left": self._left()}
         return own | self._extra(self.progress)
+
+    def curve(self, label: str, bars: str) -> str:
+        """The course of a return so far, drawn small; of anything else nothing."""
+        name, _ = _columns(self._config).get(label, ("", ""))
+        return self._traces[name].drawn(bars) if name in self._traces else ""
+
+    def _remember(self, records: list[Record]) -> None:
+        for name, value in _mean_over_seeds(records).items():
+            if math.isfinite(value):
+                # Not every iteration measures everything: the last value known stays.
+                self._newest[name] = value
+        for record in records:
+            for name, trace in self._traces.items():
+                value = record.get(name, math.nan)
+                if math.isfinite(value) and not (name == PERTURBED and record.get(ENDED) == 0.0):
+                    trace.add(value)
+            evaluated = record.get(UNPERTURBED, math.nan)
+            self._best = max(self._best, evaluated if math.isfinite(evaluated) else -math.inf)
 
     def _left(self) -> str:
         now = time.monotonic()
@@ -189,7 +266,8 @@ def _mean_over_seeds(records: list[Record]) -> dict[str, float]:
     return {name: sum(r[name] for r in last) / len(last) for name in last[0]}
 
 
-def _count(value: float) -> str:
+def count(value: float) -> str:
+    """A number of steps, short: 50M."""
     for divisor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= divisor:
             return f"{value / divisor:.4g}{unit}"
@@ -203,18 +281,18 @@ def _columns(config: Config) -> dict[str, tuple[str, Callable[[float], str]]]:
 
 
 _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "env steps": ("steps/env", _count),
-    "steps/s": ("time/sps", _count),
-    "perturbed return": ("rollout/episode_return", "{:.2f}".format),
-    "unperturbed return": ("eval/episode_return", "{:.2f}".format),
+    "env steps": ("steps/env", count),
+    "steps/s": ("time/sps", count),
+    "perturbed return": (PERTURBED, "{:.2f}".format),
+    "unperturbed return": (UNPERTURBED, "{:.2f}".format),
     "value loss": ("loss/value", "{:.3g}".format),
     "value/spearman": ("value/spearman", "{:.2f}".format),
 }
 
 _AGENT_COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "env steps": ("steps/env", _count),
-    "steps/s": ("time/sps", _count),
-    "training return": ("rollout/episode_return", "{:.2f}".format),
-    "deterministic return": ("eval/episode_return", "{:.2f}".format),
+    "env steps": ("steps/env", count),
+    "steps/s": ("time/sps", count),
+    "training return": (PERTURBED, "{:.2f}".format),
+    "deterministic return": (UNPERTURBED, "{:.2f}".format),
     "value loss": ("loss/value", "{:.3g}".format),
 }

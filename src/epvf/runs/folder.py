@@ -3,6 +3,7 @@
 config.json     reproduces the run      run.json    argv, versions, devices, git state, status
 metrics.jsonl   one line an iteration   tb/         the same for TensorBoard
 checkpoints/    to resume from          policies/   best and last
+trail.safetensors   where θ has been    report.html   the page that sums it up
 nan/            policies whose rollouts were not finite
 """
 
@@ -203,6 +204,11 @@ class Run:
         return self.path / "checkpoints"
 
     @property
+    def trail(self) -> Path:
+        """Where θ has been."""
+        return trail_path(self.path)
+
+    @property
     def nonfinite(self) -> Path:
         return self.path / "nan"
 
@@ -335,6 +341,11 @@ def policy_path(run: Path, which: str, seed: int | None = None) -> Path:
     return run / "policies" / f"{name}.safetensors"
 
 
+def trail_path(run: Path) -> Path:
+    """File of the policies that a run has been at."""
+    return run / "trail.safetensors"
+
+
 def _taken(path: Path) -> UserError:
     return UserError(
         f"{path} exists already; choose another --out, or go on with it: epvf resume {path}"
@@ -355,6 +366,22 @@ def _lock(path: Path) -> int:
             os.close(handle)
             raise
     return handle
+
+
+def is_taken(path: Path) -> bool:
+    """Whether a process has the run, as far as the file system knows of locks."""
+    try:
+        handle = os.open(path / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(handle)
 
 
 @contextmanager

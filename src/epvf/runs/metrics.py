@@ -1,40 +1,55 @@
-"""What a run tells while it trains: `metrics.jsonl` and TensorBoard."""
+"""What a run tells while it trains: `metrics.jsonl`, TensorBoard, and other sinks."""
 
 import errno
 import json
-import logging
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
 
+from epvf.config.schema import Config
 from epvf.errors import UserError
 from epvf.files import one_line, strict_json
-
-Record: TypeAlias = dict[str, Any]
+from epvf.runs.sinks import AXIS, Record, Session, open_sink
 
 
 class MetricsLog:
-    """Appends records to `metrics.jsonl`, whole lines only, and to TensorBoard.
+    """Appends records to `metrics.jsonl`, whole lines only, and gives them to sinks.
 
     On an existing run everything after update `start` is dropped first, so that resuming leaves
     no duplicates.
     """
 
-    def __init__(self, file: Path, tensorboard: Path, seeds: Sequence[int], start: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: Config,
+        start: int,
+        others: Sequence[str] = (),
+    ) -> None:
+        file = folder / "metrics.jsonl"
         truncate(file, start)
+        seeds = range(config.seed, config.seed + config.num_seeds)
+        done = {}
+        if start and file.exists():
+            done = {r.get("seed", seeds[0]): r[AXIS] for r in read_metrics(file)[-len(seeds) :]}
+        self._sinks = []
+        session = Session(folder, config, seeds, done)
         self._file = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        self._writers = _tensorboard_writers(tensorboard, seeds, start)
-        self._first = seeds[0]
+        try:
+            for name in ("tensorboard", *others):
+                self._sinks.append(open_sink(name, session))
+        except BaseException:
+            self.close()
+            raise
 
     def write(self, records: Sequence[Record]) -> None:
-        """Adds one line a record, and one scalar a field."""
+        """Adds one line a record, and tells every sink."""
         for record in records:
             self._append((strict_json(record) + "\n").encode())
-            self._add_scalars(record)
-        for writer in self._writers.values():
-            writer.flush()
+            for sink in self._sinks:
+                sink.write(record)
+        for sink in self._sinks:
+            sink.flush()
 
     def sync(self) -> None:
         """Makes sure that what was written survives a crash of the machine."""
@@ -42,8 +57,8 @@ class MetricsLog:
 
     def close(self) -> None:
         os.close(self._file)
-        for writer in self._writers.values():
-            writer.close()
+        for sink in self._sinks:
+            sink.close()
 
     def _append(self, line: bytes) -> None:
         # One system call a line: being killed between two leaves no half of one.
@@ -51,12 +66,6 @@ class MetricsLog:
         if written < len(line):
             os.ftruncate(self._file, os.fstat(self._file).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def _add_scalars(self, record: Record) -> None:
-        writer = self._writers[record.get("seed", self._first)]
-        for name, value in record.items():
-            if name not in ("seed", "steps/update") and math.isfinite(value):
-                writer.add_scalar(name, value, record["steps/update"])
 
 
 def read_metrics(file: Path) -> list[Record]:
@@ -96,16 +105,3 @@ def _whole_lines(content: bytes) -> list[tuple[Record, int]]:
         found.append((record, stop))
         start = stop
     return found
-
-
-def _tensorboard_writers(folder: Path, seeds: Sequence[int], start: int) -> dict[int, Any]:
-    logging.getLogger("tensorboardX").setLevel(logging.ERROR)
-    from tensorboardX import SummaryWriter  # slow to import, and only a training run needs it
-
-    options: dict[str, Any] = {"filename_suffix": f".{start}"}
-    if folder.exists():
-        options["purge_step"] = start + 1
-    return {
-        seed: SummaryWriter(str(folder / f"seed{seed}" if len(seeds) > 1 else folder), **options)
-        for seed in seeds
-    }

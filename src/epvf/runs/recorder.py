@@ -1,10 +1,10 @@
 """Training into a run folder: what a loop reports is written, saved and shown."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -15,10 +15,11 @@ from epvf.files import one_line
 from epvf.methods.registry import METHODS
 from epvf.policies.formats.safetensors import save_policy
 from epvf.runs.checkpoints import Checkpoints
-from epvf.runs.display import Display
+from epvf.runs.display import Display, count
 from epvf.runs.folder import Run, Status
 from epvf.runs.interrupt import Interrupt, Interrupted
 from epvf.runs.metrics import MetricsLog
+from epvf.runs.trail import Trail
 from epvf.training.agents import planned, train_agent
 from epvf.training.loop import init_state, iterate
 from epvf.training.prepare import Setup
@@ -48,16 +49,33 @@ class Outcome(NamedTuple):
     exit_code: int
 
 
-def record(run: Run, setup: Setup, display: Display) -> Outcome:
+Watch: TypeAlias = Callable[[int, Callable[[Path], None]], None]
+"""Called after reports with the iteration, and with what writes the policy of now to a file."""
+
+
+def record(
+    run: Run,
+    setup: Setup,
+    display: Display,
+    sinks: Sequence[str] = (),
+    watch: Watch = lambda iteration, save: None,
+) -> Outcome:
     """Trains a run from its newest checkpoint, or from the start where it has none.
 
     The run's status is noted however this ends.
+
+    Args:
+        run: its folder.
+        setup: what is trained.
+        display: shows progress.
+        sinks: names of more places for the records, of `SINKS`.
+        watch: looks at the first seed's policy as training goes on.
 
     Raises:
         UserError: if the checkpoint cannot be used.
         RunFailed: if the training diverged or ran out of memory.
     """
-    recorder = _Recorder(run, setup, display)
+    recorder = _Recorder(run, setup, display, sinks, watch)
     try:
         outcome = recorder.train()
         run.ended(outcome.status)
@@ -80,9 +98,11 @@ def record(run: Run, setup: Setup, display: Display) -> Outcome:
 class _Recorder:
     """The open files of a run, and the newest state that the loop reported."""
 
-    def __init__(self, run: Run, setup: Setup, display: Display) -> None:
+    def __init__(
+        self, run: Run, setup: Setup, display: Display, sinks: Sequence[str], watch: Watch
+    ) -> None:
         config = setup.config
-        self._run, self._setup, self._display = run, setup, display
+        self._run, self._setup, self._display, self._watch = run, setup, display, watch
         self._centres = _centres(setup)
         self._seeds = range(config.seed, config.seed + config.num_seeds)
         self._checkpoints: Checkpoints | None = None
@@ -92,7 +112,8 @@ class _Recorder:
             like = jax.eval_shape(lambda: init_state(setup).learner)
             self._state = self._checkpoints.restore(like)
         done = 0 if self._state is None else self._state.iteration
-        self._metrics = MetricsLog(run.metrics_file, run.tensorboard, self._seeds, done)
+        self._metrics = MetricsLog(run.path, config, done, sinks)
+        self._trail = Trail(run.trail, done)
         self._saved_iteration, self._saved_time = done, time.monotonic()
         self._policies_time = -float("inf")
 
@@ -100,6 +121,7 @@ class _Recorder:
         """Runs the loop to its end or to the first signal, and saves the last state."""
         config, display = self._setup.config, self._display
         interrupt = Interrupt(display.announce)
+        display.introduce(_introduction(self._run, self._setup, self._state))
         with interrupt.listening(), display.showing(config, self._state):
             with suppress(Interrupted):
                 self._run_loop(interrupt)
@@ -150,6 +172,9 @@ class _Recorder:
         self._metrics.write(report.records)
         self._keep_nonfinite(report)
         self._display.update(report)
+        if self._trail.due(report.state.iteration):
+            self._trail.note(report.state.iteration, self._centres(report.state.learner))
+        self._watch(report.state.iteration, self._save_first)
         if self._checkpoint_due(report.state):
             self._save()
         elif time.monotonic() - self._policies_time > POLICY_SECONDS:
@@ -183,6 +208,7 @@ class _Recorder:
         progress = state.learner.progress
         returns = np.asarray(progress.best_return)
         centres = np.asarray(self._centres(state.learner))
+        self._trail.save()
         winner = int(np.argmax(returns))
         for m, seed in enumerate(self._seeds):
             names = [None] if len(self._seeds) == 1 else [seed] + [None] * (m == winner)
@@ -192,6 +218,12 @@ class _Recorder:
                 # The last update has made a policy that nobody has evaluated yet.
                 self._write(last, state, m, centres[m], float("nan"))
         self._policies_time = time.monotonic()
+
+    def _save_first(self, path: Path) -> None:
+        """Writes the first seed's newest policy."""
+        assert self._state is not None
+        theta = np.asarray(self._centres(self._state.learner))[0]
+        self._write(path, self._state, 0, theta, float("nan"))
 
     def _keep_nonfinite(self, report: Report) -> None:
         bad = {r.get("seed", self._seeds[0]) for r in report.records if r["rollout/nonfinite"]}
@@ -218,6 +250,24 @@ class _Recorder:
         }
         value = value if np.isfinite(value) else float("nan")
         save_policy(path, self._setup.policy, theta, spec.name, value, extra)
+
+
+def _introduction(run: Run, setup: Setup, state: TrainState | None) -> dict[str, str]:
+    """What is trained, in words."""
+    config, spec = setup.config, setup.task.spec
+    name = config.method.name
+    ends = [f"{count(config.iterations)} iterations"]
+    if config.env_steps is not None:
+        ends.insert(0, f"{count(config.env_steps)} env steps")
+    done = "" if state is None else f", of which {state.iteration} iterations are done"
+    seeds = "" if config.num_seeds == 1 else f", {config.num_seeds} seeds"
+    return {
+        "task": f"{spec.name} on {spec.backend}",
+        "method": f"{name} ({METHODS[name].summary.split(':')[0]})",
+        "policies": f"{config.num_envs} of {setup.policy.num_parameters} weights{seeds}",
+        "until": " or ".join(ends) + done,
+        "folder": str(run.path),
+    }
 
 
 def _centres(setup: Setup) -> Callable[[Any], Array]:

@@ -1,7 +1,7 @@
 """Training from Python: one call, one result."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -158,6 +158,9 @@ class _Silent:
     """Shows nothing."""
 
     def announce(self, message: str) -> None:
+        pass
+
+    def introduce(self, facts: Mapping[str, str]) -> None:
         pass
 
     @contextmanager

@@ -59,6 +59,15 @@ def check_out(path: Path) -> None:
     _ffmpeg()
 
 
+def check_ffmpeg() -> None:
+    """Checks that there is what writes videos.
+
+    Raises:
+        UserError: if not.
+    """
+    _ffmpeg()
+
+
 def write_video(path: Path, pictures: Iterable[np.ndarray], fps: float) -> None:
     """Writes pictures `[h, w, 3]` of one even size, as the suffix says.
 

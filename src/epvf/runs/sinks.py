@@ -1,0 +1,208 @@
+"""Where a run's records go besides its folder: one small interface, and who implements it.
+
+A sink is made by `SINKS[name](run, config, seeds, start)` when training begins or goes on, is given
+every record, and is closed at the end. Steps are env steps, so that methods can be compared.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from epvf.config.schema import Config, flatten
+from epvf.errors import UserError, unknown
+from epvf.files import one_line
+
+Record: TypeAlias = dict[str, Any]
+AXIS = "steps/env"
+
+
+class Sink(Protocol):
+    """Takes records."""
+
+    def write(self, record: Record) -> None:
+        """One record of one seed."""
+        ...
+
+    def flush(self) -> None:
+        """Makes what was written visible to others."""
+        ...
+
+    def close(self) -> None:
+        """Ends it."""
+        ...
+
+
+class Session(NamedTuple):
+    """What a sink belongs to.
+
+    Attributes:
+        folder: of the run.
+        config: what it was asked to do.
+        seeds: that it trains.
+        done: env steps that each seed has taken before this session, empty at the start of a run.
+    """
+
+    folder: Path
+    config: Config
+    seeds: Sequence[int]
+    done: Mapping[int, int]
+
+
+def scalars(record: Record) -> dict[str, float]:
+    """What of a record is a finite number, but for its seed."""
+    return {
+        name: value
+        for name, value in record.items()
+        if name != "seed" and value is not None and math.isfinite(value)
+    }
+
+
+class TensorBoard:
+    """Event files in `tb/`, of several seeds one folder each, with the configuration as text."""
+
+    def __init__(self, session: Session) -> None:
+        logging.getLogger("tensorboardX").setLevel(logging.ERROR)
+        from tensorboardX import SummaryWriter  # slow to import, and only a training run needs it
+
+        folder, seeds = session.folder / "tb", session.seeds
+        self._first, self._writers = seeds[0], {}
+        for seed in seeds:
+            done = session.done.get(seed)
+            options: dict[str, Any] = {"filename_suffix": f".{done or 0}"}
+            if done is not None:
+                options["purge_step"] = done + 1
+            place = folder / f"seed{seed}" if len(seeds) > 1 else folder
+            self._writers[seed] = SummaryWriter(str(place), **options)
+            if done is None:
+                self._writers[seed].add_text("config", as_markdown(session.config), 0)
+
+    def write(self, record: Record) -> None:
+        writer = self._writers[record.get("seed", self._first)]
+        for name, value in scalars(record).items():
+            if name != AXIS:
+                writer.add_scalar(name, value, record[AXIS])
+
+    def flush(self) -> None:
+        for writer in self._writers.values():
+            writer.flush()
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+
+class WeightsAndBiases:
+    """A run of W&B a seed, in the project `epvf`; `WANDB_*` say more, as `WANDB_MODE=offline`."""
+
+    def __init__(self, session: Session) -> None:
+        wandb = _imported("wandb", "wandb")
+        self._first, self._runs = session.seeds[0], {}
+        name = session.folder.resolve().name
+        for seed in session.seeds:
+            several = len(session.seeds) > 1
+            self._runs[seed] = wandb.init(
+                project="epvf",
+                name=f"{name}-seed{seed}" if several else name,
+                group=name,
+                dir=str(session.folder),
+                config=flatten(session.config) | {"seed": seed},
+                reinit="create_new",
+            )
+            self._runs[seed].define_metric("*", step_metric=AXIS)
+
+    def write(self, record: Record) -> None:
+        self._runs[record.get("seed", self._first)].log(scalars(record))
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        for run in self._runs.values():
+            run.finish()
+
+
+class MLflow:
+    """A run of MLflow a seed, in the experiment of the task; `MLFLOW_TRACKING_URI` says where."""
+
+    def __init__(self, session: Session) -> None:
+        tracking = _imported("mlflow.tracking", "mlflow")
+        self._client = tracking.MlflowClient()
+        self._metric = _imported("mlflow.entities", "mlflow").Metric
+        self._first, self._runs = session.seeds[0], {}
+        self._pending: dict[int, list[Any]] = {seed: [] for seed in session.seeds}
+        name = f"epvf {session.config.task.name}"
+        found = self._client.get_experiment_by_name(name)
+        experiment = found.experiment_id if found else self._client.create_experiment(name)
+        for seed in session.seeds:
+            run = self._client.create_run(experiment, run_name=session.folder.resolve().name)
+            self._runs[seed] = run.info.run_id
+            for field, value in (flatten(session.config) | {"seed": seed}).items():
+                self._client.log_param(run.info.run_id, field, str(value)[:500])
+
+    def write(self, record: Record) -> None:
+        now = round(1000 * record["time/wall"])
+        pending = self._pending[record.get("seed", self._first)]
+        pending += [self._metric(name, x, now, record[AXIS]) for name, x in scalars(record).items()]
+
+    def flush(self) -> None:
+        for seed, pending in self._pending.items():
+            for begin in range(0, len(pending), 1000):  # as many as MLflow takes at a time
+                self._client.log_batch(self._runs[seed], pending[begin : begin + 1000])
+            pending.clear()
+
+    def close(self) -> None:
+        self.flush()
+        for run in self._runs.values():
+            self._client.set_terminated(run)
+
+
+SINKS: dict[str, Callable[[Session], Sink]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+    "mlflow": MLflow,
+}
+
+
+def open_sink(name: str, session: Session) -> Sink:
+    """Makes a sink.
+
+    Raises:
+        UserError: if there is no such sink, its package is missing, or its service says no.
+    """
+    check_sinks([name])
+    try:
+        return SINKS[name](session)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # of whatever kind the service has
+        raise UserError(f"{name} cannot be used: {one_line(error)[:120]}") from error
+
+
+def check_sinks(names: Sequence[str]) -> None:
+    """Checks that there are such sinks, and that they are installed.
+
+    Raises:
+        UserError: if not.
+    """
+    for name in names:
+        if name not in SINKS:
+            raise unknown("place to log to", name, SINKS)
+        if name != "tensorboard":
+            _imported(name, name)
+
+
+def as_markdown(config: Config) -> str:
+    """The configuration as a table."""
+    rows = [f"| {name} | {value} |" for name, value in flatten(config).items()]
+    return "\n".join(["| field | value |", "| --- | --- |", *rows])
+
+
+def _imported(module: str, extra: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(module)
+    except ImportError:
+        raise UserError(f'{extra} is not installed: pip install "epvf[{extra}]"') from None
