@@ -193,10 +193,10 @@ def test_a_run_that_another_process_has_is_neither_joined_nor_made_anew(tmp_path
         held = Run.create(path, config, [])
         (path / "metrics.jsonl").write_text("{}\n")
         with pytest.raises(UserError, match="is in use by another process"):
-            runner._open(path, config, [])
+            runner.open_run(path, config, [])
         assert (path / "metrics.jsonl").exists()
         held.close()
-        runner._open(path, config, []).close()
+        runner.open_run(path, config, []).close()
         # what Brax trains cannot go on
         assert (path / "metrics.jsonl").exists() == (method == "epvf")
 

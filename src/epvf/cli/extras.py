@@ -6,6 +6,9 @@ EXTRAS = {
     "mjx": ("mujoco.mjx",),
     "warp": ("mujoco.mjx", "warp"),
     "baselines": ("brax", "evosax"),
+    "sweep": ("optuna",),
+    "slurm": ("submitit",),
+    "ray": ("ray",),
     "video": ("imageio", "imageio_ffmpeg", "PIL", "pygame"),
 }
 """Extras of `pip install "epvf[EXTRA]"`, and the modules that each needs."""

@@ -51,7 +51,7 @@ def planned(
             raise UserError(f"{name} is {number:g}, but must be a whole number of at least 1")
     env_steps = int(env_steps)
     configs = {
-        name: _budgeted(replace(preset(task, start, name), delta or {}), env_steps)
+        name: budgeted(replace(preset(task, start, name), delta or {}), env_steps)
         for name in methods
     }
     arms = [
@@ -62,7 +62,7 @@ def planned(
     return Plan(f"compare {task}", f"{env_steps} env steps", start, seeds, arms)
 
 
-def _budgeted(config: Config, env_steps: int) -> Config:
+def budgeted(config: Config, env_steps: int) -> Config:
     """The configuration with a budget of env steps, which alone ends the run.
 
     Schedules go by iterations: over those of the preset, or as many as the budget has with

@@ -95,7 +95,7 @@ def page(summary: dict[str, Any]) -> str:
         f"## Final return\n\nMean over the last {FINAL:.0%} of a run. IQM: interquartile mean over "
         "seeds. `perturbed`: the policies that were rolled out to learn from; `unperturbed`: the "
         "policy that is kept.",
-        _markdown(
+        markdown(
             ["method", "seeds", "env steps"]
             + [f"{which}, {what}" for which in RETURNS for what in ("mean", "IQM")],
             [_final_row(name, method) for name, method in methods.items()],
@@ -160,7 +160,7 @@ def _reached_table(which: str, methods: dict[str, Any]) -> str:
         [name, *(_cost(price, method["seeds"]) for price in method["reached"][which].values())]
         for name, method in methods.items()
     ]
-    return _markdown([which, *(f"{part:.0%}" for part in LEVELS)], rows)
+    return markdown([which, *(f"{part:.0%}" for part in LEVELS)], rows)
 
 
 def _cost(price: dict[str, Any], seeds: int) -> str:
@@ -169,6 +169,7 @@ def _cost(price: dict[str, Any], seeds: int) -> str:
     return f"{price['env_steps']:.3g} / {price['seconds']:.3g} s ({price['seeds']} of {seeds})"
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table, cells as they are."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -136,20 +136,21 @@ def _whole(name: str, done: int, runs: int, begin: float, progress: float) -> di
 
 
 def _unfinished(folder: Path, plan: Plan) -> list[Arm]:
-    return [arm for arm in plan.arms if not _is_finished(run_folder(folder, arm))]
+    return [arm for arm in plan.arms if not is_finished(run_folder(folder, arm))]
 
 
 def _complete_run(path: Path, config: Config, argv: Sequence[str], display: Display) -> int:
     """The exit code of a run that is begun or gone on with."""
     setup = prepare(config)
-    run = _open(path, setup.config, argv)
+    run = open_run(path, setup.config, argv)
     try:
         return record(run, setup, display).exit_code
     finally:
         run.close()
 
 
-def _open(path: Path, config: Config, argv: Sequence[str]) -> Run:
+def open_run(path: Path, config: Config, argv: Sequence[str]) -> Run:
+    """The run at a path, to go on with or made anew."""
     if (path / "run.json").exists():
         if METHODS[config.method.name].resumable:
             run = Run.open(path)
@@ -160,7 +161,8 @@ def _open(path: Path, config: Config, argv: Sequence[str]) -> Run:
     return Run.remake(path, config, argv)
 
 
-def _is_finished(path: Path) -> bool:
+def is_finished(path: Path) -> bool:
+    """Whether the run at a path, if any, has been trained to its end."""
     return (path / "run.json").exists() and read_info(path)["status"] == "finished"
 
 

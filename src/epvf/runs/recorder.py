@@ -48,16 +48,24 @@ class Outcome(NamedTuple):
     exit_code: int
 
 
-def record(run: Run, setup: Setup, display: Display) -> Outcome:
+def record(
+    run: Run, setup: Setup, display: Display, given_up: Callable[[Report], bool] | None = None
+) -> Outcome:
     """Trains a run from its newest checkpoint, or from the start where it has none.
 
     The run's status is noted however this ends.
+
+    Args:
+        run: open folder.
+        setup: what it trains.
+        display: shows its progress.
+        given_up: asked after each report whether the run is to end there, saved.
 
     Raises:
         UserError: if the checkpoint cannot be used.
         RunFailed: if the training diverged or ran out of memory.
     """
-    recorder = _Recorder(run, setup, display)
+    recorder = _Recorder(run, setup, display, given_up)
     try:
         outcome = recorder.train()
         run.ended(outcome.status)
@@ -80,8 +88,15 @@ def record(run: Run, setup: Setup, display: Display) -> Outcome:
 class _Recorder:
     """The open files of a run, and the newest state that the loop reported."""
 
-    def __init__(self, run: Run, setup: Setup, display: Display) -> None:
+    def __init__(
+        self,
+        run: Run,
+        setup: Setup,
+        display: Display,
+        given_up: Callable[[Report], bool] | None,
+    ) -> None:
         config = setup.config
+        self._given_up = given_up
         self._run, self._setup, self._display = run, setup, display
         self._centres = _centres(setup)
         self._seeds = range(config.seed, config.seed + config.num_seeds)
@@ -110,7 +125,7 @@ class _Recorder:
             "finished" if over else "interrupted",
             0 if state is None else state.iteration,
             0 if state is None else int(state.env_steps.sum()),
-            0 if over else interrupt.exit_code,
+            0 if over or interrupt.received is None else interrupt.exit_code,
         )
 
     def remains(self) -> str:
@@ -129,7 +144,8 @@ class _Recorder:
     def _run_loop(self, interrupt: Interrupt) -> None:
         def take(report: Report) -> None:
             self._take(report)
-            if interrupt.received is not None:
+            given_up = self._given_up is not None and self._given_up(report)
+            if given_up or interrupt.received is not None:
                 raise Interrupted
 
         announce = self._display.announce
