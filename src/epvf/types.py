@@ -36,6 +36,9 @@ Fraction: TypeAlias = Annotated[float, Range(0.0, 1.0)]
 OpenFraction: TypeAlias = Annotated[float, Range(0.0, 1.0, exclusive=True)]
 
 PRNGKey: TypeAlias = Key[jax.Array, ""]
+RowKeys: TypeAlias = Key[jax.Array, "*rows"]
+"""A key, or those that a task on JAX would split it into, one for each of the rows asked for."""
+
 Theta: TypeAlias = Float[Array, "P"]
 Population: TypeAlias = Float[Array, "N P"]
 Returns: TypeAlias = Float[Array, "N"]

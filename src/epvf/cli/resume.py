@@ -24,12 +24,14 @@ class Options:
         run: folder of the run.
         iterations: at which the run ends from now on, counted from its start.
         env_steps: at which it ends instead, counted from its start, e.g. 5e6.
+        devices: of this machine that share the run, for engines on JAX: a number, or all.
         json: print the result as JSON.
     """
 
     run: Annotated[Path, Shown("RUN", positional=True)]
     iterations: Annotated[int | None, Shown(default="as asked for before")] = None
     env_steps: Annotated[int | None, Shown(default="as asked for before")] = None
+    devices: Annotated[str, Shown("INT|all")] = "1"
     json: bool = False
 
 
@@ -50,7 +52,7 @@ def run(argv: list[str]) -> int:
         config = opened.config
         if extends:
             config = extended(config, asked.iterations, asked.env_steps)
-        setup = prepare(config, initial=opened.initial)
+        setup = prepare(config, initial=opened.initial, devices=asked.devices)
         if extends:
             _tell_schedules(opened.config)
             opened.reconfigure(setup.config)

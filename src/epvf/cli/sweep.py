@@ -13,6 +13,7 @@ from epvf.errors import UserError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from epvf.experiments.launch.launcher import Launcher
     from epvf.experiments.study import Study, Sweep
 
 LEADERS = 5
@@ -42,7 +43,9 @@ class Options:
         backend: the engine.
         storage: where the study is kept: a file, or the URL of a database.
         out: folder to make.
-        jobs: trials at a time, each in a process of its own on its part of the cores.
+        jobs: processes that work on it; on this machine each has its part of the cores.
+        launcher: local, ray or slurm, which need a folder that all machines share.
+        resources: of each job under slurm or ray: timeout_min=240 cpus_per_task=8.
         json: print the result as JSON.
     """
 
@@ -61,7 +64,9 @@ class Options:
     backend: Annotated[str, Shown("NAME")] = "auto"
     storage: Annotated[str | None, Shown("FILE|URL", default="OUT/study.journal")] = None
     out: Annotated[Path | None, Shown("DIR", default="sweeps/TASK")] = None
-    jobs: int = 1
+    jobs: Annotated[int | None, Shown("INT", default="1 on this machine")] = None
+    launcher: Annotated[str, Shown("{local,ray,slurm}")] = "local"
+    resources: Annotated[tuple[str, ...], Shown("[NAME=VALUE ...]")] = ()
     json: bool = False
 
 
@@ -71,16 +76,18 @@ def run(argv: list[str]) -> int:
     if asked.env_steps is None:
         raise UserError("how many env steps? epvf sweep TASK --env-steps 5e6")
     from epvf.experiments import sweep_report
-    from epvf.experiments.launch import local
+    from epvf.experiments.launch import launcher
     from epvf.experiments.study import leaders, open_study, optuna
 
     optuna()
-    parts = local.shares(asked.jobs)
+    where = launcher.understood(asked.launcher, asked.jobs, asked.resources)
+    if not where.alone and where.jobs is None:
+        raise UserError(f"how many workers? --launcher {where.name} --jobs N")
     folder = asked.out or Path("sweeps") / asked.task
     sweep = _understood(asked, folder)
     study = open_study(folder, sweep)
     command = ["epvf", "sweep", *argv]
-    code = _work(folder, sweep, parts, command)
+    code = _work(folder, sweep, where, command)
     under_way = len(study.trials()) - len(study.ended())
     if code:
         text = f"interrupted; the same command goes on with {folder}"
@@ -122,16 +129,16 @@ def _understood(asked: Options, folder: Path) -> "Sweep":
     )
 
 
-def _work(folder: Path, sweep: "Sweep", parts: list[Any], command: list[str]) -> int:
+def _work(folder: Path, sweep: "Sweep", where: "Launcher", command: list[str]) -> int:
     from epvf.experiments import sweep as sweeping
-    from epvf.experiments.launch import local
     from epvf.runs.display import Display, Extra, make_display
     from epvf.runtime import startup
 
     startup.use_compilation_cache()
-    if len(parts) > 1:
-        jobs = sweeping.workers(folder, sweep, len(parts), command)
-        return local.run(jobs, parts, make_display().announce)
+    if not where.alone:
+        assert where.jobs is not None
+        jobs = sweeping.workers(folder, sweep, where.jobs, command)
+        return where.run(folder, jobs, make_display().announce)
 
     def show(extra: Extra, study: "Study") -> Display:
         return make_display(extra=extra, below=lambda: _best(study, sweep))

@@ -37,6 +37,7 @@ class Options:
         init: policy file to start from.
         out: run folder to make.
         backend: the engine; the same as --task.backend.
+        devices: of this machine that share the run, for engines on JAX: a number, or all.
         json: print the result as JSON.
     """
 
@@ -51,6 +52,7 @@ class Options:
     init: Annotated[Path | None, Shown("POLICY")] = None
     out: Annotated[Path | None, Shown("DIR", default="runs/TASK/TIME-PRESET-sSEED")] = None
     backend: Annotated[str | None, Shown("NAME", default="as --task.backend")] = None
+    devices: Annotated[str, Shown("INT|all")] = "1"
     json: bool = False
 
 
@@ -66,7 +68,7 @@ def run(argv: list[str]) -> int:
     if asked.out is not None:
         check_free(asked.out)
     saved = None if asked.init is None else load_policy(asked.init)
-    setup = prepare(config, initial=None if saved is None else saved.theta)
+    setup = prepare(config, initial=None if saved is None else saved.theta, devices=asked.devices)
     if saved is not None:
         _check_fits(asked.init, saved, setup)
     _tell_if_not_resumable(config)

@@ -136,12 +136,16 @@ def _axis(name: str, value: Any, config: Config) -> Axis:
         )
     leaf = fields[name]
     if isinstance(value, list):
-        return _choices(
-            leaf, [" ".join(map(str, v if isinstance(v, list) else [v])) for v in value]
-        )
+        items = (item if isinstance(item, list) else [item] for item in value)
+        return _choices(leaf, [" ".join(map(_word, item)) or "none" for item in items])
     if not isinstance(value, str):
         raise UserError(f"{name} must be a range such as 0.2:0.8 or a list, not {value!r:.60}")
     return _span(leaf, value) if ":" in value else _choices(leaf, value.split("|"))
+
+
+def _word(value: Any) -> str:
+    """A value of a file as on a command line."""
+    return "none" if value is None else str(value)
 
 
 def _span(leaf: Leaf, text: str) -> Span:

@@ -250,11 +250,12 @@ def open_study(folder: Path, sweep: Sweep) -> Study:
 def _open_folder(folder: Path, sweep: Sweep) -> str:
     """The mark of the folder, by which trials tell whose they are."""
     manifest = folder / "sweep.json"
-    if not manifest.exists():
-        if folder.is_dir() and any(p.name != ".asking" for p in folder.iterdir()):
-            raise UserError(f"{folder} exists already and is no sweep; choose another --out")
+    if not folder.is_dir():
         check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
+    # another process may be making it just now, hidden files first
+    elif any(not p.name.startswith(".") for p in folder.iterdir()) and not manifest.exists():
+        raise UserError(f"{folder} exists already and is no sweep; choose another --out")
     with closing(_Handle(lock(folder / ".asking", wait=True))):
         if not manifest.exists():
             wanted = {"format": FORMAT, "mark": uuid.uuid4().hex, "sweep": sweep.facts}

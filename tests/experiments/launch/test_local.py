@@ -12,7 +12,8 @@ import pytest
 
 from epvf.cli.main import main
 from epvf.errors import RunFailed, UserError
-from epvf.experiments.launch.local import Job, run, shares
+from epvf.experiments.launch.job import Job
+from epvf.experiments.launch.local import run, shares
 from epvf.runs.metrics import read_metrics
 
 PINNED = hasattr(os, "sched_getaffinity")
