@@ -72,6 +72,18 @@ Evaluate: TypeAlias = Callable[[PRNGKey, Population], Evaluation]
 """Turns policies into returns. The only thing that training needs of a simulator."""
 
 
+class Among(NamedTuple):
+    """Which rows of a population are asked for, where a task is asked for some of them.
+
+    Attributes:
+        total: N, policies of the whole population.
+        rows: `[n]` their numbers, from 0 on.
+    """
+
+    total: int
+    rows: Int[Array, "n"]
+
+
 class Envs(NamedTuple):
     """Environments in the middle of their episodes, waiting for the next policies.
 

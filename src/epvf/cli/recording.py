@@ -2,12 +2,14 @@
 
 from epvf.analysis.evaluation import evaluate
 from epvf.cli.results import evaluated, print_result
+from epvf.config.schema import Config
 from epvf.methods.registry import METHODS
 from epvf.policies.formats.registry import load_policy
 from epvf.runs.display import make_display
 from epvf.runs.folder import Run
 from epvf.runs.recorder import record
 from epvf.runtime import startup
+from epvf.tasks.adapters.cluster import Cluster, connect
 from epvf.training.prepare import Setup
 
 EPISODES = 100
@@ -34,6 +36,11 @@ def record_and_tell(run: Run, setup: Setup, as_json: bool) -> int:
         text += f"\ninterrupted after {outcome.iterations} iterations{_go_on(run)}"
     print_result(result, text, as_json)
     return outcome.exit_code
+
+
+def cluster_of(where: str | None, config: Config) -> Cluster | None:
+    """The cluster of a command line, each of whose workers has the threads of the engine."""
+    return None if where is None else connect(where, config.task.num_threads)
 
 
 def _go_on(run: Run) -> str:

@@ -25,6 +25,7 @@ class Options:
         iterations: at which the run ends from now on, counted from its start.
         env_steps: at which it ends instead, counted from its start, e.g. 5e6.
         devices: of this machine that share the run, for engines on JAX: a number, or all.
+        cluster: whose workers roll out: local:N, auto, HOST:PORT or ray://HOST:PORT.
         json: print the result as JSON.
     """
 
@@ -32,6 +33,7 @@ class Options:
     iterations: Annotated[int | None, Shown(default="as asked for before")] = None
     env_steps: Annotated[int | None, Shown(default="as asked for before")] = None
     devices: Annotated[str, Shown("INT|all")] = "1"
+    cluster: Annotated[str | None, Shown("WHERE")] = None
     json: bool = False
 
 
@@ -52,7 +54,12 @@ def run(argv: list[str]) -> int:
         config = opened.config
         if extends:
             config = extended(config, asked.iterations, asked.env_steps)
-        setup = prepare(config, initial=opened.initial, devices=asked.devices)
+        setup = prepare(
+            config,
+            initial=opened.initial,
+            devices=asked.devices,
+            cluster=recording.cluster_of(asked.cluster, config),
+        )
         if extends:
             _tell_schedules(opened.config)
             opened.reconfigure(setup.config)

@@ -57,7 +57,7 @@ class Options:
     seeds: int = 1
     metric: Annotated[str, Shown("NAME")] = "unperturbed"
     sampler: Annotated[str, Shown("{tpe,random,grid}")] = "tpe"
-    pruner: Annotated[str, Shown("{hyperband,none}")] = "hyperband"
+    pruner: Annotated[str | None, Shown("{hyperband,none}")] = "hyperband"
     method: Annotated[str | None, Shown("NAME", default="the preset's")] = None
     preset: Annotated[str, Shown("NAME")] = "tuned"
     config: Annotated[Path | None, Shown("FILE")] = None
@@ -108,7 +108,8 @@ def _understood(asked: Options, folder: Path) -> "Sweep":
     from epvf.experiments import space, study, sweep
 
     assert asked.env_steps is not None
-    study.check_names(asked.sampler, asked.pruner)
+    pruner = asked.pruner or "none"  # the word for nothing at all
+    study.check_names(asked.sampler, pruner)
     metric = sweep.metric_of(asked.metric)
     written: dict[str, Any] = {} if asked.config is None else load_fields(asked.config)
     delta = {} if asked.backend == "auto" else {"task.backend": asked.backend}
@@ -124,7 +125,7 @@ def _understood(asked: Options, folder: Path) -> "Sweep":
         trials=sweep.num_trials(asked.trials, asked.sampler, axes),
         metric=metric,
         sampler=asked.sampler,
-        pruner=asked.pruner,
+        pruner=pruner,
         storage=asked.storage or str(folder / "study.journal"),
     )
 

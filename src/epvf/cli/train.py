@@ -38,6 +38,7 @@ class Options:
         out: run folder to make.
         backend: the engine; the same as --task.backend.
         devices: of this machine that share the run, for engines on JAX: a number, or all.
+        cluster: whose workers roll out: local:N, auto, HOST:PORT or ray://HOST:PORT.
         json: print the result as JSON.
     """
 
@@ -53,6 +54,7 @@ class Options:
     out: Annotated[Path | None, Shown("DIR", default="runs/TASK/TIME-PRESET-sSEED")] = None
     backend: Annotated[str | None, Shown("NAME", default="as --task.backend")] = None
     devices: Annotated[str, Shown("INT|all")] = "1"
+    cluster: Annotated[str | None, Shown("WHERE")] = None
     json: bool = False
 
 
@@ -68,7 +70,12 @@ def run(argv: list[str]) -> int:
     if asked.out is not None:
         check_free(asked.out)
     saved = None if asked.init is None else load_policy(asked.init)
-    setup = prepare(config, initial=None if saved is None else saved.theta, devices=asked.devices)
+    setup = prepare(
+        config,
+        initial=None if saved is None else saved.theta,
+        devices=asked.devices,
+        cluster=recording.cluster_of(asked.cluster, config),
+    )
     if saved is not None:
         _check_fits(asked.init, saved, setup)
     _tell_if_not_resumable(config)

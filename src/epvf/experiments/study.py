@@ -336,9 +336,15 @@ class _JournalLock:
 
 
 def _mend(file: Path) -> None:
-    """Cuts off a last line that was not written to its end, as when a machine loses power."""
+    """Cuts off a last line that was not written to its end, as when a machine loses power.
+
+    Raises:
+        ValueError: if the file is something else.
+    """
     content = file.read_bytes() if file.exists() else b""
-    if content.startswith(b'{"op_code"') and not content.endswith(b"\n"):
+    if content and not content.startswith(b'{"op_code"'):
+        raise ValueError("it is no journal of Optuna")
+    if content and not content.endswith(b"\n"):
         os.truncate(file, content.rfind(b"\n") + 1)
 
 

@@ -23,6 +23,7 @@ from epvf.runtime.memory import (
     num_bytes,
 )
 from epvf.tasks import make
+from epvf.tasks.adapters.cluster import Cluster, spread
 from epvf.tasks.base import Task, TaskSpec, check_policy, checked, explorer_of
 from epvf.tasks.registry import engines
 from epvf.types import Array, Evaluate, Explore
@@ -63,6 +64,7 @@ def prepare(
     task: Task | None = None,
     initial: Array | None = None,
     devices: str = "1",
+    cluster: Cluster | None = None,
 ) -> Setup:
     """Builds task, method and engine functions of a configuration, and checks that they fit.
 
@@ -71,6 +73,7 @@ def prepare(
         task: what to train on; None: the one that the configuration names.
         initial: `[P]` where the run starts; None: where the method draws it.
         devices: of this machine that share the run: a number, or `all`.
+        cluster: whose workers roll out; None: this machine does.
 
     Raises:
         UserError: if task, method and configuration do not fit, something is not installed, the
@@ -78,6 +81,8 @@ def prepare(
     """
     method = METHODS[config.method.name]
     task = make_task(config, method) if task is None else task
+    if cluster is not None:
+        task = spread(task, cluster)
     spec = task.spec
     if (reason := method.unfit(spec, config)) is not None:
         raise UserError(f"method {config.method.name!r} cannot learn task {spec.name!r}: {reason}")

@@ -59,6 +59,9 @@ def quick(monkeypatch):
         monkeypatch.setattr(call, "__module__", "test_slurm")
 
 
+@pytest.mark.filterwarnings(  # submitit's log files are closed by the garbage collector
+    "ignore:unclosed file:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 def test_jobs_are_done_in_this_process(tmp_path):
     files = [tmp_path / name for name in "ab"]
     told: list[str] = []

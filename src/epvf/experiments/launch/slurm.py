@@ -7,6 +7,7 @@ puts itself back into the queue, and goes on from there.
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -85,6 +86,7 @@ class _Queue:
             found = self._again(numbers[job.name])
             if found is not None:
                 return found
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._executor.update_parameters(name=f"epvf-{job.name}")
         started = self._executor.submit(Work(job))
         write_json(self._file, numbers | {job.name: started.job_id})
@@ -121,6 +123,13 @@ class Work:
         self._job = job
 
     def __call__(self) -> Answer:
+        try:
+            return self._perform()
+        except Exception as error:  # a mistake of ours: its traceback goes to the job's output
+            traceback.print_exc()
+            return 1, RunFailed(f"{type(error).__name__}: {one_line(error)}")
+
+    def _perform(self) -> Answer:
         number = _warning_signal()
         queue = signal.getsignal(number)
         if not callable(queue):  # submitit's debug executor warns of nothing
