@@ -12,7 +12,15 @@ def test_versions_engines_and_what_could_be_installed(capsys):
     assert main(["doctor", "--json"]) == 0
     findings = json.loads(capsys.readouterr().out)
     assert findings["engines"]["native"].startswith("yes")
-    assert findings["extras"].keys() == {"mjx", "warp", "baselines", "video"}
+    assert findings["extras"].keys() == {
+        "mjx",
+        "warp",
+        "baselines",
+        "sweep",
+        "slurm",
+        "ray",
+        "video",
+    }
 
 
 def test_bad_input(refused):
