@@ -15,8 +15,10 @@ import pytest
 
 from epvf.config.presets import preset
 from epvf.errors import UserError
+from epvf.runs.metrics import read_metrics
 from epvf.runtime.devices import mesh_of
 from epvf.training.prepare import prepare
+from probes import recorded, resumed
 
 BEGIN = """
 import json
@@ -201,6 +203,20 @@ def test_a_checkpoint_is_restored_on_any_number_of_devices(tmp_path):
     written = run(CHECKPOINTS, str(tmp_path), "8")
     assert run(CHECKPOINTS, str(tmp_path), "1", devices=1) == written
     assert run(CHECKPOINTS, str(tmp_path), "2", devices=2) == written
+
+
+def test_a_checkpoint_of_another_kind_of_device_is_restored(tmp_path):
+    run = tmp_path / "run"
+    config = preset("cartpole", "debug").replace({"iterations": 2})
+    recorded(run, config)
+    files = list(run.glob("checkpoints/*/state/_sharding"))
+    assert files
+    for file in files:
+        here = file.read_text()
+        file.write_text(here.replace("TFRT_CPU_0", "cuda:0").replace("CPU_0", "cuda:0"))
+        assert file.read_text() != here
+    assert resumed(run, {"iterations": 3}).status == "finished"
+    assert [r["steps/update"] for r in read_metrics(run / "metrics.jsonl")] == [1, 2, 3]
 
 
 def test_what_cannot_be_shared_is_refused(refused_devices):

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from epvf.errors import UserError
 from epvf.policies.mlp import Policy
-from epvf.policies.population import Perturbed
+from epvf.policies.population import Perturbed, Recipe
 from epvf.types import Array, Evaluate, Evaluation, Explore, Population, RowKeys
 
 
@@ -164,7 +164,7 @@ def checked(spec: TaskSpec, evaluate: Evaluate) -> Evaluate:
             integers, or start states neither None nor `[N, observation_size]`.
     """
 
-    def evaluate_checked(key: RowKeys, thetas: Population | Perturbed) -> Evaluation:
+    def evaluate_checked(key: RowKeys, thetas: Population | Perturbed | Recipe) -> Evaluation:
         evaluation = evaluate(key, thetas)
         _check_evaluation(spec, thetas.shape[0], evaluation)
         return evaluation

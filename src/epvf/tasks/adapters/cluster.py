@@ -11,6 +11,7 @@ the end, by a machine that is slow or hangs, is given to a second worker; the fi
 
 import math
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -91,6 +92,7 @@ class Cluster:
     again: int = 0
     _durations: deque[float] = field(default_factory=lambda: deque(maxlen=50))
     _counted: tuple[int, float] = (1, -math.inf)
+    _left: dict[Any, float] = field(default_factory=dict)
 
     @property
     def num_workers(self) -> int:
@@ -140,12 +142,16 @@ class Cluster:
                 for ref in self._hung(share):
                     i, _ = share.begun.pop(ref)
                     ray.cancel(ref, force=True)
-                    if i not in [other for other, _ in share.begun.values()]:
+                    held = i in [other for other, _ in share.begun.values()]
+                    if not held and i not in share.answers:
                         share.waiting.appendleft(i)
+                self._end_left()
         finally:
+            # a worker that is only late ends by itself, one that hangs is ended later on
+            self._left |= {ref: since for ref, (_, since) in share.begun.items()}
             for ref in share.begun:
                 with suppress(Exception):
-                    ray.cancel(ref, force=True)
+                    ray.cancel(ref, force=False)
         self.received += num_bytes(list(share.answers.values()))
         return [share.answers[i] for i in range(len(parts))]
 
@@ -171,11 +177,24 @@ class Cluster:
             if since < limit and held.count(i) == 1 and i not in share.answers
         ]
 
+    @property
+    def _patience(self) -> float:
+        """Seconds after which a worker is given up."""
+        usual = float(np.median(self._durations)) if self._durations else None
+        return FIRST_PATIENCE if usual is None else max(PATIENCE, LONG * usual)
+
+    def _end_left(self) -> None:
+        """Ends workers that were to end by themselves, and did not."""
+        for ref, since in list(self._left.items()):
+            done, _ = self.ray.wait([ref], timeout=0)
+            if done or time.monotonic() - since > self._patience:
+                del self._left[ref]
+                if not done:
+                    self.ray.cancel(ref, force=True)
+
     def _hung(self, share: "_Share") -> list[Any]:
         """Calls whose workers are given up."""
-        usual = float(np.median(self._durations)) if self._durations else None
-        patience = FIRST_PATIENCE if usual is None else max(PATIENCE, LONG * usual)
-        limit = time.monotonic() - patience
+        limit = time.monotonic() - self._patience
         return [ref for ref, (_, since) in share.begun.items() if since < limit]
 
 
@@ -226,7 +245,10 @@ def connect(where: str, threads: int | None) -> Cluster:
         raise UserError(f"cluster {where!r} must be local:N, auto, HOST:PORT or ray://HOST:PORT")
     if not ray.is_initialized():
         try:
-            ray.init(**how, logging_level="ERROR", log_to_driver=False, configure_logging=False)
+            with warnings.catch_warnings():
+                # of a fork that becomes another program at once
+                warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+                ray.init(**how, logging_level="ERROR", log_to_driver=False, configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError, ImportError, TimeoutError) as error:
             raise UserError(f"there is no cluster at {where}: {one_line(error):.120}") from None
     return Cluster(ray, threads)
