@@ -227,13 +227,15 @@ said.append(refused(lambda: cluster.share_out(
     own.evaluate_rows, (own.Engine("ant", "native", 9, 1, "0"), None, None, 1, ()), [(0, 1, 0)])))
 said.append(refused(lambda: cluster.share_out(
     own.evaluate_rows, (own.Engine("nosuch", "native", 9, 1), None, None, 1, ()), [(0, 1, 0)])))
-print(json.dumps(said))
+there = [(m.cpus, m.cpu) for m in own.machines(cluster)]
+print(json.dumps([*said, there, own.describe().cpu]))
 """
 
 
 @pytest.mark.slow
 def test_clusters_that_are_not_there_or_of_another_kind_are_refused():
-    nowhere, number, address, version, task = run(REFUSED)
+    nowhere, number, address, version, task, machines, cpu = run(REFUSED)
+    assert machines == [[1, cpu]] and cpu
     assert "there is no cluster at auto" in nowhere
     assert "say how many workers: local:4" in number
     assert "must be local:N, auto, HOST:PORT or ray://HOST:PORT" in address

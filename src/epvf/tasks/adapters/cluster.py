@@ -10,6 +10,7 @@ the end, by a machine that is slow or hangs, is given to a second worker; the fi
 """
 
 import math
+import platform
 import time
 import warnings
 from collections import deque
@@ -18,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -225,10 +227,6 @@ def connect(where: str, threads: int | None) -> Cluster:
     Raises:
         UserError: if Ray is not installed or there is no such cluster.
     """
-    try:
-        import ray
-    except ImportError:
-        raise UserError("a cluster needs ray: pip install 'epvf[ray]'") from None
     threads = 1 if threads is None else threads
     kind, _, number = where.partition(":")
     how: dict[str, Any] = {"address": where}
@@ -243,6 +241,10 @@ def connect(where: str, threads: int | None) -> Cluster:
         }
     elif where != "auto" and not number:
         raise UserError(f"cluster {where!r} must be local:N, auto, HOST:PORT or ray://HOST:PORT")
+    try:
+        import ray
+    except ImportError:
+        raise UserError("a cluster needs ray: pip install 'epvf[ray]'") from None
     if not ray.is_initialized():
         try:
             with warnings.catch_warnings():
@@ -252,6 +254,58 @@ def connect(where: str, threads: int | None) -> Cluster:
         except (ConnectionError, RuntimeError, ValueError, ImportError, TimeoutError) as error:
             raise UserError(f"there is no cluster at {where}: {one_line(error):.120}") from None
     return Cluster(ray, threads)
+
+
+class Machine(NamedTuple):
+    """A machine of a cluster, as it describes itself.
+
+    Attributes:
+        name: of the host.
+        cpu: model of its processor.
+        cpus: that Ray may use.
+        epvf, python: versions.
+    """
+
+    name: str
+    cpu: str
+    cpus: int
+    epvf: str
+    python: str
+
+
+def machines(cluster: Cluster) -> list[Machine]:
+    """The machines that have workers.
+
+    Raises:
+        RunFailed: if one of them does not answer.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
+
+    ray = cluster.ray
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    asked = [
+        ray.remote(describe).options(num_cpus=0, scheduling_strategy=On(node["NodeID"], soft=False))
+        for node in nodes
+    ]
+    try:
+        told = ray.get([ask.remote() for ask in asked], timeout=FIRST_PATIENCE)
+    except ray.exceptions.RayError as error:
+        raise RunFailed(
+            f"a machine of the cluster does not answer: {one_line(error):.120}"
+        ) from error
+    return [
+        machine._replace(cpus=int(node["Resources"]["CPU"]))
+        for machine, node in zip(told, nodes, strict=True)
+    ]
+
+
+def describe() -> Machine:
+    """This machine."""
+    lines = Path("/proc/cpuinfo")
+    text = lines.read_text() if lines.exists() else ""
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
+    cpu = names[0] if names else platform.processor() or platform.machine()
+    return Machine(platform.node(), cpu, 0, __version__, platform.python_version())
 
 
 @dataclass(frozen=True)
