@@ -1,5 +1,7 @@
 """Writing files so that a reader, or a crash, never meets half of one."""
 
+import errno
+import fcntl
 import json
 import math
 import os
@@ -69,3 +71,27 @@ def one_line(error: BaseException) -> str:
         return error.strerror
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def lock(path: Path, wait: bool = False) -> int | None:
+    """Takes a file for this process until the handle is closed, even by being killed.
+
+    Args:
+        path: of the file, which is made where there is none.
+        wait: for another process that has it.
+
+    Returns:
+        The handle; None if another process has it. Where the file system knows no locks, nothing
+        keeps two processes apart.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            os.close(handle)
+            raise
+    return handle

@@ -36,6 +36,9 @@ Fraction: TypeAlias = Annotated[float, Range(0.0, 1.0)]
 OpenFraction: TypeAlias = Annotated[float, Range(0.0, 1.0, exclusive=True)]
 
 PRNGKey: TypeAlias = Key[jax.Array, ""]
+RowKeys: TypeAlias = Key[jax.Array, "*rows"]
+"""A key, or those that a task on JAX would split it into, one for each of the rows asked for."""
+
 Theta: TypeAlias = Float[Array, "P"]
 Population: TypeAlias = Float[Array, "N P"]
 Returns: TypeAlias = Float[Array, "N"]
@@ -67,6 +70,18 @@ class Evaluation(NamedTuple):
 
 Evaluate: TypeAlias = Callable[[PRNGKey, Population], Evaluation]
 """Turns policies into returns. The only thing that training needs of a simulator."""
+
+
+class Among(NamedTuple):
+    """Which rows of a population are asked for, where a task is asked for some of them.
+
+    Attributes:
+        total: N, policies of the whole population.
+        rows: `[n]` their numbers, from 0 on.
+    """
+
+    total: int
+    rows: Int[Array, "n"]
 
 
 class Envs(NamedTuple):

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from epvf.cli import arguments
+from epvf.cli import compare as compare_command
 from epvf.cli.main import main
 from epvf.config.presets import preset
 from epvf.errors import UserError
@@ -51,6 +53,23 @@ def test_short_budgets_are_evaluated_often_enough_to_be_drawn():
     # 49 iterations of 64 x 32 env steps, where the preset has an interval of 10
     (arm,) = planned("cartpole", ["ppo"], 1, 1e5).arms
     assert arm.config.eval.interval == 4
+
+
+def test_settings_are_compared_as_methods_are():
+    quiet, wide = "--perturbation.scale 0.1", "--method psvf --policy.hidden-sizes 16 16"
+    words = f"cartpole --preset debug --methods ridge --arm|quiet={quiet}|--arm|wide={wide}"
+    first, *rest = words.split("|")
+    argv = compare_command._gathered([*first.split(), *rest])
+    asked = arguments.read(compare_command.Options, "epvf compare", argv)
+    settings = compare_command._settings(asked)
+    plan = planned("cartpole", asked.methods, 2, 10_000, asked.preset, settings=settings)
+    names = ("ridge", "quiet", "wide")
+    assert [arm.name for arm in plan.arms] == [f"{name}-s{s}" for s in (0, 1) for name in names]
+    ridge, small, deep = (arm.config for arm in plan.arms[:3])
+    assert small.method.perturbation.scale == 0.1
+    assert ridge.method.perturbation.scale == 0.5
+    assert (deep.method.name, deep.policy.hidden_sizes) == ("psvf", (16, 16))
+    assert {arm.config.env_steps for arm in plan.arms} == {10_000}
 
 
 @pytest.mark.slow
@@ -124,6 +143,8 @@ def test_the_page_holds_what_the_runs_hold(tmp_path):
     assert b["reached"]["perturbed"]["25%"]["seeds"] == 2
     assert b["reached"]["perturbed"]["50%"]["seeds"] == 0
     text = (tmp_path / "report.md").read_text()
+    # both are named otherwise than their method
+    assert "| name | method | differs in |" in text and "| a | epvf |" in text
     assert "500 / 10 s (2 of 2)" in text and "– (0 of 2)" in text
     assert "40.50 (40.00 to 41.00)" in compare_report.table(summary)
 
@@ -162,6 +183,14 @@ BAD = [
     ),
     ([*QUICK, "--methods", "epvf", "sac2"], "unknown method 'sac2'"),
     ([*QUICK, "--methods", "epvf", "epvf"], "method 'epvf' is named twice"),
+    ([*QUICK, "--arm", "x"], "--arm x: give a name and options"),
+    ([*QUICK, "--arm", "a b=--num-envs 4"], "an arm's name is of letters"),
+    ([*QUICK, "--arm", "a=--num-env 4"], "arm a: unknown option --num-env"),
+    ([*QUICK, "--arm", "a=--seed 4"], "arm a: leave seeds to the comparison"),
+    ([*QUICK, "--arm", "a=--out x"], "arm a: give fields to change"),
+    ([*QUICK, "--arm", "a=--num-envs 4", "--arm", "a="], "arm 'a' is named twice"),
+    ([*QUICK, "--arm", "epvf=", "--methods", "epvf"], "method 'epvf' is named twice"),
+    ([*QUICK, "--methods", "epvf", "--launcher", "x"], "unknown launcher 'x'"),
     ([*QUICK, "--methods", "epvf", "--seeds", "0"], "seeds is 0, but must be a whole number"),
     (
         ["compare", "ant", "--backend", "native", "--env-steps", "1e6", "--methods", "cmaes"],
@@ -193,10 +222,10 @@ def test_a_run_that_another_process_has_is_neither_joined_nor_made_anew(tmp_path
         held = Run.create(path, config, [])
         (path / "metrics.jsonl").write_text("{}\n")
         with pytest.raises(UserError, match="is in use by another process"):
-            runner._open(path, config, [])
+            runner.open_run(path, config, [])
         assert (path / "metrics.jsonl").exists()
         held.close()
-        runner._open(path, config, []).close()
+        runner.open_run(path, config, []).close()
         # what Brax trains cannot go on
         assert (path / "metrics.jsonl").exists() == (method == "epvf")
 

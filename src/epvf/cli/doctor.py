@@ -4,9 +4,10 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from epvf.cli import arguments
+from epvf.cli.arguments import Shown
 from epvf.cli.extras import EXTRAS, has, how_to
 from epvf.cli.results import print_result
 from epvf.files import one_line
@@ -18,9 +19,11 @@ class Options:
     """Tell what epvf finds on this machine, and what could be installed.
 
     Attributes:
+        cluster: tell of its machines, too: auto, HOST:PORT or ray://HOST:PORT.
         json: print the findings as JSON.
     """
 
+    cluster: Annotated[str | None, Shown("WHERE")] = None
     json: bool = False
 
 
@@ -28,6 +31,8 @@ def run(argv: list[str]) -> int:
     """Prints the findings; returns the exit code."""
     asked = arguments.read(Options, "epvf doctor", argv)
     findings = examine()
+    if asked.cluster is not None:
+        findings["cluster"] = _machines(asked.cluster)
     print_result(findings, render(findings), asked.json)
     return 0
 
@@ -45,6 +50,21 @@ def examine() -> dict[str, Any]:
         "compilation_cache": _cache(),
         "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
     }
+
+
+def _machines(where: str) -> dict[str, str]:
+    """The machines of a cluster, and whether their results can be the same to the bit."""
+    from epvf.tasks.adapters import cluster
+
+    there = cluster.machines(cluster.connect(where, None))
+    told = {
+        f"{machine.name} {number}": f"{machine.cpus} CPUs, {machine.cpu}, epvf {machine.epvf}, "
+        f"Python {machine.python}"
+        for number, machine in enumerate(there)
+    }
+    kinds = {(machine.cpu, machine.epvf, machine.python) for machine in there}
+    alike = "yes" if len(kinds) <= 1 else "no: results depend on who computed them, in last digits"
+    return told | {"alike": alike}
 
 
 def render(findings: dict[str, Any]) -> str:

@@ -20,7 +20,9 @@ class Options:
         out: folder to make.
         preset: what every setting starts from.
         backend: the engine.
-        jobs: runs at a time, each in a process of its own on its part of the cores.
+        jobs: runs at a time; on this machine each in a process of its own on its part of the cores.
+        launcher: local, ray or slurm, which need a folder that all machines share.
+        resources: of each job under slurm or ray: timeout_min=240 cpus_per_task=8.
         json: print the result as JSON.
     """
 
@@ -30,7 +32,9 @@ class Options:
     out: Annotated[Path | None, Shown("DIR", default="experiments/NAME-SCALE")] = None
     preset: Annotated[str, Shown("NAME")] = "paper"
     backend: Annotated[str, Shown("NAME")] = "auto"
-    jobs: int = 1
+    jobs: Annotated[int | None, Shown("INT", default="all; on this machine 1")] = None
+    launcher: Annotated[str, Shown("{local,ray,slurm}")] = "local"
+    resources: Annotated[tuple[str, ...], Shown("[NAME=VALUE ...]")] = ()
     json: bool = False
 
 
@@ -39,10 +43,10 @@ def run(argv: list[str]) -> int:
     asked = arguments.read(Options, "epvf experiment", argv)
     from epvf.cli import plans
     from epvf.experiments import paper, report, runner
-    from epvf.experiments.launch import local
+    from epvf.experiments.launch import launcher
     from epvf.training.prepare import prepare
 
-    parts = local.shares(asked.jobs)
+    where = launcher.understood(asked.launcher, asked.jobs, asked.resources)
     delta = {} if asked.backend == "auto" else {"task.backend": asked.backend}
     arms, seeds = paper.planned(asked.name, asked.scale, asked.seeds, asked.preset, delta)
     for arm in arms:
@@ -50,7 +54,7 @@ def run(argv: list[str]) -> int:
     plan = runner.Plan(asked.name, asked.scale, asked.preset, seeds, arms)
     folder = asked.out or Path("experiments") / f"{asked.name}-{asked.scale}"
     runner.open_folder(folder, plan)
-    if code := plans.complete(folder, plan, parts, ["epvf", "experiment", *argv]):
+    if code := plans.complete(folder, plan, where, ["epvf", "experiment", *argv]):
         text = f"interrupted; the same command goes on with {folder}"
         print_result({"experiment": str(folder), "status": "interrupted"}, text, asked.json)
         return code

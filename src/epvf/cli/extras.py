@@ -13,6 +13,9 @@ EXTRAS = {
     "viewer": ("viser", "mjviser"),
     "wandb": ("wandb",),
     "mlflow": ("mlflow",),
+    "sweep": ("optuna",),
+    "slurm": ("submitit",),
+    "ray": ("ray",),
     "video": ("imageio", "imageio_ffmpeg", "PIL", "pygame"),
 }
 """Extras of `pip install "epvf[EXTRA]"`, and the modules that each needs."""

@@ -39,6 +39,7 @@ COMMANDS: dict[str, Command] = {
     "bench": Command("bench", "Measure what an iteration costs: env steps per second, learning."),
     "experiment": Command("experiment", "Run and draw one of the paper's figures."),
     "compare": Command("compare", "Train several methods on a task and compare them on one page."),
+    "sweep": Command("sweep", "Search hyperparameters with Optuna."),
     "diagnose": Command("diagnose", "Measure what a run's value function knows."),
     "landscape": Command("landscape", "Draw V around a run's policy, with the true returns."),
     "report": Command("report", "Sum a run, or several, up on one HTML page."),

@@ -1,18 +1,18 @@
-"""Bringing all runs of a plan to their ends: one at a time, or one on each part of the cores."""
+"""Bringing all runs of a plan to their ends: one at a time, or several, here or elsewhere."""
 
 from pathlib import Path
 
 from epvf.experiments import runner
-from epvf.experiments.launch.local import Cores
+from epvf.experiments.launch.launcher import Launcher
 from epvf.experiments.runner import Plan
 from epvf.runs.display import make_display
 from epvf.runtime import startup
 
 
-def complete(folder: Path, plan: Plan, parts: list[Cores], command: list[str]) -> int:
+def complete(folder: Path, plan: Plan, launcher: Launcher, command: list[str]) -> int:
     """Trains what is left of a plan; returns the exit code, 0 once all is done."""
     startup.use_compilation_cache()
-    if len(parts) > 1:
+    if not launcher.alone:
         tell = make_display().announce
-        return runner.complete_abreast(folder, plan, parts, tell, command)
+        return runner.complete_abreast(folder, plan, launcher, tell, command)
     return runner.complete(folder, plan, lambda extra: make_display(extra=extra), command)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from epvf.analysis.evaluation import evaluate
 from epvf.cli.results import evaluated, print_result
+from epvf.config.schema import Config
 from epvf.files import one_line
 from epvf.methods.registry import METHODS
 from epvf.policies.formats.registry import load_policy
@@ -13,6 +14,7 @@ from epvf.runs.display import Display, make_display
 from epvf.runs.folder import Run
 from epvf.runs.recorder import record
 from epvf.runtime import startup
+from epvf.tasks.adapters.cluster import Cluster, connect
 from epvf.training.prepare import Setup
 
 if TYPE_CHECKING:
@@ -120,6 +122,9 @@ def _videos(run: Run, besides: Besides, display: Display) -> "Videos | None":
     from epvf.view.meanwhile import Videos
 
     return Videos(run.path, besides.video_every, display.announce)
+def cluster_of(where: str | None, config: Config) -> Cluster | None:
+    """The cluster of a command line, each of whose workers has the threads of the engine."""
+    return None if where is None else connect(where, config.task.num_threads)
 
 
 def _go_on(run: Run) -> str:

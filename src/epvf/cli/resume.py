@@ -27,6 +27,8 @@ class Options:
         video_every: iterations from one video of the policy, in the run's videos/, to the next.
         track: where records go besides metrics.jsonl and TensorBoard: wandb, mlflow.
         report: write report.html at the end.
+        devices: of this machine that share the run, for engines on JAX: a number, or all.
+        cluster: whose workers roll out: local:N, auto, HOST:PORT or ray://HOST:PORT.
         json: print the result as JSON.
     """
 
@@ -36,6 +38,8 @@ class Options:
     video_every: Annotated[int | None, Shown("N")] = None
     track: Annotated[tuple[str, ...], Shown("[NAME ...]")] = ()
     report: bool = True
+    devices: Annotated[str, Shown("INT|all")] = "1"
+    cluster: Annotated[str | None, Shown("WHERE")] = None
     json: bool = False
 
 
@@ -58,7 +62,12 @@ def run(argv: list[str]) -> int:
         config = opened.config
         if extends:
             config = extended(config, asked.iterations, asked.env_steps)
-        setup = prepare(config, initial=opened.initial)
+        setup = prepare(
+            config,
+            initial=opened.initial,
+            devices=asked.devices,
+            cluster=recording.cluster_of(asked.cluster, config),
+        )
         if extends:
             _tell_schedules(opened.config)
             opened.reconfigure(setup.config)

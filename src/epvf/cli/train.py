@@ -41,6 +41,8 @@ class Options:
         video_every: iterations from one video of the policy, in the run's videos/, to the next.
         track: where records go besides metrics.jsonl and TensorBoard: wandb, mlflow.
         report: write report.html at the end.
+        devices: of this machine that share the run, for engines on JAX: a number, or all.
+        cluster: whose workers roll out: local:N, auto, HOST:PORT or ray://HOST:PORT.
         json: print the result as JSON.
     """
 
@@ -59,6 +61,8 @@ class Options:
     video_every: Annotated[int | None, Shown("N")] = None
     track: Annotated[tuple[str, ...], Shown("[NAME ...]")] = ()
     report: bool = True
+    devices: Annotated[str, Shown("INT|all")] = "1"
+    cluster: Annotated[str | None, Shown("WHERE")] = None
     json: bool = False
 
 
@@ -75,7 +79,12 @@ def run(argv: list[str]) -> int:
     if asked.out is not None:
         check_free(asked.out)
     saved = None if asked.init is None else load_policy(asked.init)
-    setup = prepare(config, initial=None if saved is None else saved.theta)
+    setup = prepare(
+        config,
+        initial=None if saved is None else saved.theta,
+        devices=asked.devices,
+        cluster=recording.cluster_of(asked.cluster, config),
+    )
     if saved is not None:
         _check_fits(asked.init, saved, setup)
     recording.check_besides(besides, config.task.name)

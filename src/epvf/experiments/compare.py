@@ -1,7 +1,8 @@
-"""Several methods on one task: the same budget of env steps, seeds and population for each."""
+"""Several methods, or settings, on one task: the same budget of env steps and seeds for each."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from epvf.config.presets import preset
@@ -23,6 +24,7 @@ def planned(
     env_steps: float,
     start: str = "tuned",
     delta: dict[str, Any] | None = None,
+    settings: Mapping[str, Config] | None = None,
 ) -> Plan:
     """All runs of a comparison: one seed each, so that their seconds are those of one training.
 
@@ -33,6 +35,7 @@ def planned(
         env_steps: at which every run ends; a whole number.
         start: preset that every method starts from.
         delta: dotted fields that every method changes besides, e.g. the engine.
+        settings: configurations that are compared besides, by name.
 
     Returns:
         All methods with the first seed, then with the next: cut short, it can still be compared.
@@ -41,19 +44,25 @@ def planned(
         UserError: if anything is unknown, not positive, not whole, named twice or not installed,
             or a method does not fit the task.
     """
-    if not methods:
-        raise UserError("which methods? epvf compare TASK --methods epvf openes ...")
-    twice = [name for name in methods if list(methods).count(name) > 1]
-    if twice:
+    settings = settings or {}
+    if not methods and not settings:
+        raise UserError(
+            "which methods? epvf compare TASK --methods epvf openes ..., or --arm NAME='OPTIONS'"
+        )
+    names = [*methods, *settings]
+    if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"method {twice[0]!r} is named twice")
+    for name, config in settings.items():
+        _check_setting(name, config)
     for name, number in (("seeds", seeds), ("env_steps", env_steps)):
         if not 1 <= number < math.inf or number % 1:
             raise UserError(f"{name} is {number:g}, but must be a whole number of at least 1")
     env_steps = int(env_steps)
-    configs = {
-        name: _budgeted(replace(preset(task, start, name), delta or {}), env_steps)
+    configs: dict[str, Config] = {
+        name: budgeted(replace(preset(task, start, name), delta or {}), env_steps)
         for name in methods
     }
+    configs |= {name: budgeted(config, env_steps) for name, config in settings.items()}
     arms = [
         Arm(f"{name}-s{seed}", replace(config, {"seed": seed}))
         for seed in range(seeds)
@@ -62,7 +71,15 @@ def planned(
     return Plan(f"compare {task}", f"{env_steps} env steps", start, seeds, arms)
 
 
-def _budgeted(config: Config, env_steps: int) -> Config:
+def _check_setting(name: str, config: Config) -> None:
+    """Raises a `UserError` for a name that is no folder's, or a field that is the comparison's."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
+        raise UserError(f"an arm's name is of letters, digits and . _ + -, not {name!r:.60}")
+    if config.seed or config.num_seeds > 1:
+        raise UserError(f"arm {name}: leave seeds to the comparison: epvf compare TASK --seeds M")
+
+
+def budgeted(config: Config, env_steps: int) -> Config:
     """The configuration with a budget of env steps, which alone ends the run.
 
     Schedules go by iterations: over those of the preset, or as many as the budget has with

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from epvf.analysis import report
-from epvf.analysis.curves import AXES, Group
+from epvf.analysis.curves import AXES, Group, differences
 from epvf.analysis.drawing import learning_curves, save
 from epvf.analysis.statistics import summary as summary_of
+from epvf.config.schema import Config, flatten
 from epvf.experiments.report import FINAL, by_seed, end_of_run, groups_of, tidy_csv
 from epvf.experiments.runner import Plan, run_folder
 from epvf.files import write_atomically, write_json
@@ -40,13 +41,17 @@ def write(folder: Path, plan: Plan, command: str) -> dict[str, Any]:
     """
     groups = groups_of(folder, plan)
     best = max_return(plan)
+    configs = _configs(plan, groups)
     summary = {
         "name": plan.name,
         "budget": plan.scale,
         "preset": plan.preset,
         "max_return": best,
         "command": command,
-        "methods": {group.label: _method(group, best) for group in groups},
+        "methods": {
+            group.label: {"method": config.method.name, "settings": told} | _method(group, best)
+            for group, config, told in zip(groups, configs, _differences(configs), strict=True)
+        },
     }
     write_json(folder / "summary.json", summary)
     write_atomically(folder / "results.csv", tidy_csv(groups).encode())
@@ -72,7 +77,18 @@ def max_return(plan: Plan) -> float | None:
 
 def _agents(methods: dict[str, Any]) -> bool:
     """Whether there are methods with a loop of their own among these."""
-    return any(name in METHODS and METHODS[name].build is None for name in methods)
+    return any(METHODS[method["method"]].build is None for method in methods.values())
+
+
+def _configs(plan: Plan, groups: list[Group]) -> list[Config]:
+    """What the first run of each group trains."""
+    by_label = {arm.name.removesuffix(f"-s{arm.config.seed}"): arm.config for arm in plan.arms}
+    return [by_label[group.label] for group in groups]
+
+
+def _differences(configs: list[Config]) -> list[str]:
+    """What tells each of several configurations from the others."""
+    return differences([flatten(config) for config in configs])
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -98,11 +114,12 @@ def page(summary: dict[str, Any]) -> str:
         f"Preset `{summary['preset']}`, every run to {summary['budget']}, one seed a run. "
         "Intervals are 95 % bootstrap intervals over seeds; of fewer than about five seeds they "
         "say little.",
+        *_settings(methods),
         "![Learning curves](figure.png)",
         f"## Final return\n\nMean over the last {FINAL:.0%} of a run. IQM: interquartile mean over "
         "seeds. `perturbed`: the policies that were rolled out to learn from; `unperturbed`: the "
         "policy that is kept.",
-        _markdown(
+        markdown(
             ["method", "seeds", "env steps"]
             + [f"{which}, {what}" for which in RETURNS for what in ("mean", "IQM")],
             [_final_row(name, method) for name, method in methods.items()],
@@ -118,6 +135,14 @@ def page(summary: dict[str, Any]) -> str:
             *(_reached_table(which, methods) for which in RETURNS),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _settings(methods: dict[str, Any]) -> list[str]:
+    """What stands behind names that are no methods'."""
+    if all(name == method["method"] for name, method in methods.items()):
+        return []
+    rows = [[name, method["method"], method["settings"]] for name, method in methods.items()]
+    return [markdown(["name", "method", "differs in"], rows)]
 
 
 def reached(records: list[Record], key: str, level: float) -> tuple[int, float] | None:
@@ -167,7 +192,7 @@ def _reached_table(which: str, methods: dict[str, Any]) -> str:
         [name, *(_cost(price, method["seeds"]) for price in method["reached"][which].values())]
         for name, method in methods.items()
     ]
-    return _markdown([which, *(f"{part:.0%}" for part in LEVELS)], rows)
+    return markdown([which, *(f"{part:.0%}" for part in LEVELS)], rows)
 
 
 def _cost(price: dict[str, Any], seeds: int) -> str:
@@ -176,6 +201,7 @@ def _cost(price: dict[str, Any], seeds: int) -> str:
     return f"{price['env_steps']:.3g} / {price['seconds']:.3g} s ({price['seeds']} of {seeds})"
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table, cells as they are."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

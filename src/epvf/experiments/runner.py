@@ -8,8 +8,8 @@ from typing import NamedTuple, TypeAlias
 
 from epvf.config.schema import Config, flatten, reads, replace
 from epvf.errors import UserError
-from epvf.experiments.launch import local as processes
-from epvf.experiments.launch.local import Cores, Job
+from epvf.experiments.launch.job import Job
+from epvf.experiments.launch.launcher import Launcher
 from epvf.experiments.paper import Arm
 from epvf.files import read_json, write_json
 from epvf.methods.registry import METHODS
@@ -113,19 +113,20 @@ def complete(folder: Path, plan: Plan, show: ShowWith, argv: Sequence[str]) -> i
 def complete_abreast(
     folder: Path,
     plan: Plan,
-    parts: Sequence[Cores],
+    launcher: Launcher,
     tell: Callable[[str], None],
     argv: Sequence[str],
 ) -> int:
-    """Brings every run to its end, as many at a time as there are parts of the cores.
+    """Brings every run to its end, several at a time.
 
-    Each prints its lines on stderr; `tell` is told of those that end. Otherwise as `complete`.
+    Each prints its lines on stderr, or into a file of the launcher; `tell` is told of those that
+    end. Otherwise as `complete`.
     """
     jobs = [
         Job(arm.name, partial(_complete_run, run_folder(folder, arm), arm.config, argv))
         for arm in _unfinished(folder, plan)
     ]
-    return processes.run(jobs, parts, tell)
+    return launcher.run(folder, jobs, tell)
 
 
 def _whole(name: str, done: int, runs: int, begin: float, progress: float) -> dict[str, str]:
@@ -136,20 +137,21 @@ def _whole(name: str, done: int, runs: int, begin: float, progress: float) -> di
 
 
 def _unfinished(folder: Path, plan: Plan) -> list[Arm]:
-    return [arm for arm in plan.arms if not _is_finished(run_folder(folder, arm))]
+    return [arm for arm in plan.arms if not is_finished(run_folder(folder, arm))]
 
 
 def _complete_run(path: Path, config: Config, argv: Sequence[str], display: Display) -> int:
     """The exit code of a run that is begun or gone on with."""
     setup = prepare(config)
-    run = _open(path, setup.config, argv)
+    run = open_run(path, setup.config, argv)
     try:
         return record(run, setup, display).exit_code
     finally:
         run.close()
 
 
-def _open(path: Path, config: Config, argv: Sequence[str]) -> Run:
+def open_run(path: Path, config: Config, argv: Sequence[str]) -> Run:
+    """The run at a path, to go on with or made anew."""
     if (path / "run.json").exists():
         if METHODS[config.method.name].resumable:
             run = Run.open(path)
@@ -160,7 +162,8 @@ def _open(path: Path, config: Config, argv: Sequence[str]) -> Run:
     return Run.remake(path, config, argv)
 
 
-def _is_finished(path: Path) -> bool:
+def is_finished(path: Path) -> bool:
+    """Whether the run at a path, if any, has been trained to its end."""
     return (path / "run.json").exists() and read_info(path)["status"] == "finished"
 
 

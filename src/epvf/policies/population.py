@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Int, UInt32
 
 from epvf.policies import scaling
@@ -109,6 +110,28 @@ class Rescaled:
 
 Undrawn: TypeAlias = Perturbed | Rescaled
 """Populations whose rows are drawn when they are asked for."""
+
+
+class Recipe(NamedTuple):
+    """Populations `[N, P]` for readers that draw them themselves, such as other machines.
+
+    Attributes:
+        seeds: one after the other, of numpy arrays.
+        rest: `[E, P]` policies that are there already, after them.
+    """
+
+    seeds: tuple[Undrawn, ...]
+    rest: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """As of the array that it stands for."""
+        return self.num_undrawn + len(self.rest), self.rest.shape[1]
+
+    @property
+    def num_undrawn(self) -> int:
+        """Policies that have to be drawn; they come first."""
+        return sum(population.shape[0] for population in self.seeds)
 
 
 def perturbed(

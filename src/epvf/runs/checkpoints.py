@@ -19,6 +19,7 @@ from epvf.errors import UserError
 from epvf.files import one_line
 from epvf.methods.base import Progress, State
 from epvf.methods.replay import Buffer
+from epvf.runtime.devices import at_hand
 from epvf.training.state import TrainState
 
 FORMAT = "epvf-checkpoint/2"
@@ -199,4 +200,5 @@ def _nested(flat: Any, like: State) -> State:
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    """An array to be read onto a device at hand, wherever it was when it was written."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at_hand())

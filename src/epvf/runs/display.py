@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TextIO, TypeAlias
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -20,6 +20,9 @@ from epvf.training.state import Record, Report, TrainState
 
 Extra: TypeAlias = Callable[[float], dict[str, str]]
 """More to show, by name, given the fraction of the run that is done."""
+
+Below: TypeAlias = Callable[[], RenderableType]
+"""What stands below a run's own numbers."""
 
 LINE_SECONDS = 2.0
 """How often at most a plain line is printed, the first and the last aside."""
@@ -55,10 +58,18 @@ def _nothing(progress: float) -> dict[str, str]:
     return {}
 
 
-def make_display(stream: TextIO | None = None, extra: Extra = _nothing) -> Display:
-    """A live display where the stream (stderr) is a terminal, plain lines otherwise."""
+def make_display(
+    stream: TextIO | None = None, extra: Extra = _nothing, below: Below | None = None
+) -> Display:
+    """A live display where the stream (stderr) is a terminal, plain lines otherwise.
+
+    Args:
+        stream: to write to; None: stderr.
+        extra: more to show.
+        below: what a live display shows beneath.
+    """
     stream = sys.stderr if stream is None else stream
-    return LiveDisplay(stream, extra) if stream.isatty() else PlainDisplay(stream, extra)
+    return LiveDisplay(stream, extra, below) if stream.isatty() else PlainDisplay(stream, extra)
 
 
 class PlainDisplay:
@@ -109,8 +120,8 @@ class PlainDisplay:
 class LiveDisplay:
     """A bar and the newest numbers, redrawn in place; messages scroll by above."""
 
-    def __init__(self, stream: TextIO, extra: Extra = _nothing) -> None:
-        self._extra = extra
+    def __init__(self, stream: TextIO, extra: Extra = _nothing, below: Below | None = None) -> None:
+        self._extra, self._below = extra, below
         self._console = Console(file=stream, highlight=False)
         self._live: Live | None = None
 
@@ -140,6 +151,8 @@ class LiveDisplay:
         both = Table.grid()
         both.add_row(ProgressBar(total=1.0, completed=self._facts.progress))
         both.add_row(table)
+        if self._below is not None:
+            both.add_row(self._below())
         if self._live is not None:
             self._live.update(both, refresh=True)
 

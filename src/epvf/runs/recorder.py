@@ -59,23 +59,25 @@ def record(
     display: Display,
     sinks: Sequence[str] = (),
     watch: Watch = lambda iteration, save: None,
+    given_up: Callable[[Report], bool] | None = None,
 ) -> Outcome:
     """Trains a run from its newest checkpoint, or from the start where it has none.
 
     The run's status is noted however this ends.
 
     Args:
-        run: its folder.
-        setup: what is trained.
-        display: shows progress.
+        run: open folder.
+        setup: what it trains.
+        display: shows its progress.
         sinks: names of more places for the records, of `SINKS`.
         watch: looks at the first seed's policy as training goes on.
+        given_up: asked after each report whether the run is to end there, saved.
 
     Raises:
         UserError: if the checkpoint cannot be used.
         RunFailed: if the training diverged or ran out of memory.
     """
-    recorder = _Recorder(run, setup, display, sinks, watch)
+    recorder = _Recorder(run, setup, display, sinks, watch, given_up)
     try:
         outcome = recorder.train()
         run.ended(outcome.status)
@@ -99,9 +101,16 @@ class _Recorder:
     """The open files of a run, and the newest state that the loop reported."""
 
     def __init__(
-        self, run: Run, setup: Setup, display: Display, sinks: Sequence[str], watch: Watch
+        self,
+        run: Run,
+        setup: Setup,
+        display: Display,
+        sinks: Sequence[str],
+        watch: Watch,
+        given_up: Callable[[Report], bool] | None,
     ) -> None:
         config = setup.config
+        self._given_up = given_up
         self._run, self._setup, self._display, self._watch = run, setup, display, watch
         self._centres = _centres(setup)
         self._seeds = range(config.seed, config.seed + config.num_seeds)
@@ -132,7 +141,7 @@ class _Recorder:
             "finished" if over else "interrupted",
             0 if state is None else state.iteration,
             0 if state is None else int(state.env_steps.sum()),
-            0 if over else interrupt.exit_code,
+            0 if over or interrupt.received is None else interrupt.exit_code,
         )
 
     def remains(self) -> str:
@@ -151,7 +160,8 @@ class _Recorder:
     def _run_loop(self, interrupt: Interrupt) -> None:
         def take(report: Report) -> None:
             self._take(report)
-            if interrupt.received is not None:
+            given_up = self._given_up is not None and self._given_up(report)
+            if given_up or interrupt.received is not None:
                 raise Interrupted
 
         announce = self._display.announce

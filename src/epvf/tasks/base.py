@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from epvf.errors import UserError
 from epvf.policies.mlp import Policy
-from epvf.policies.population import Perturbed
+from epvf.policies.population import Perturbed, Recipe
 from epvf.types import (
     Array,
     Envs,
@@ -19,6 +19,7 @@ from epvf.types import (
     Explore,
     Population,
     PRNGKey,
+    RowKeys,
     Segment,
 )
 
@@ -176,7 +177,7 @@ def checked(spec: TaskSpec, evaluate: Evaluate) -> Evaluate:
             `[N, observation_size]`.
     """
 
-    def evaluate_checked(key: PRNGKey, thetas: Population | Perturbed) -> Evaluation:
+    def evaluate_checked(key: RowKeys, thetas: Population | Perturbed | Recipe) -> Evaluation:
         evaluation = evaluate(key, thetas)
         _check_evaluation(spec, thetas.shape[0], evaluation)
         return evaluation

@@ -12,8 +12,16 @@ import numpy as np
 from epvf.config.schema import Config
 from epvf.methods.base import State
 from epvf.methods.metrics import DIGITS, count_steps
-from epvf.policies.population import drawn
+from epvf.policies.population import drawn, is_lazy
 from epvf.runtime.compilation import compiler_options
+from epvf.runtime.devices import (
+    everywhere,
+    over_seeds,
+    spread_evaluate,
+    spread_explore,
+    state_shardings,
+    with_rows_apart,
+)
 from epvf.training.prepare import Setup
 from epvf.training.state import TrainState, env_steps_left, finished, may_be_last
 from epvf.training.steps import (
@@ -43,9 +51,10 @@ def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]
         evaluate = lambda key, thetas: task_evaluate(key, drawn(thetas))  # noqa: E731
     counter = jax.ShapeDtypeStruct((), jnp.int32)
     flag = jax.ShapeDtypeStruct((), jnp.bool_)
+    state, where = _spread(setup, state)
     chunk = compile_announced(
         "rollouts, value and policy updates",
-        jax.jit(partial(_run_chunk, setup, evaluate), donate_argnums=(0,)),
+        jax.jit(partial(_run_chunk, setup, evaluate), donate_argnums=(0,), **where),
         (state.learner, counter, counter, flag),
         announce,
         compiler_options(),
@@ -63,6 +72,20 @@ def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]
         state = advance(state, learners, metrics, num, seconds)
         yield state, metrics, Timing(np.full(num, seconds / num), wall)
         num = int(np.clip(num * CHUNK_SECONDS / max(seconds, 1e-6), max(num // 2, 1), num * 2))
+
+
+def _spread(setup: Setup, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """The state on the devices that share the run, and options of `jit` that keep it there."""
+    mesh = setup.mesh
+    if mesh is None:
+        return state, {}
+    shardings = state_shardings(mesh, state.learner, setup.config.num_envs)
+    whole = everywhere(mesh)
+    where = {
+        "in_shardings": (shardings, whole, whole, whole),
+        "out_shardings": (shardings, whole),
+    }
+    return state._replace(learner=jax.device_put(state.learner, shardings)), where
 
 
 def _run_chunk(
@@ -100,7 +123,13 @@ def _iterate_seeds(
     last: jax.Array,
 ) -> tuple[State, dict[str, jax.Array]]:
     """One iteration of every seed, rollouts included."""
-    config, search, explore = setup.config, setup.search, setup.explore
+    config, search, mesh = setup.config, setup.search, setup.mesh
+    explore: Any = setup.explore
+    if mesh is not None:
+        apart = getattr(setup.task, "rows_apart", False)
+        evaluate = spread_evaluate(mesh, evaluate, apart)
+        if explore is not None:
+            explore = spread_explore(mesh, explore, longest_segment(setup), apart)
 
     def measure(state: State) -> Any:
         key = search.keys(state, iteration).evaluation
@@ -110,6 +139,8 @@ def _iterate_seeds(
 
     def improve(state: State) -> Any:
         thetas = search.propose(state, iteration)
+        if mesh is not None and not is_lazy(thetas):
+            thetas = with_rows_apart(mesh, thetas)
         key = search.keys(state, iteration).rollouts
         rolled = evaluate(key, thetas) if explore is None else explore(key, thetas, state.envs)
         return search.learn(state, iteration, thetas, rolled)
@@ -118,8 +149,8 @@ def _iterate_seeds(
         return states, unmeasured(config, search), jnp.zeros((config.num_seeds, DIGITS), jnp.uint32)
 
     due = evaluation_due(config, iteration, last)
-    learners, measured, num_steps = jax.lax.cond(due, jax.vmap(measure), skip, learners)
-    learners, metrics = jax.vmap(improve)(learners)
+    learners, measured, num_steps = jax.lax.cond(due, over_seeds(mesh, measure), skip, learners)
+    learners, metrics = over_seeds(mesh, improve)(learners)
     metrics["rollout/all_steps"] = metrics["rollout/steps"] + num_steps
     return learners, metrics | measured
 

@@ -8,6 +8,7 @@ the task is called between them.
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from epvf.config.schema import Config
 from epvf.errors import UserError
 from epvf.methods.base import PolicySearch
 from epvf.methods.metrics import INTERNAL, total_steps
+from epvf.runtime.devices import over_seeds, placed, state_shardings
 from epvf.training import compiled, on_host
 from epvf.training.prepare import Setup
 from epvf.training.state import Record, Report, TrainingDiverged, TrainState
@@ -34,16 +36,26 @@ def init_state(setup: Setup) -> TrainState:
     config, search = setup.config, setup.search
     seeds = range(config.seed, config.seed + config.num_seeds)
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    learners = jax.jit(jax.vmap(search.init_state))(keys)
+    learners = _placed(setup, search.init_state, keys)
     if setup.initial is not None:
         start = partial(search.start_from, theta=jnp.asarray(setup.initial))
-        learners = jax.jit(jax.vmap(start))(learners)
+        learners = _placed(setup, start, learners)
     if setup.explore is not None:
         # of all seeds together, and with a key that no learner's start and no iteration uses
         reset = partial(setup.explore.reset, jax.random.fold_in(keys[0], RESETS))
         envs = reset(config.num_seeds * config.num_envs)
         learners = learners._replace(envs=split_seeds(envs, config.num_seeds))
     return TrainState(learners, 0, np.zeros(config.num_seeds, np.int64), 0.0)
+
+
+def _placed(setup: Setup, function: Any, given: Any) -> Any:
+    """`function` of every seed, its arrays where the run has them."""
+    every = over_seeds(setup.mesh, function)
+    shardings = None
+    if setup.mesh is not None:
+        shape = jax.eval_shape(every, given)
+        shardings = state_shardings(setup.mesh, shape, setup.config.num_envs)
+    return placed(setup.mesh, every, shardings)(given)
 
 
 def iterate(

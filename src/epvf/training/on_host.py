@@ -15,7 +15,7 @@ from epvf.config.schema import Config
 from epvf.methods.base import Keys, PolicySearch, State
 from epvf.methods.metrics import DIGITS, count_steps
 from epvf.policies import host_noise
-from epvf.policies.population import drawn, is_lazy
+from epvf.policies.population import Recipe, drawn, is_lazy
 from epvf.runtime.compilation import compiler_options
 from epvf.runtime.processors import num_processors
 from epvf.training.prepare import Setup
@@ -40,8 +40,9 @@ Clouds: TypeAlias = Float[Array, "M E P"]
 OfSeeds: TypeAlias = Any
 """An `Evaluation`, `Segment` or undrawn population with a leading axis over the seeds."""
 
-Propose: TypeAlias = Callable[[State, jax.Array], tuple[Keys, Any, Populations]]
-"""The keys of an iteration's rollouts, what `learn` takes of all seeds, and their policies."""
+Propose: TypeAlias = Callable[[State, jax.Array], tuple[Keys, Any, Populations, Recipe | None]]
+"""The keys of an iteration's rollouts, what `learn` takes of all seeds, and their policies; and for
+tasks that draw them themselves, how."""
 
 
 def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]:
@@ -64,16 +65,23 @@ def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]
         begin = time.perf_counter()
         iteration = jnp.asarray(state.iteration, jnp.int32)
         due = bool(evaluation_due(config, state.iteration, may_be_last(config, state, longest)))
-        keys, proposed, thetas = propose(state.learner, iteration)
+        keys, proposed, thetas, recipe = propose(state.learner, iteration)
         cloud = copies(state.learner, iteration) if due else thetas[:, :0]
         rolled: Any
         if setup.explore is None:
             rolled, centre, seconds = _evaluate_seeds(
-                search, setup.evaluate, keys.rollouts, thetas, cloud
+                search, setup.evaluate, keys.rollouts, thetas, cloud, recipe
             )
         else:
             rolled, centre, seconds = _explore_seeds(
-                search, setup.evaluate, setup.explore, keys, thetas, cloud, state.learner.envs
+                search,
+                setup.evaluate,
+                setup.explore,
+                keys,
+                thetas,
+                cloud,
+                state.learner.envs,
+                recipe,
             )
         learners, measured = state.learner, unmeasured(config, search)
         if due:
@@ -133,21 +141,36 @@ def _proposing(setup: Setup, learners: State, announce: Announce) -> Propose:
         for propose in (_propose_seeds, _populations)
     )
     if not (is_lazy(undrawn) and host_noise.reproducible()):
-        return _compiled("populations", partial(_propose_seeds, search), learners, announce)
+        whole = _compiled("populations", partial(_propose_seeds, search), learners, announce)
+        return lambda learners, iteration: (*whole(learners, iteration), None)
     populations = _compiled("populations", partial(_populations, search), learners, announce)
     num_threads = getattr(setup.task, "num_threads", None) or num_processors()
     room = host_noise.room((config.num_seeds, config.num_envs, search.policy.num_parameters))
 
-    def propose(learners: State, iteration: jax.Array) -> tuple[Keys, Any, Populations]:
+    draws = setup.task.spec.draws
+
+    def propose(
+        learners: State, iteration: jax.Array
+    ) -> tuple[Keys, Any, Populations, Recipe | None]:
         keys, undrawn = populations(learners, iteration)
-        # in the same room again: nobody reads what is in it for longer than an iteration
-        _draw_seeds(undrawn, num_threads, room)
+        recipe = _recipe(undrawn) if draws else None
+        if not (draws and is_lazy(proposed)):
+            # in the same room again: nobody reads what is in it for longer than an iteration
+            _draw_seeds(undrawn, num_threads, room)
         # what `propose` leaves undrawn `learn` draws again
-        return keys, undrawn if is_lazy(proposed) else room, room
+        return keys, undrawn if is_lazy(proposed) else room, room, recipe
 
     announce("compiling the noise ...")
     propose(learners, jnp.zeros((), jnp.int32))
     return propose
+
+
+def _recipe(undrawn: Any) -> Recipe:
+    """How to draw the populations of all seeds, one after the other."""
+    arrays = jax.tree.map(np.asarray, undrawn)
+    seeds = len(jax.tree.leaves(arrays)[0])
+    each = tuple(jax.tree.map(itemgetter(seed), arrays) for seed in range(seeds))
+    return Recipe(each, np.zeros((0, each[0].shape[1]), np.float32))
 
 
 def _draw_seeds(undrawn: Any, num_threads: int, out: Populations) -> None:
@@ -203,15 +226,26 @@ def _learn_arguments(config: Config, search: PolicySearch, learners: State) -> t
 
 
 def _evaluate_seeds(
-    search: PolicySearch, evaluate: Evaluate, key: jax.Array, thetas: Populations, cloud: Clouds
+    search: PolicySearch,
+    evaluate: Evaluate,
+    key: jax.Array,
+    thetas: Populations,
+    cloud: Clouds,
+    recipe: Recipe | None = None,
 ) -> tuple[OfSeeds, OfSeeds, float]:
     """Evaluates populations and clouds of all seeds in one call, so that no thread idles between.
+
+    With a recipe that stands for `thetas`.
 
     Returns:
         The evaluation of `thetas [M, N, P]`, that of `cloud [M, E, P]`, and the seconds it took.
     """
-    parts = [np.asarray(x).reshape(-1, x.shape[-1]) for x in (thetas, cloud) if x.size]
-    everything = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    everything: Any
+    if recipe is not None:
+        everything = recipe._replace(rest=np.asarray(cloud).reshape(-1, cloud.shape[-1]))
+    else:
+        parts = [np.asarray(x).reshape(-1, x.shape[-1]) for x in (thetas, cloud) if x.size]
+        everything = parts[0] if len(parts) == 1 else np.concatenate(parts)
     begin = time.perf_counter()
     evaluation = evaluate(key, everything)
     seconds = time.perf_counter() - begin
@@ -236,12 +270,14 @@ def _explore_seeds(
     thetas: Populations,
     cloud: Clouds,
     envs: Any,
+    recipe: Recipe | None,
 ) -> tuple[OfSeeds, OfSeeds, float]:
     """Explores with the populations `[M, N, P]` of all seeds in one call, and evaluates clouds."""
     seeds = thetas.shape[0]
     merge = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])  # noqa: E731
     begin = time.perf_counter()
-    segment = explore(keys.rollouts, merge(thetas), jax.tree.map(merge, envs))
+    policies: Any = merge(thetas) if recipe is None else recipe
+    segment = explore(keys.rollouts, policies, jax.tree.map(merge, envs))
     seconds = time.perf_counter() - begin
     nobody = np.zeros((seeds, 0))
     centre = Evaluation(nobody, nobody.astype(np.int32))

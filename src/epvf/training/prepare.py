@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from epvf.config.schema import Config, replace
 from epvf.errors import UserError
@@ -11,6 +12,7 @@ from epvf.methods.base import Method, Parts, PolicySearch
 from epvf.methods.registry import METHODS
 from epvf.policies.mlp import Policy
 from epvf.policies.population import drawn
+from epvf.runtime.devices import mesh_of
 from epvf.runtime.memory import (
     DEVICE,
     HOST,
@@ -21,6 +23,7 @@ from epvf.runtime.memory import (
     num_bytes,
 )
 from epvf.tasks import make
+from epvf.tasks.adapters.cluster import Cluster, spread
 from epvf.tasks.base import (
     Task,
     TaskSpec,
@@ -45,6 +48,7 @@ class Setup(NamedTuple):
         evaluate: policies to returns of whole episodes.
         explore: policies to segments, where the method asks for them.
         initial: `[P]` where the run starts; None: where the method draws it.
+        mesh: devices that share the run; None: one does it all.
     """
 
     config: Config
@@ -54,6 +58,7 @@ class Setup(NamedTuple):
     evaluate: Evaluate
     explore: Explore | None
     initial: Array | None = None
+    mesh: Mesh | None = None
 
     @property
     def search(self) -> PolicySearch:
@@ -62,7 +67,13 @@ class Setup(NamedTuple):
         return self.method
 
 
-def prepare(config: Config, task: Task | Body | None = None, initial: Array | None = None) -> Setup:
+def prepare(
+    config: Config,
+    task: Task | Body | None = None,
+    initial: Array | None = None,
+    devices: str = "1",
+    cluster: Cluster | None = None,
+) -> Setup:
     """Builds task, method and engine functions of a configuration, and checks that they fit.
 
     Args:
@@ -70,14 +81,18 @@ def prepare(config: Config, task: Task | Body | None = None, initial: Array | No
         task: what to train on, or a body, on the configuration's engine; None: the task that the
             configuration names.
         initial: `[P]` where the run starts; None: where the method draws it.
+        devices: of this machine that share the run: a number, or `all`.
+        cluster: whose workers roll out; None: this machine does.
 
     Raises:
-        UserError: if task, method and configuration do not fit, something is not installed, or the
-            run does not fit the memory.
+        UserError: if task, method and configuration do not fit, something is not installed, the
+            run does not fit the memory, or the devices cannot share it.
     """
     method = METHODS[config.method.name]
     if task is None or isinstance(task, Body):
         task = make_task(config, method, task)
+    if cluster is not None:
+        task = spread(task, cluster)
     spec = task.spec
     if (reason := method.unfit(spec, config)) is not None:
         raise UserError(f"method {config.method.name!r} cannot learn task {spec.name!r}: {reason}")
@@ -90,6 +105,7 @@ def prepare(config: Config, task: Task | Body | None = None, initial: Array | No
         raise UserError(
             f"method {config.method.name!r} does not start from a given policy; leave out --init"
         )
+    mesh = _mesh(config, spec, devices)
     if method.build is None:
         return Setup(config, task, policy, None, evaluate, None)
     search = method.build(Parts(config, spec, policy, initial is not None))
@@ -97,8 +113,28 @@ def prepare(config: Config, task: Task | Body | None = None, initial: Array | No
     if search.horizon is not None:
         explore = explorer_of(task, policy, search.horizon)
         explore = checked_explore(spec, explore, policy, search.horizon)
-    check_memory(search, config.num_seeds, spec.traceable, 2 * config.policy.num_centres)
-    return Setup(config, task, policy, search, evaluate, explore, initial)
+    shares = 1 if mesh is None else mesh.size
+    check_memory(search, config.num_seeds, spec.traceable, 2 * config.policy.num_centres, shares)
+    return Setup(config, task, policy, search, evaluate, explore, initial, mesh)
+
+
+def _mesh(config: Config, spec: TaskSpec, devices: str) -> Mesh | None:
+    """The devices that share a run.
+
+    Raises:
+        UserError: if there are not as many, or this run cannot be shared.
+    """
+    mesh = mesh_of(devices, config.num_seeds, config.num_envs, config.policy.num_centres)
+    if mesh is None:
+        return None
+    if METHODS[config.method.name].build is None:
+        raise UserError(f"method {config.method.name!r} trains on one device; leave out --devices")
+    if not spec.traceable:
+        raise UserError(
+            f"engine {spec.backend!r} steps on the host, which --devices cannot share out; "
+            "leave it out, or use an engine on JAX such as mjx"
+        )
+    return mesh
 
 
 def make_policy(config: Config, spec: TaskSpec) -> Policy:
@@ -124,7 +160,9 @@ def make_task(config: Config, method: Method, body: Body | None = None) -> Task:
     )
 
 
-def check_memory(search: PolicySearch, num_seeds: int, traceable: bool, multiple: int = 1) -> None:
+def check_memory(
+    search: PolicySearch, num_seeds: int, traceable: bool, multiple: int = 1, shares: int = 1
+) -> None:
     """Refuses a run that cannot fit the memory, before anything of it is compiled.
 
     Only what is certainly needed is counted, so that nothing is refused which would fit; what
@@ -135,6 +173,7 @@ def check_memory(search: PolicySearch, num_seeds: int, traceable: bool, multiple
         num_seeds: M, seeds trained side by side.
         traceable: whether the rollouts run where the arrays live, rather than on the host.
         multiple: of which a number of policies has to be one.
+        shares: devices that share the populations of all seeds.
 
     Raises:
         UserError: if the run cannot fit; it tells how many policies do.
@@ -145,6 +184,7 @@ def check_memory(search: PolicySearch, num_seeds: int, traceable: bool, multiple
         free, where, copies = free_host_bytes(), HOST, 1 if traceable else 2
     if free is not None:
         needs = run_needs(search, num_seeds, traceable, copies)
+        needs = needs._replace(per_policy=needs.per_policy // shares)
         check_fits(search.num_envs, needs, free, multiple, where)
 
 

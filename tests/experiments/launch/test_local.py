@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -12,7 +14,8 @@ import pytest
 
 from epvf.cli.main import main
 from epvf.errors import RunFailed, UserError
-from epvf.experiments.launch.local import Job, run, shares
+from epvf.experiments.launch.job import Job
+from epvf.experiments.launch.local import run, shares
 from epvf.runs.metrics import read_metrics
 
 PINNED = hasattr(os, "sched_getaffinity")
@@ -177,3 +180,46 @@ def test_more_jobs_than_cores_are_refused_before_anything_is_written(workplace, 
         assert main([*command, "--jobs", "4096"]) == 2
         assert "jobs is 4096, but must be from 1 to" in capsys.readouterr().err
     assert list(workplace.iterdir()) == []
+
+
+_PARENT = """
+import sys
+from functools import partial
+from pathlib import Path
+sys.path.insert(0, {here!r})
+from test_local import _end_at_sigterm
+from epvf.experiments.launch.job import Job
+from epvf.experiments.launch.local import run, shares
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    run([Job("a", partial(_end_at_sigterm, folder))], shares(1), print)
+"""
+
+
+def _end_at_sigterm(folder, display):
+    received: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    (folder / "begun").touch()
+    while not received:
+        time.sleep(0.02)
+    (folder / "saved").touch()
+    return 143
+
+
+@pytest.mark.slow
+def test_runs_save_and_end_when_their_parent_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(_PARENT.format(here=str(Path(__file__).parent)))
+    paths = [str(Path(__file__).parents[3] / "src"), str(Path(__file__).parents[2])]
+    paths += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "EPVF_CONTRACTS": "0"}
+    with subprocess.Popen([sys.executable, script, str(tmp_path)], env=env) as parent:
+        while not (tmp_path / "begun").exists():
+            assert parent.poll() is None
+            time.sleep(0.02)
+        parent.kill()
+    begin = time.monotonic()
+    while not (tmp_path / "saved").exists():
+        assert time.monotonic() - begin < 20
+        time.sleep(0.02)

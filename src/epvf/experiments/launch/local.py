@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import signal
-import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -14,26 +14,11 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 
 from epvf.errors import RunFailed, UserError
-from epvf.runs.display import Display, PlainDisplay, clock
+from epvf.experiments.launch.job import Job, perform
+from epvf.runs.display import clock
 from epvf.runs.interrupt import SIGNALS, Interrupt
-from epvf.runtime import startup
-
-LINE_SECONDS = 10.0
-"""How often at most each run prints a line."""
 
 Cores: TypeAlias = tuple[int, ...]
-
-
-class Job(NamedTuple):
-    """What one process does.
-
-    Attributes:
-        name: in front of its lines.
-        call: shows its progress on a display and returns an exit code; can be pickled.
-    """
-
-    name: str
-    call: Callable[[Display], int]
 
 
 def shares(count: int) -> list[Cores]:
@@ -192,20 +177,25 @@ def _work(job: Job, cores: Cores, answer: Any) -> None:
         # callback of the garbage collector.
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    try:
-        answer.send((_done(job, cores), None))
-    except UserError as error:
-        answer.send((2, error))
-    except RunFailed as error:
-        answer.send((1, error))
-
-
-def _done(job: Job, cores: Cores) -> int:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
-    startup.quieten()
-    startup.use_compilation_cache()
-    return job.call(PlainDisplay(sys.stderr, prefix=f"{job.name}: ", every=LINE_SECONDS))
+    _end_with_the_parent()
+    answer.send(perform(job))
+
+
+def _end_with_the_parent() -> None:
+    """Has this process save and end, as at SIGTERM, once nobody is there to hear of it.
+
+    A parent that was killed cannot pass anything on, and its successor wants the runs.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _cores() -> Cores:

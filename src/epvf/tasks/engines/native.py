@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ from epvf.tasks.engines.episode import (
     kept_size,
     state_size,
 )
-from epvf.types import Array, Envs, Evaluate, Evaluation, Population, PRNGKey, Segment
+from epvf.types import Among, Array, Envs, Evaluate, Evaluation, Population, PRNGKey, Segment
 
 SAMPLES = 20
 """States kept of an episode of full length, for stepping them without policies."""
@@ -50,6 +50,9 @@ class NativeTask:
     body: Body
     spec: TaskSpec
     num_threads: int
+
+    takes_rows: ClassVar[bool] = True
+    """Whether its `Evaluate` and `Explore` can be asked for some rows of a population."""
 
     def evaluator(self, policy: Policy) -> Evaluate:
         """`Evaluate` for policies of this architecture; see `Task.evaluator`."""
@@ -116,9 +119,15 @@ class NativeEvaluator:
     episode_length: int
     num_threads: int
 
-    def __call__(self, key: PRNGKey | None, thetas: Population) -> Evaluation:
-        """Evaluates the population; `key` decides where episodes start, if that is random."""
-        starts = _starts(self.body, key, len(thetas))
+    def __call__(
+        self, key: PRNGKey | None, thetas: Population, among: Among | None = None
+    ) -> Evaluation:
+        """Evaluates the population; `key` decides where episodes start, if that is random.
+
+        `thetas` may be some rows of a larger population, `among` which: they do then as they would
+        in its midst.
+        """
+        starts = _starts(self.body, key, len(thetas), among)
         job = self._run(thetas, starts)
         return Evaluation(job.returns, job.lengths, job.seen if starts.size else None)
 
@@ -156,11 +165,16 @@ class NativeExplorer:
         state = np.zeros((num, kept_size(self.body)), np.float32)
         return Envs(state, count, zero, np.full(num, np.nan, np.float32), count)
 
-    def __call__(self, key: PRNGKey | None, thetas: Population, envs: Envs) -> Segment:
-        """See `Explore`; `key` decides where episodes start, if that is random."""
+    def __call__(
+        self, key: PRNGKey | None, thetas: Population, envs: Envs, among: Among | None = None
+    ) -> Segment:
+        """See `Explore`; `key` decides where episodes start, if that is random.
+
+        `thetas` and `envs` may be some rows of larger ones; see `NativeEvaluator`.
+        """
         thetas = np.ascontiguousarray(thetas, np.float32)
         check_population(self.policy, thetas)
-        starts = _starts(self.body, key, len(thetas))
+        starts = _starts(self.body, key, len(thetas), among)
         sizes = self.policy.layer_sizes[0], self.policy.layer_sizes[-1]
         tour = _Tour(thetas, self.episode_length, starts, envs, self.horizon, sizes)
         _work(tour, self.policy, self.body, min(self.num_threads, len(thetas)))
@@ -171,11 +185,13 @@ _Starts: TypeAlias = np.ndarray
 """`[N, offsets]` of where the episodes of each policy start."""
 
 
-def _starts(body: Body, key: PRNGKey | None, num: int) -> _Starts:
+def _starts(body: Body, key: PRNGKey | None, num: int, among: Among | None = None) -> _Starts:
     if body.starts is None or key is None:
         return np.broadcast_to(NOWHERE, (num, 0))
     words = np.asarray(jax.random.key_data(key)).ravel().tolist()
-    return np.concatenate(body.starts(np.random.default_rng(words), num), axis=1)
+    total = num if among is None else among.total
+    starts = np.concatenate(body.starts(np.random.default_rng(words), total), axis=1)
+    return starts if among is None else starts[np.asarray(among.rows)]
 
 
 class _Shared(Protocol):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from epvf.runtime.compilation import compiled
 from epvf.tasks.base import Replay, Stepped, TaskSpec, check_actions, check_policy, check_population
 from epvf.tasks.engines.environment import Environment, State
 from epvf.tasks.engines.segments import JaxExplorer
-from epvf.types import Array, Evaluate, Evaluation, Population, PRNGKey
+from epvf.types import Array, Evaluate, Evaluation, Population, RowKeys
 
 SEGMENT = 20
 """Steps between looks at which policies are done, where others wait for their slots."""
@@ -44,6 +44,9 @@ class JaxTask:
     spec: TaskSpec
     environment: Environment
     num_slots: int | None = None
+
+    rows_apart: ClassVar[bool] = True
+    """Whether some rows can be asked for, by their keys."""
 
     def evaluator(self, policy: Policy) -> Evaluate:
         """`Evaluate` for policies of this architecture; see `Task.evaluator`."""
@@ -117,7 +120,7 @@ def evaluator(
     waits and few are left, these go on in `NARROWING` times fewer slots.
     """
 
-    def evaluate(key: PRNGKey, thetas: Population | Perturbed) -> Evaluation:
+    def evaluate(key: RowKeys, thetas: Population | Perturbed) -> Evaluation:
         check_population(policy, thetas)
         width = min(thetas.shape[0], num_slots or thetas.shape[0])
         # float32 products on accelerators too, not TF32
@@ -133,11 +136,11 @@ def _run(
     policy: Policy,
     episode_length: int,
     width: int,
-    key: PRNGKey,
+    key: RowKeys,
     thetas: Population | Perturbed,
 ) -> Evaluation:
     num = thetas.shape[0]
-    keys = jax.random.split(key, num)
+    keys = key if key.ndim else jax.random.split(key, num)
     starts = jax.vmap(lambda k: environment.observe(environment.reset(k)))(keys)
     run = partial(_run_segment, environment, policy, episode_length)
     load = partial(_load, environment, keys, thetas)

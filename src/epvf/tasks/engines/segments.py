@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from epvf.policies.mlp import Policy
 from epvf.tasks.base import check_population
 from epvf.tasks.engines.environment import Environment
-from epvf.types import Array, Envs, Population, PRNGKey, Segment
+from epvf.types import Array, Envs, Population, PRNGKey, RowKeys, Segment
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class JaxExplorer:
         """See `Explore.reset`."""
         return started(jax.vmap(self.environment.reset)(jax.random.split(key, num)), num)
 
-    def __call__(self, key: PRNGKey, thetas: Population, envs: Envs) -> Segment:
+    def __call__(self, key: RowKeys, thetas: Population, envs: Envs) -> Segment:
         """See `Explore`; after each end of an episode, `key` decides where the next one starts."""
         check_population(self.policy, thetas)
         # float32 products on accelerators too, not TF32
@@ -34,9 +34,9 @@ class JaxExplorer:
             return self._run(key, thetas, envs)
 
     @partial(jax.jit, static_argnums=0)
-    def _run(self, key: PRNGKey, thetas: Population, envs: Envs) -> Segment:
+    def _run(self, key: RowKeys, thetas: Population, envs: Envs) -> Segment:
         layers = self.policy.unravel(thetas)
-        keys = jax.random.split(key, (self.horizon, thetas.shape[0]))
+        keys = key if key.ndim else jax.random.split(key, (self.horizon, thetas.shape[0]))
         observe = jax.vmap(self.environment.observe)
 
         def advance(now: Envs, fresh_keys: Array) -> tuple[Envs, Any]:

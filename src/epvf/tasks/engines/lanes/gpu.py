@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from epvf.tasks.engines.lanes.program import Layout, Program
 from epvf.tasks.engines.lanes.scalarise import kind_of
 from epvf.tasks.engines.rollout import JaxTask
 from epvf.tasks.engines.segments import started
-from epvf.types import Array, Envs, Evaluate, Evaluation, Population, PRNGKey, Segment
+from epvf.types import Array, Envs, Evaluate, Evaluation, Population, PRNGKey, RowKeys, Segment
 
 TARGET = "__gpu$xla.gpu.ptx"
 """What XLA calls its own way to launch a kernel that it is given as PTX."""
@@ -65,6 +65,9 @@ class GpuTask:
     spec: TaskSpec
     warps: int | None = None
     source: Source = ptx.source
+
+    rows_apart: ClassVar[bool] = True
+    """Whether some rows can be asked for, by their keys."""
 
     @property
     def environment(self) -> Environment:
@@ -118,7 +121,7 @@ class GpuEvaluator:
     task: GpuTask
     policy: Policy
 
-    def __call__(self, key: PRNGKey, thetas: Population) -> Evaluation:
+    def __call__(self, key: RowKeys, thetas: Population) -> Evaluation:
         """Evaluates the population; `key` decides where episodes start, if that is random.
 
         A θ that is not finite is not run: its return is NaN and its length 0. A reward or a state
@@ -129,9 +132,12 @@ class GpuEvaluator:
         return evaluation
 
     @partial(jax.jit, static_argnums=0)
-    def _run(self, key: PRNGKey, thetas: Population) -> Evaluation:
+    def _run(self, key: RowKeys, thetas: Population) -> Evaluation:
         task, num = self.task, thetas.shape[0]
-        keys = jax.random.split(key, 1 if task.spec.deterministic_reset else num)
+        if task.spec.deterministic_reset:
+            keys = key.reshape(-1)[:1]
+        else:
+            keys = key if key.ndim else jax.random.split(key, num)
         states = jax.vmap(task.environment.reset)(keys)
         seen = jax.vmap(task.environment.observe)(states)
         ready = jnp.isfinite(thetas).all(axis=1)
@@ -183,17 +189,21 @@ class GpuExplorer:
         environment = self.task.environment
         return started(jax.vmap(environment.reset)(jax.random.split(key, num)), num)
 
-    def __call__(self, key: PRNGKey, thetas: Population, envs: Envs) -> Segment:
+    def __call__(self, key: RowKeys, thetas: Population, envs: Envs) -> Segment:
         """See `Explore`; after each end of an episode, `key` decides where the next one starts."""
         check_population(self.policy, thetas)
         segment: Segment = self._run(key, thetas, envs)
         return segment
 
     @partial(jax.jit, static_argnums=0)
-    def _run(self, key: PRNGKey, thetas: Population, envs: Envs) -> Segment:
+    def _run(self, key: RowKeys, thetas: Population, envs: Envs) -> Segment:
         task, program, num = self.task, self.task.program, thetas.shape[0]
         once = task.spec.deterministic_reset
-        keys = jax.random.split(key, 1 if once else (self.horizon, num)).reshape(-1)
+        if once:
+            keys = key.reshape(-1)[:1]
+        else:
+            keys = key if key.ndim else jax.random.split(key, (self.horizon, num))
+            keys = keys.reshape(-1)
         fresh = rows(jax.vmap(task.environment.reset)(keys))
         if not once:
             fresh = fresh.reshape(self.horizon, num, -1)

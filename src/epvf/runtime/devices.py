@@ -1,0 +1,180 @@
+"""Several devices of one machine: seeds and rows of the population spread over a mesh of them.
+
+    mesh [S, R]     S devices share out the seeds, R the policies of each seed
+
+What is random of a policy follows from its row alone, so every device draws, rolls out and keeps
+its own rows, and a rollout's result does not depend on how many devices there are. V and θ are on
+all of them; sums over policies (V's loss, the directions of evolution strategies) are the only
+thing that crosses. JAX's partitioner finds those by itself, once it is told where rows live.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from epvf.errors import UserError
+from epvf.types import Array, Evaluate, Evaluation, PRNGKey, Segment
+
+SEEDS, ROWS = "seeds", "rows"
+
+Spread: TypeAlias = Callable[..., Any]
+"""A function whose arrays have a leading axis over rows, computed where these live."""
+
+
+def mesh_of(asked: str, num_seeds: int, num_envs: int, centres: int = 1) -> Mesh | None:
+    """The devices that share a run; None: one does it all.
+
+    As many of them as can share the seeds do: those need nothing of each other. The rest shares
+    the policies of each seed.
+
+    Args:
+        asked: how many, or `all`.
+        num_seeds: M, trained side by side.
+        num_envs: N, policies of each.
+        centres: of which N stays a multiple, where others are named that fit.
+
+    Raises:
+        UserError: if there are not as many devices, or they cannot share the policies out evenly.
+    """
+    there = jax.local_devices()
+    num = len(there) if asked == "all" else _number(asked)
+    if num > len(there):
+        kind = there[0].platform
+        raise UserError(f"devices is {num}, but there are {len(there)} of kind {kind} here")
+    if num == 1:
+        return None
+    seeds = math.gcd(num, num_seeds)
+    rows = num // seeds
+    if num_envs % rows:
+        least = math.lcm(rows, 2 * centres)
+        below = num_envs // least * least
+        fitting = " or ".join(str(n) for n in (below, below + least) if n)
+        raise UserError(
+            f"num_envs {num_envs} cannot be shared out among {rows} devices; use {fitting}, or "
+            f"other --devices"
+        )
+    return Mesh(np.array(there[:num]).reshape(seeds, rows), (SEEDS, ROWS))
+
+
+def _number(asked: str) -> int:
+    if not asked.isdecimal() or int(asked) < 1:
+        raise UserError(f"devices must be a number of at least 1, or all, not {asked!r}")
+    return int(asked)
+
+
+def state_shardings(mesh: Mesh, state: Any, num_envs: int) -> Any:
+    """Where the arrays `[M, ...]` of a method's state live.
+
+    Those of environments and of the replay buffer have rows `[M, N, ...]`, which are shared out if
+    that works out evenly; all others are whole on every device of their seeds.
+    """
+    rows = mesh.shape[ROWS]
+    buffer = getattr(state, "buffer", None)
+    sizes = {"envs": num_envs, "buffer": 0 if buffer is None else buffer.returns.shape[1]}
+
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        size = sizes.get(getattr(path[0], "name", ""))
+        spread = size is not None and leaf.ndim > 1 and leaf.shape[1] == size and size % rows == 0
+        return NamedSharding(mesh, PartitionSpec(SEEDS, ROWS) if spread else PartitionSpec(SEEDS))
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """For arrays that every device has whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def at_hand() -> SingleDeviceSharding:
+    """For arrays that one device has, whatever had them before."""
+    return SingleDeviceSharding(jax.local_devices()[0])
+
+
+def with_rows_apart(mesh: Mesh, tree: Any) -> Any:
+    """The arrays `[N, ...]` of one seed, each row where it is rolled out; within a program."""
+    rows = mesh.shape[ROWS]
+
+    def place(x: Array) -> Array:
+        if x.ndim and x.shape[0] % rows == 0:
+            return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(ROWS)))
+        return x
+
+    return jax.tree.map(place, tree)
+
+
+def spread_evaluate(mesh: Mesh, evaluate: Evaluate, apart: bool) -> Evaluate:
+    """`Evaluate` by all devices of a seed, each for its rows.
+
+    Args:
+        mesh: of the devices.
+        evaluate: of one of them.
+        apart: whether it takes the keys of rows in the place of one key, so that it can be asked
+            for some of the rows. If not, JAX's partitioner is left alone with it.
+    """
+    rows = mesh.shape[ROWS]
+
+    def spread(key: PRNGKey, thetas: Any) -> Evaluation:
+        num = thetas.shape[0]
+        if not apart or num % rows:
+            return evaluate(key, thetas)
+        return _on_rows(mesh, evaluate, jax.random.split(key, num), 0, thetas)
+
+    return spread
+
+
+def spread_explore(mesh: Mesh, explore: Any, horizon: int, apart: bool) -> Callable[..., Segment]:
+    """`Explore` by all devices of a seed, each for its rows; see `spread_evaluate`."""
+
+    def spread(key: PRNGKey, thetas: Any, envs: Any) -> Segment:
+        if not apart:
+            segment: Segment = explore(key, thetas, envs)
+            return segment
+        keys = jax.random.split(key, (horizon, thetas.shape[0]))
+        return _on_rows(mesh, explore, keys, 1, thetas, envs)
+
+    return spread
+
+
+def _on_rows(mesh: Mesh, function: Spread, keys: Array, axis: int, thetas: Any, *rest: Any) -> Any:
+    """`function(keys, thetas, *rest)`, of each device's rows of everything.
+
+    Args:
+        mesh: of the devices.
+        function: of keys, policies `[n, P]` and arrays `[n, ...]`, for any rows.
+        keys: of all rows, which are its axis `axis`.
+        axis: of the rows in `keys`.
+        thetas: `[N, P]`, or a population that is not drawn: each device draws its own rows.
+        rest: arrays `[N, ...]`.
+    """
+    each = thetas.shape[0] // mesh.shape[ROWS]
+    stored = hasattr(thetas, "dtype")
+
+    def part(keys: Array, thetas: Any, *rest: Any) -> Any:
+        if not stored:
+            thetas = thetas[jax.lax.axis_index(ROWS) * each + jnp.arange(each)]
+        return function(keys, thetas, *rest)
+
+    apart = PartitionSpec(ROWS)
+    return jax.shard_map(
+        part,
+        mesh=mesh,
+        in_specs=(PartitionSpec(*[None] * axis, ROWS), apart if stored else PartitionSpec())
+        + (apart,) * len(rest),
+        out_specs=apart,
+        check_vma=False,  # loops in engines carry zeros that are alike everywhere at first
+    )(keys, thetas, *rest)
+
+
+def over_seeds(mesh: Mesh | None, function: Callable[..., Any], **how: Any) -> Callable[..., Any]:
+    """`jax.vmap` over seeds that devices may share out."""
+    return jax.vmap(function, **how, **({} if mesh is None else {"spmd_axis_name": SEEDS}))
+
+
+def placed(mesh: Mesh | None, function: Callable[..., Any], shardings: Any) -> Callable[..., Any]:
+    """`jax.jit` whose results lie where they belong from the start."""
+    return jax.jit(function) if mesh is None else jax.jit(function, out_shardings=shardings)

@@ -1,0 +1,16 @@
+"""`--devices` and `--cluster`: what is refused, before anything is written."""
+
+import sys
+
+TRAIN = ["train", "cartpole", "--preset", "debug"]
+ANT = ["train", "ant", "--preset", "debug", "--backend", "native"]
+
+
+def test_bad_input(refused, monkeypatch):
+    refused([*TRAIN, "--devices", "9999"], "devices is 9999, but there are 1 of kind cpu here")
+    refused([*TRAIN, "--devices", "0"], "devices must be a number of at least 1, or all, not '0'")
+    refused([*TRAIN, "--devices", "half"], "devices must be a number of at least 1, or all")
+    refused([*ANT, "--cluster", "local:no"], "say how many workers: local:4")
+    refused([*ANT, "--cluster", "here"], "must be local:N, auto, HOST:PORT or ray://HOST:PORT")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    refused([*ANT, "--cluster", "local:2"], "a cluster needs ray: pip install 'epvf[ray]'")

@@ -1,0 +1,242 @@
+"""Several devices: the same rollouts as one, and a part of the memory each.
+
+A process has as many devices as it was started with, so these programs run in processes of their
+own, which print what they found.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from epvf.config.presets import preset
+from epvf.errors import UserError
+from epvf.runs.metrics import read_metrics
+from epvf.runtime.devices import mesh_of
+from epvf.training.prepare import prepare
+from probes import recorded, resumed
+
+BEGIN = """
+import json
+import sys
+import jax
+import jax.numpy as jnp
+import numpy as np
+from epvf.config.presets import preset
+from epvf.training.loop import init_state, iterate
+from epvf.training.prepare import prepare
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def train(config, devices):
+    setup = prepare(config, devices=devices)
+    return list(iterate(setup))
+
+
+def thetas(report):
+    return np.asarray(report.state.learner.progress.best_theta)
+"""
+
+
+def run(program, *arguments, devices=8):
+    """What a program prints, in a process with so many devices."""
+    paths = [str(Path(__file__).resolve().parents[2] / "src")]
+    paths += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_max_isa=AVX2"
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "XLA_FLAGS": flags,
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = [sys.executable, "-c", BEGIN + program, *arguments]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+ROLLOUTS = """
+from epvf.policies.noise import PerturbationConfig
+from epvf.policies.population import drawn, perturbed
+from epvf.runtime.devices import mesh_of, spread_evaluate, spread_explore
+from epvf.tasks import make
+
+mesh = mesh_of("8", 1, 16)
+setup = prepare(preset("cartpole", "debug"))
+key = jax.random.key(3)
+centre = jnp.zeros((1, setup.policy.num_parameters))
+lazy = perturbed(PerturbationConfig("gaussian", 0.5), key, centre, 16)
+same, where = [], []
+
+
+def compare(ours, theirs):
+    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    same.extend(bool((a == b).all()) for a, b in pairs)
+
+
+for slots in (None, 4):
+    task = make("cartpole", num_slots=slots, episode_length=60)
+    one = task.evaluator(setup.policy)
+    eight = jax.jit(spread_evaluate(mesh, one, True))
+    for population in (drawn(lazy), lazy):
+        ours, theirs = eight(key, population), one(key, population)
+        compare(ours, theirs)
+        where.append(len(ours.returns.sharding.device_set))
+explore = task.explorer(setup.policy, 7)
+envs = explore.reset(key, 16)
+ours = jax.jit(spread_explore(mesh, explore, 7, True))(key, drawn(lazy), envs)
+theirs = explore(key, drawn(lazy), envs)
+compare(ours, theirs)
+print(json.dumps({"same": same, "where": where}))
+"""
+
+
+def test_rollouts_are_those_of_one_device_to_the_bit():
+    found = run(ROLLOUTS)
+    assert len(found["same"]) > 15 and all(found["same"])
+    assert set(found["where"]) == {8}
+
+
+TRAINING = """
+method = sys.argv[1]
+config = preset("cartpole", "debug", method).replace({"iterations": 3, "task.episode_length": 100})
+one, eight = train(config, "1"), train(config, "8")
+records = [[r for report in reports for r in report.records] for reports in (one, eight)]
+told = ("rollout", "steps", "eval")
+first = [{k: v for k, v in r[0].items() if k.startswith(told)} for r in records]
+apart = np.abs(thetas(one[-1]) - thetas(eight[-1])).max() / np.abs(thetas(one[-1])).max()
+where = {len(x.sharding.device_set) for x in jax.tree.leaves(eight[-1].state.learner)}
+print(json.dumps({"first": first, "apart": float(apart), "where": sorted(where)}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["epvf", "psvf", "matched-openes", "ridge"])
+def test_training_is_that_of_one_device(method):
+    found = run(TRAINING, method)
+    one, eight = found["first"]
+    assert one == pytest.approx(eight, rel=1e-6)
+    # sums over policies are taken in another order
+    assert found["apart"] < 1e-3
+    assert found["where"] == [8]
+
+
+SEEDS = """
+config = preset("cartpole", "debug", "matched-openes").replace(
+    {"iterations": 3, "num_seeds": 4, "task.episode_length": 100})
+one, four, eight = (train(config, n) for n in ("1", "4", "8"))
+print(json.dumps({
+    "same": [float(np.abs(thetas(one[-1]) - thetas(x[-1])).max()) for x in (four, eight)],
+    "records": [[r["rollout/episode_return"] for report in x for r in report.records]
+                for x in (one, four, eight)],
+}))
+"""
+
+
+@pytest.mark.slow
+def test_seeds_are_shared_out_first(tmp_path):
+    found = run(SEEDS)
+    one, four, eight = found["records"]
+    # no sum is over the policies of more than one device
+    assert found["same"][0] == 0.0 and one == four
+    assert one == pytest.approx(eight, rel=1e-5)
+
+
+MEMORY = """
+from functools import partial
+from epvf.training import compiled
+from epvf.training.steps import compile_announced
+
+config = preset("cartpole", "debug").replace({
+    "num_envs": 16384, "buffer.size": 16384, "value_update.batch_size": 16384,
+    "policy.hidden_sizes": [64], "eval.interval": 5})
+kept = []
+original = compiled.compile_announced
+compiled.compile_announced = lambda *given: kept.append(original(*given)) or kept[-1]
+sizes = []
+for devices in ("1", "8"):
+    setup = prepare(config, devices=devices)
+    next(compiled.steps(setup, init_state(setup), lambda message: None))
+    found = kept[-1].memory_analysis()
+    sizes.append([found.argument_size_in_bytes, found.temp_size_in_bytes])
+print(json.dumps({"sizes": sizes, "theta": 16384 * setup.policy.num_parameters * 4}))
+"""
+
+
+@pytest.mark.slow
+def test_a_device_holds_its_part_of_the_population():
+    found = run(MEMORY)
+    (arguments, temporary), (argument_part, temporary_part) = found["sizes"]
+    assert min(arguments, temporary) > found["theta"]  # the buffer, and the policies
+    assert argument_part < arguments / 7.5
+    assert temporary_part < temporary / 7.0
+
+
+CHECKPOINTS = """
+from pathlib import Path
+from epvf.runs.checkpoints import Checkpoints
+
+folder = Path(sys.argv[1])
+config = preset("cartpole", "debug", "matched-openes").replace({"iterations": 2})
+devices = sys.argv[2]
+setup = prepare(config, devices=devices)
+kept = Checkpoints(folder, keep=2)
+like = jax.eval_shape(lambda: init_state(setup).learner)
+state = kept.restore(like)
+if state is None:
+    report = list(iterate(setup))[-1]
+    kept.save(report.state)
+    state = report.state
+else:
+    list(iterate(prepare(config.replace({"iterations": 3}), devices=devices), state))
+leaves = jax.tree.leaves(kept.restore(like).learner)
+print(json.dumps([float(np.asarray(x).astype(np.float64).sum()) for x in leaves]))
+"""
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_restored_on_any_number_of_devices(tmp_path):
+    written = run(CHECKPOINTS, str(tmp_path), "8")
+    assert run(CHECKPOINTS, str(tmp_path), "1", devices=1) == written
+    assert run(CHECKPOINTS, str(tmp_path), "2", devices=2) == written
+
+
+def test_a_checkpoint_of_another_kind_of_device_is_restored(tmp_path):
+    run = tmp_path / "run"
+    config = preset("cartpole", "debug").replace({"iterations": 2})
+    recorded(run, config)
+    files = list(run.glob("checkpoints/*/state/_sharding"))
+    assert files
+    for file in files:
+        here = file.read_text()
+        file.write_text(here.replace("TFRT_CPU_0", "cuda:0").replace("CPU_0", "cuda:0"))
+        assert file.read_text() != here
+    assert resumed(run, {"iterations": 3}).status == "finished"
+    assert [r["steps/update"] for r in read_metrics(run / "metrics.jsonl")] == [1, 2, 3]
+
+
+def test_what_cannot_be_shared_is_refused(refused_devices):
+    for asked, message in (
+        ("9999", "devices is 9999, but there are"),
+        ("0", "a number of at least 1, or all"),
+        ("some", "a number of at least 1, or all"),
+    ):
+        with pytest.raises(UserError, match=message):
+            mesh_of(asked, 1, 64)
+    with pytest.raises(UserError, match="num_envs 100 cannot be shared out among 8 devices; use 9"):
+        refused_devices(preset("cartpole", "debug").replace({"num_envs": 100}))
+    with pytest.raises(UserError, match="engine 'native' steps on the host"):
+        refused_devices(preset("ant", "debug").replace({"task.backend": "native"}))
+    assert mesh_of("1", 1, 64) is None
+
+
+@pytest.fixture
+def refused_devices(monkeypatch):
+    """Prepares a run on eight devices, where there need not be any."""
+    there = jax.local_devices() * 8
+    monkeypatch.setattr(jax, "local_devices", lambda: there)
+    return lambda config: prepare(config, devices="8")

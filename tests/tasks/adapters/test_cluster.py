@@ -1,0 +1,243 @@
+"""Rows rolled out by whoever is there: the same to the bit, whatever is lost on the way."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from epvf.config.presets import preset
+from epvf.errors import UserError
+from epvf.policies import host_noise
+from epvf.policies.noise import PerturbationConfig
+from epvf.policies.population import Recipe, perturbed
+from epvf.tasks import make
+from epvf.tasks.adapters import cluster
+from epvf.tasks.adapters.cluster import Engine, connect, evaluate_rows, explore_rows, spread
+from epvf.training.prepare import make_policy
+from epvf.types import Among, Envs
+
+KEY = jax.random.key(5)
+
+
+def _of(task_name, num):
+    """A task, its engine, the policy of its preset, and an undrawn population."""
+    task = make(task_name, "native", episode_length=20, num_threads=1)
+    engine = Engine(task_name, "native", 20, 1)
+    policy = make_policy(preset(task_name, "debug"), task.spec)
+    centre = np.asarray(policy.init(jax.random.key(1), "lecun_normal", 1.0))[None]
+    lazy = jax.tree.map(np.asarray, perturbed(PerturbationConfig(floor=0.1), KEY, centre, num))
+    return task, engine, policy, lazy
+
+
+def _words():
+    return np.asarray(jax.random.key_data(KEY))
+
+
+@pytest.mark.parametrize("name", ["ant", "hopper"])
+def test_some_rows_do_as_they_do_in_the_midst_of_all(name):
+    task, engine, policy, lazy = _of(name, 8)
+    thetas = host_noise.draw(lazy, 1)
+    whole = task.evaluator(policy)(KEY, thetas)
+    parts = [
+        evaluate_rows((engine, policy, _words(), 8, (lazy,)), (begin, end, None))
+        for begin, end in ((0, 3), (3, 8))
+    ]
+    given = evaluate_rows((engine, policy, _words(), 8, ()), (3, 8, thetas[3:]))
+    for i, array in enumerate(whole):
+        if array is not None:
+            np.testing.assert_array_equal(np.concatenate([part[i] for part in parts]), array)
+            np.testing.assert_array_equal(given[i], array[3:])
+
+
+@pytest.mark.parametrize("name", ["ant", "hopper"])
+def test_some_environments_go_on_as_they_do_in_the_midst_of_all(name):
+    task, engine, policy, lazy = _of(name, 8)
+    thetas, horizon = host_noise.draw(lazy, 1), 15
+    explore = task.explorer(policy, horizon)
+    envs = explore(KEY, thetas, explore.reset(KEY, 8)).envs  # beyond the end, on the second call
+    whole = explore(KEY, thetas, envs)
+    common = (engine, policy, _words(), 8, (lazy,), horizon)
+    parts = [
+        explore_rows(common, (begin, end, None, Envs(*(x[begin:end] for x in envs))))
+        for begin, end in ((0, 3), (3, 8))
+    ]
+    joined = cluster._joined(parts)
+    for ours, theirs in zip(jax.tree.leaves(joined), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_populations_of_several_seeds_are_drawn_across_their_borders():
+    _, _, _, lazy = _of("hopper", 8)
+    both = np.concatenate([host_noise.draw(lazy, 1)] * 2)
+    np.testing.assert_array_equal(cluster._drawn((lazy, lazy), np.arange(5, 12), 1), both[5:12])
+
+
+class _Counting:
+    """Stands for a cluster of 1000 workers; remembers what would be sent."""
+
+    num_workers = 1000
+    threads = 1
+    sent = 0
+
+    def share_out(self, work, common, parts):
+        self.sent += cluster.num_bytes(common) + cluster.num_bytes(parts)
+        zero = np.zeros(0, np.float32)
+        return [cluster.Evaluation(zero, zero.astype(np.int32)) for _ in parts]
+
+
+def test_an_iteration_of_65536_policies_takes_less_than_100_kb_there():
+    task, _, policy, lazy = _of("ant", 65_536)
+    workers = _Counting()
+    evaluate = spread(task, workers).evaluator(policy)
+    evaluate(KEY, Recipe((lazy,), np.zeros((0, policy.num_parameters), np.float32)))
+    assert lazy.centres.nbytes <= workers.sent < 100_000 + lazy.centres.nbytes
+    # what nobody has said how to draw is sent itself
+    evaluate(KEY, np.zeros((100, policy.num_parameters), np.float32))
+    assert workers.sent > 100 * 4 * policy.num_parameters
+
+
+def test_bad_input_is_refused_in_a_line(monkeypatch):
+    with pytest.raises(UserError, match="cannot be spread over a cluster; use backend native"):
+        spread(make("cartpole"), _Counting())
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"a cluster needs ray: pip install 'epvf\[ray\]'"):
+        connect("local:2", None)
+    assert Among(3, np.arange(2)).total == 3
+
+
+BEGIN = """
+import json, os, random, signal, sys, threading, time, uuid
+mark = "EPVF_TEST_" + uuid.uuid4().hex
+os.environ[mark] = "1"
+import ray
+from ray.cluster_utils import Cluster as Machines
+from epvf.config.presets import preset
+from epvf.errors import UserError
+from epvf.tasks.adapters.cluster import connect
+from epvf.training.loop import iterate
+from epvf.training.prepare import prepare
+
+
+def trained(config, cluster=None, between=lambda: None):
+    found = []
+    for report in iterate(prepare(config, cluster=cluster)):
+        found += [{k: str(v) for k, v in record.items() if not k.startswith("time")}
+                  for record in report.records]
+        between()
+    return found
+
+
+def workers():
+    found = []
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            line = open(f"/proc/{pid}/cmdline").read()
+            if line.startswith("ray::_guarded") and mark in open(f"/proc/{pid}/environ").read():
+                found.append(int(pid))
+        except OSError:
+            continue
+    return found
+"""
+
+
+def run(program, *arguments):
+    """What a program prints, in a process of its own: Ray leaves much open that tests forbid."""
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    paths = [str(Path(__file__).resolve().parents[3] / "src")]
+    paths += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", BEGIN + program, *arguments]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+LOSSES = """
+chance = random.Random(0)
+method, kills, nodes, iterations = sys.argv[1], *map(int, sys.argv[2:])
+config = preset("ant", "debug", method).replace({
+    "task.backend": "native", "iterations": iterations, "task.num_threads": 1, "num_envs": 256})
+undisturbed = trained(config)
+machines = Machines(initialize_head=True, head_node_args={"num_cpus": 0})
+alive = [machines.add_node(num_cpus=1) for _ in range(2)]
+cluster = connect(machines.address, None)
+done = {"workers": 0, "nodes": 0}
+
+
+def kill():
+    time.sleep(chance.uniform(0.0, 0.05))
+    while True:
+        try:
+            os.kill(chance.choice(workers()), signal.SIGKILL)
+            done["workers"] += 1
+            return
+        except (IndexError, ProcessLookupError):
+            time.sleep(0.005)  # between two iterations
+
+
+def lose():
+    time.sleep(chance.uniform(0.0, 0.05))
+    machines.remove_node(alive.pop(chance.randrange(2)), allow_graceful=False)
+    alive.append(machines.add_node(num_cpus=1))
+    done["nodes"] += 1
+
+
+todo = [lose] * nodes + [kill] * kills
+chance.shuffle(todo)
+under_way = []
+
+
+def disturb():
+    if todo and not (under_way and under_way[-1].is_alive()):
+        under_way.append(threading.Thread(target=todo.pop(), daemon=True))
+        under_way[-1].start()
+
+
+found = trained(config, cluster, disturb)
+print(json.dumps({"same": found == undisturbed, "records": len(found), **done,
+                  "again": cluster.again, "left": len(todo)}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["matched-openes", "psvf"])
+def test_a_run_is_the_same_though_workers_and_machines_are_lost(method):
+    found = run(LOSSES, method, "3", "1", "12")
+    assert found["same"] and found["records"] == 12
+    assert found["workers"] >= 2 and found["nodes"] == 1
+
+
+REFUSED = """
+def refused(call):
+    try:
+        call()
+    except UserError as error:
+        return str(error)
+
+
+said = [refused(lambda: connect(where, None)) for where in ("auto", "local:x", "nowhere")]
+cluster = connect("local:1", None)
+import epvf.tasks.adapters.cluster as own
+said.append(refused(lambda: cluster.share_out(
+    own.evaluate_rows, (own.Engine("ant", "native", 9, 1, "0"), None, None, 1, ()), [(0, 1, 0)])))
+said.append(refused(lambda: cluster.share_out(
+    own.evaluate_rows, (own.Engine("nosuch", "native", 9, 1), None, None, 1, ()), [(0, 1, 0)])))
+there = [(m.cpus, m.cpu) for m in own.machines(cluster)]
+print(json.dumps([*said, there, own.describe().cpu]))
+"""
+
+
+@pytest.mark.slow
+def test_clusters_that_are_not_there_or_of_another_kind_are_refused():
+    nowhere, number, address, version, task, machines, cpu = run(REFUSED)
+    assert machines == [[1, cpu]] and cpu
+    assert "there is no cluster at auto" in nowhere
+    assert "say how many workers: local:4" in number
+    assert "must be local:N, auto, HOST:PORT or ray://HOST:PORT" in address
+    assert "but this is 0; install the same everywhere" in version
+    assert "unknown task 'nosuch'" in task
