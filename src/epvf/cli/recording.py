@@ -14,10 +14,12 @@ EPISODES = 100
 """Rollouts behind the return that sums up a finished run."""
 
 
-def record_and_tell(run: Run, setup: Setup, as_json: bool) -> int:
+def record_and_tell(run: Run, setup: Setup, as_json: bool, checkpoint: int | None = None) -> int:
     """Trains a run to its end, prints how its best policy does, and returns the exit code."""
     startup.use_compilation_cache()
-    outcome = record(run, setup, make_display())
+    display = make_display()
+    display.announce(f"run: {run.path}")
+    outcome = record(run, setup, display, checkpoint)
     result = {
         "run": str(run.path),
         "status": outcome.status,

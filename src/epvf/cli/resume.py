@@ -3,12 +3,12 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from epvf.cli import arguments
 from epvf.cli.arguments import Shown
 from epvf.cli.results import print_result
-from epvf.errors import UserError
+from epvf.errors import UserError, brief
 
 if TYPE_CHECKING:
     from epvf.config.schema import Config
@@ -24,12 +24,14 @@ class Options:
         run: folder of the run.
         iterations: at which the run ends from now on, counted from its start.
         env_steps: at which it ends instead, counted from its start, e.g. 5e6.
+        checkpoint: update of the checkpoint to go on from; those after it are set aside.
         json: print the result as JSON.
     """
 
     run: Annotated[Path, Shown("RUN", positional=True)]
     iterations: Annotated[int | None, Shown(default="as asked for before")] = None
     env_steps: Annotated[int | None, Shown(default="as asked for before")] = None
+    checkpoint: Annotated[int | None, Shown("UPDATE", default="the newest")] = None
     json: bool = False
 
 
@@ -37,11 +39,13 @@ def run(argv: list[str]) -> int:
     """Trains a run on from its newest checkpoint; returns the exit code."""
     asked = arguments.read(Options, "epvf resume", argv)
     from epvf.cli import recording
-    from epvf.runs.folder import Run, extended, read_config, read_info
+    from epvf.runs.folder import Run, current_info, extended, read_config
+    from epvf.runtime.handles import make_room
     from epvf.training.prepare import prepare
 
     extends = asked.iterations is not None or asked.env_steps is not None
-    if read_info(asked.run)["status"] == "finished" and not extends:
+    info = current_info(asked.run)
+    if info["status"] == "finished" and not extends and asked.checkpoint is None:
         _tell_finished(asked)
         return 0
     _check_resumable(asked.run, read_config(asked.run))
@@ -51,11 +55,13 @@ def run(argv: list[str]) -> int:
         if extends:
             config = extended(config, asked.iterations, asked.env_steps)
         setup = prepare(config, initial=opened.initial)
+        make_room(config.num_seeds)
+        _tell_machine(info)
         if extends:
             _tell_schedules(opened.config)
             opened.reconfigure(setup.config)
         opened.resumed(["epvf", "resume", *argv])
-        return recording.record_and_tell(opened, setup, asked.json)
+        return recording.record_and_tell(opened, setup, asked.json, asked.checkpoint)
     finally:
         opened.close()
 
@@ -76,6 +82,24 @@ def _tell_schedules(before: "Config") -> None:
         file=sys.stderr,
         flush=True,
     )
+
+
+def _tell_machine(info: dict[str, Any]) -> None:
+    """Says so where the run began on another processor, which may round otherwise."""
+    from epvf.runs import provenance
+
+    devices = info.get("devices")
+    before = devices.get("cpu") if isinstance(devices, dict) else None
+    here = provenance.processor()
+    if isinstance(before, dict) and before != here:
+        told = f"{brief(before.get('model'))}, here it is {brief(here['model'])}"
+        if before.get("model") == here["model"]:
+            told = f"a {brief(before.get('model'))} with other features"
+        print(
+            f"note: the run began on {told}: it goes on, but not to the bit as there",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _check_resumable(path: Path, config: "Config") -> None:

@@ -37,6 +37,7 @@ class Options:
         init: policy file to start from.
         out: run folder to make.
         backend: the engine; the same as --task.backend.
+        dry_run: check everything and tell the run's size, but do not train.
         json: print the result as JSON.
     """
 
@@ -51,6 +52,7 @@ class Options:
     init: Annotated[Path | None, Shown("POLICY")] = None
     out: Annotated[Path | None, Shown("DIR", default="runs/TASK/TIME-PRESET-sSEED")] = None
     backend: Annotated[str | None, Shown("NAME", default="as --task.backend")] = None
+    dry_run: bool = False
     json: bool = False
 
 
@@ -61,6 +63,7 @@ def run(argv: list[str]) -> int:
     from epvf.cli import recording
     from epvf.policies.formats.registry import load_policy
     from epvf.runs.folder import Run, check_free
+    from epvf.runtime.handles import make_room
     from epvf.training.prepare import prepare
 
     if asked.out is not None:
@@ -69,6 +72,12 @@ def run(argv: list[str]) -> int:
     setup = prepare(config, initial=None if saved is None else saved.theta)
     if saved is not None:
         _check_fits(asked.init, saved, setup)
+    if asked.dry_run:
+        from epvf.cli import dry_run
+
+        dry_run.tell(setup, asked.json)
+        return 0
+    make_room(config.num_seeds)
     _tell_if_not_resumable(config)
     command = ["epvf", "train", *argv]
     if asked.out is not None:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol, TextIO, TypeAlias
+from typing import Protocol, TextIO, TypeAlias, cast
 
 from rich.console import Console
 from rich.live import Live
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from epvf.config.schema import Config
+from epvf.errors import printable
 from epvf.methods.registry import METHODS
 from epvf.training.state import Record, Report, TrainState
 
@@ -46,8 +47,46 @@ def _nothing(progress: float) -> dict[str, str]:
 
 def make_display(stream: TextIO | None = None, extra: Extra = _nothing) -> Display:
     """A live display where the stream (stderr) is a terminal, plain lines otherwise."""
-    stream = sys.stderr if stream is None else stream
+    stream = Quiet(sys.stderr if stream is None else stream)
     return LiveDisplay(stream, extra) if stream.isatty() else PlainDisplay(stream, extra)
+
+
+class Quiet:
+    """A stream that goes silent once nobody reads it any more: training goes on.
+
+    That is a pipe whose reader has ended, a terminal that was closed, or no stream at all.
+    """
+
+    encoding = "utf-8"
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self.encoding = getattr(stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        try:
+            return 0 if self._stream is None else self._stream.write(text)
+        except (OSError, ValueError):
+            self._stream = None
+            return 0
+
+    def flush(self) -> None:
+        try:
+            if self._stream is not None:
+                self._stream.flush()
+        except (OSError, ValueError):
+            self._stream = None
+
+    def isatty(self) -> bool:
+        try:
+            return self._stream is not None and self._stream.isatty()
+        except (OSError, ValueError):
+            return False
+
+    def fileno(self) -> int:
+        if self._stream is None:
+            raise OSError("no stream")
+        return self._stream.fileno()
 
 
 class PlainDisplay:
@@ -55,7 +94,7 @@ class PlainDisplay:
 
     def __init__(
         self,
-        stream: TextIO,
+        stream: TextIO | Quiet,
         extra: Extra = _nothing,
         prefix: str = "",
         every: float = LINE_SECONDS,
@@ -69,7 +108,7 @@ class PlainDisplay:
 
     def announce(self, message: str) -> None:
         # in one piece, or the lines of several processes would mix
-        self._stream.write(f"{self._prefix}{message}\n")
+        self._stream.write(f"{self._prefix}{printable(message)}\n")
         self._stream.flush()
 
     @contextmanager
@@ -95,13 +134,13 @@ class PlainDisplay:
 class LiveDisplay:
     """A bar and the newest numbers, redrawn in place; messages scroll by above."""
 
-    def __init__(self, stream: TextIO, extra: Extra = _nothing) -> None:
+    def __init__(self, stream: TextIO | Quiet, extra: Extra = _nothing) -> None:
         self._extra = extra
-        self._console = Console(file=stream, highlight=False)
+        self._console = Console(file=cast(TextIO, stream), highlight=False)
         self._live: Live | None = None
 
     def announce(self, message: str) -> None:
-        self._console.print(message, style="dim")
+        self._console.print(Text(printable(message), style="dim"))
 
     @contextmanager
     def showing(self, config: Config, state: TrainState | None) -> Iterator[None]:

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ import jax
 from epvf.errors import RunFailed, UserError
 from epvf.runs.display import Display, PlainDisplay, clock
 from epvf.runs.interrupt import SIGNALS, Interrupt
-from epvf.runtime import startup
+from epvf.runtime import signals, startup
 
 LINE_SECONDS = 10.0
 """How often at most each run prints a line."""
@@ -176,6 +177,8 @@ def _read(child: _Child) -> tuple[int, Exception | None]:
     number = child.process.exitcode
     if -number in SIGNALS:
         return 128 - number, None
+    if number - 128 in SIGNALS:
+        return number, None
     return 1, RunFailed(
         f"ended by signal {-number}, as the system does where memory runs out"
         if number < 0
@@ -187,17 +190,23 @@ def _work(job: Job, cores: Cores, answer: Any) -> None:
     """What a process does: its job, on its cores."""
     # a Ctrl-C on the terminal is for the parent alone, which passes it on
     os.setpgid(0, 0)
-    for number in SIGNALS:
-        # Until the run listens there is nothing to save. A KeyboardInterrupt could get lost in a
-        # callback of the garbage collector.
-        signal.signal(number, signal.SIG_DFL)
+    signals.guard(told=False)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     try:
         answer.send((_done(job, cores), None))
     except UserError as error:
         answer.send((2, error))
     except RunFailed as error:
         answer.send((1, error))
+
+
+def _end_with_parent() -> None:
+    """Ends this process, saved, once the one that started it is gone, even by being killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _done(job: Job, cores: Cores) -> int:
