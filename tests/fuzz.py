@@ -47,7 +47,7 @@ ITERATIONS = 3
 SMALL: dict[str, Any] = {
     "num_envs": 4,
     "iterations": ITERATIONS,
-    "checkpoint.keep": ITERATIONS,
+    "checkpoint.keep": 2 * ITERATIONS,
     "policy.hidden_sizes": [],
     "buffer.size": 8,
     "value_update.batch_size": 4,
@@ -222,7 +222,7 @@ def _make_run(path: Path, status: Any, method: str = "epvf", delta: Any = None) 
     """A run with policies, metrics and checkpoints of every iteration, made without training."""
     start = preset("cartpole", "debug", method)
     small = {k: v for k, v in SMALL.items() if method == "epvf" or "." not in k or "policy" in k}
-    setup = prepare(start.replace(small | {"checkpoint.keep": ITERATIONS} | (delta or {})))
+    setup = prepare(start.replace(small | {"checkpoint.keep": SMALL["checkpoint.keep"]} | (delta or {})))
     run = Run.create(path, setup.config, ["epvf", "train"])
     state = init_state(setup)
     checkpoints = Checkpoints(run.checkpoints, ITERATIONS)
