@@ -4,16 +4,19 @@ The names below are the public interface. They are loaded when first used, so th
 `epvf --help` are quick.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
-from epvf.errors import UserError
+TYPE_CHECKING = False
+"""As in `typing`, which takes most of the time that importing this package would."""
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from epvf.analysis.evaluation import evaluate
     from epvf.analysis.trained_value import load_value
     from epvf.config.presets import preset
     from epvf.config.schema import Config
+    from epvf.errors import UserError
     from epvf.methods.registry import register_method
     from epvf.policies.formats.registry import load_policy
     from epvf.policies.formats.safetensors import save_policy
@@ -37,6 +40,7 @@ _HOMES = {
     "Result": "epvf.runs.train",
     "Run": "epvf.runs.folder",
     "TaskSpec": "epvf.tasks.base",
+    "UserError": "epvf.errors",
     "evaluate": "epvf.analysis.evaluation",
     "load_value": "epvf.analysis.trained_value",
     "load_policy": "epvf.policies.formats.registry",
@@ -75,6 +79,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     module, _, attribute = _HOMES[name].partition(":")
     return getattr(import_module(module), attribute or name)
 

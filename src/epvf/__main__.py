@@ -1,4 +1,11 @@
-"""`python -m epvf` is the command line."""
+"""`python -m epvf`, and the `epvf` script: the command line."""
+
+import _signal  # signal itself takes a while to import
+import os
+
+if _signal.getsignal(_signal.SIGINT) is not _signal.SIG_IGN:
+    # until the command line minds signals itself, a Ctrl-C ends the program without a word
+    _signal.signal(_signal.SIGINT, lambda number, frame: os._exit(128 + number))
 
 from epvf.cli.main import console
 

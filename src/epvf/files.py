@@ -5,20 +5,38 @@ import fcntl
 import json
 import math
 import os
+import secrets
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from epvf.errors import UserError
+from epvf.errors import UserError, printable, shortened
+
+LARGEST_JSON = 64_000_000
+"""Bytes of the largest JSON file that is read."""
+
+REASON = 120
+"""Characters of what another library says, in a message."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces a file in one step: it holds the old content or the new, whatever happens."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Replaces a file in one step: it holds the old content or the new, whatever happens.
+
+    A link at the path is replaced, not followed.
+    """
+    # a name that nobody can have laid out, and a file that was not there before
+    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.tmp")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with open(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def check_new(path: Path, replace: bool = False) -> None:
@@ -57,20 +75,69 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: if there is none.
     """
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        value = json.loads(read_text(path, LARGEST_JSON))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {one_line(error)}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object")
     return value
 
 
+def read_text(path: Path, largest: int) -> str:
+    """A file's text, in UTF-8 whatever the machine's language.
+
+    Raises:
+        OSError: if it cannot be read, is no file, or is larger.
+        ValueError: if it is not UTF-8.
+    """
+    if not path.is_file():
+        # a pipe would be waited for
+        raise OSError(None, "is no file" if path.exists() else "there is no such file")
+    if path.stat().st_size > largest:
+        raise OSError(None, f"larger than {largest / 1e6:g} MB")
+    return path.read_bytes().decode("utf-8-sig")
+
+
 def one_line(error: BaseException) -> str:
     """The first line of what an exception says, or its name where it says nothing."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    said = lines[0] if lines else type(error).__name__
+    return shortened(printable(said), REASON)
+
+
+def check_inside(folder: Path, names: Iterable[str]) -> None:
+    """Checks that what lies in a folder is its own: files and folders, no links, no devices.
+
+    Whoever made the folder could otherwise have other files read, written or deleted. The folder
+    itself may be reached by a link.
+
+    Args:
+        folder: that may come from anybody.
+        names: of the entries to look at, with all that lies in them.
+
+    Raises:
+        UserError: naming the first entry that is something else.
+    """
+    left = [folder / name for name in names]
+    while left:
+        path = left.pop()
+        try:
+            mode = path.lstat().st_mode
+            if stat.S_ISDIR(mode):
+                left += path.iterdir()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {one_line(error)}") from error
+        if stat.S_ISLNK(mode):
+            told = "a link, which is never followed: put what it leads to in its place"
+            raise UserError(f"{path} is {told}")
+        if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+            raise UserError(f"{path} is neither a file nor a folder; remove it")
 
 
 def lock(path: Path, wait: bool = False) -> int | None:

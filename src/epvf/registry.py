@@ -82,6 +82,8 @@ class Registry(Generic[T]):
         self._registered[name] = value
 
     def __contains__(self, name: object) -> bool:
+        if not isinstance(name, str):  # files may hold anything
+            return False
         return name in self._own or name in self._registered or name in self._found.usable
 
     def names(self) -> tuple[str, ...]:

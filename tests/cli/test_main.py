@@ -40,7 +40,6 @@ def test_version(capsys):
 
 
 def test_no_command_and_an_unknown_one(refused):
-    refused([], "no command given; valid: train")
     refused(["trian"], "unknown command 'trian' (did you mean 'train'?); valid: train, resume")
 
 

@@ -187,7 +187,7 @@ def _lines(*updates):
         (_lines(1, 2, 3), 0, ""),
         (_lines(1, 2) + '{"steps/upd', 2, _lines(1, 2)),
         (_lines(1, 2) + '{"steps/update": 3}', 3, _lines(1, 2)),
-        (_lines(1) + "\0\0\0\n" + _lines(2), 2, _lines(1)),
+        (_lines(1) + "\0\0\0\n", 2, _lines(1)),
         ("", 5, ""),
     ],
 )

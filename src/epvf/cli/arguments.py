@@ -31,7 +31,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 import docstring_parser
 import tyro
 
-from epvf.errors import UserError
+from epvf.errors import UserError, brief, shortened
 
 T = TypeVar("T")
 
@@ -39,6 +39,9 @@ REQUIRED: Any = object()
 """As a default: there is none."""
 
 HELP = ("-h", "--help")
+
+LATEST = Path("latest")
+"""Stands for the newest run in `runs/`."""
 
 
 class Shown(NamedTuple):
@@ -119,7 +122,22 @@ def read(kind: type[T], prog: str, argv: Sequence[str]) -> T:
     Raises:
         UserError: for an unknown option, a missing value, or one of the wrong type.
     """
-    return kind(**parse(fields(kind), prog, argv, about(kind)))
+    options = fields(kind)
+    found = parse(options, prog, argv, about(kind))
+    return kind(**{option.name: _named(option, found[option.name]) for option in options})
+
+
+def _named(option: Option, value: Any) -> Any:
+    """A value in which `latest` is the newest run, where a run is asked for."""
+    if not (option.shown.positional and option.shown.metavar.startswith("RUN")):
+        return value
+    paths = value if isinstance(value, tuple) else (value,)
+    if LATEST not in paths or LATEST.exists():
+        return value
+    from epvf.runs.listing import latest
+
+    paths = tuple(latest() if path == LATEST else path for path in paths)
+    return paths if isinstance(value, tuple) else paths[0]
 
 
 def fields(kind: Any) -> list[Option]:
@@ -197,7 +215,9 @@ def parse(
     except SystemExit as end:
         if not end.code:
             raise
-        raise UserError(f"{_condensed(boxes.getvalue())}; see {prog} --help") from None
+        raise UserError(
+            f"{shortened(_condensed(boxes.getvalue()), 120)}; see {prog} --help"
+        ) from None
     return {option.name: _value_of(found, option.name) for option in options}
 
 
@@ -250,15 +270,15 @@ def _take(rest: list[str], many: bool) -> list[str]:
 
 def _check_given(option: Option, name: str, given: list[str], prog: str) -> None:
     if option.switch and given:
-        raise UserError(f"option {name} takes no value; see {prog} --help")
+        raise UserError(f"option {brief(name)[1:-1]} takes no value; see {prog} --help")
     if not option.switch and not given:
-        raise UserError(f"option {name} needs a value; see {prog} --help")
+        raise UserError(f"option {brief(name)[1:-1]} needs a value; see {prog} --help")
 
 
 def _check_loose(options: Sequence[Option], loose: list[str], prog: str) -> None:
     places = [option for option in options if option.shown.positional]
     if len(loose) > len(places) and not any(option.many for option in places):
-        raise UserError(f"unexpected argument {loose[len(places)]!r}; see {prog} --help")
+        raise UserError(f"unexpected argument {brief(loose[len(places)])}; see {prog} --help")
     for option in places[len(loose) :]:
         if option.default is REQUIRED:
             missing = f"missing: {_metavar(option)}; see {prog} --help"
@@ -274,7 +294,7 @@ def _unknown(
     guesses = get_close_matches(asked, spelled, n=1, cutoff=0.75)
     guesses += [flag for flag in spelled if flag.endswith(f".{asked[2:]}")]
     hint = f" (did you mean {guesses[0]}?)" if guesses else ""
-    return UserError(f"unknown option {name}{hint}; see {prog} --help")
+    return UserError(f"unknown option {brief(name)[1:-1]}{hint}; see {prog} --help")
 
 
 def _dataclass(options: Sequence[Option], groups: Mapping[str, str], name: str) -> Any:

@@ -11,7 +11,7 @@ from epvf.cli.arguments import Shown
 from epvf.cli.extras import EXTRAS, has, how_to
 from epvf.cli.results import print_result
 from epvf.files import one_line
-from epvf.runtime import startup
+from epvf.runtime import environment, processors, startup
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,17 @@ def examine() -> dict[str, Any]:
     """All findings as plain values."""
     from epvf.runs import provenance
 
+    problems = environment.wrong()
+    unusable = {} if _would_not_import(problems) else environment.unusable()
     return {
+        "problems": problems | unusable,
         "versions": provenance.versions(),
-        "devices": provenance.devices(),
+        "devices": None if unusable else _devices(),
         "engines": _engines(),
         "extras": {name: _extra(name) for name in EXTRAS},
         "rendering": _rendering(),
+        "processor_quota": processors.quota_of_group(),
+        "environment": _environment(),
         "compilation_cache": _cache(),
         "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
     }
@@ -71,6 +76,8 @@ def render(findings: dict[str, Any]) -> str:
     """The findings as text."""
     lines = []
     for name, value in findings.items():
+        if name == "problems" and not value:
+            continue
         title = name.replace("_", " ")
         if isinstance(value, dict):
             lines.append(f"{title}:")
@@ -85,7 +92,7 @@ def render(findings: dict[str, Any]) -> str:
 def _words(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
-    return "not installed" if value is None else str(value)
+    return "none" if value is None else str(value)
 
 
 def _engines() -> dict[str, str]:
@@ -103,7 +110,7 @@ def _native() -> str:
     try:
         import mujoco
         from mujoco import batch  # noqa: F401
-    except ImportError as error:
+    except Exception as error:  # of whatever kind what it loads for drawing has
         return f"no: {one_line(error)}"
     return f"yes, MuJoCo {mujoco.__version__}"
 
@@ -113,7 +120,11 @@ def _warp() -> str:
         return _how_to("warp")
     import jax
 
-    return "yes" if jax.default_backend() == "gpu" else "installed, but there is no NVIDIA GPU"
+    try:
+        platform = jax.default_backend()
+    except RuntimeError:
+        platform = "none"
+    return "yes" if platform == "gpu" else "installed, but there is no NVIDIA GPU"
 
 
 def _extra(name: str) -> str:
@@ -126,8 +137,11 @@ def _how_to(extra: str) -> str:
 
 def _rendering() -> str:
     """Whether pictures can be drawn: with a display, or without one through EGL."""
-    if os.environ.get("MUJOCO_GL"):
-        return f"MUJOCO_GL={os.environ['MUJOCO_GL']}"
+    asked = os.environ.get(environment.SET_ASIDE) or os.environ.get(environment.GL)
+    if asked:
+        known = ("egl", "osmesa", "glfw", "cgl", *OFF)
+        good = asked.lower() in known
+        return f"MUJOCO_GL={asked}" + ("" if good else ", which MuJoCo does not know; unset it")
     if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         return "a display"
     import ctypes.util
@@ -137,9 +151,44 @@ def _rendering() -> str:
     return "no display and no EGL; on Debian and Ubuntu: apt install libegl1, then MUJOCO_GL=egl"
 
 
+def _devices() -> dict[str, Any]:
+    from epvf.runs import provenance
+
+    found = provenance.devices()
+    # its features are a page, and run.json has them
+    return found | {"cpu": found["cpu"]["model"]}
+
+
+def _would_not_import(problems: dict[str, str]) -> bool:
+    """Whether a value is none that JAX can read, so that it cannot even be imported."""
+    switches = (name for name in problems if name.startswith("JAX_"))
+    values = (os.environ[name].lower() for name in switches if name not in NAMED)
+    return any(value not in (*environment.TRUE, *environment.FALSE) for value in values)
+
+
+NAMED = ("JAX_DEFAULT_PRNG_IMPL", "JAX_NUMPY_DTYPE_PROMOTION")
+OFF = ("disable", "disabled", "off", "false", "0")
+
+
+def _environment() -> dict[str, str]:
+    """What is set of that which JAX, MuJoCo and numba read."""
+    prefixes = ("JAX_", "XLA_", "MUJOCO_", "NUMBA_", "EPVF_")
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(prefixes)}
+
+
 def _cache() -> str:
     folder = startup.cache_folder()
-    if not folder.is_dir():
-        return f"{folder} (not there yet)"
-    files = [file.stat().st_size for file in folder.iterdir() if file.is_file()]
-    return f"{folder} ({len(files)} files, {sum(files) / 1e6:.0f} MB)"
+    if folder is None:
+        return "none: there is no home; set JAX_COMPILATION_CACHE_DIR"
+    try:
+        if not folder.is_dir():
+            return f"{folder} (not there yet)"
+        files = [file.stat().st_size for file in folder.iterdir() if file.is_file()]
+        trust = (
+            "; others can write into it, and what lies in it is run: trust them, or make it yours"
+            if startup.shared(folder)
+            else ""
+        )
+    except OSError as error:
+        return f"{folder} ({one_line(error)})"
+    return f"{folder} ({len(files)} files, {sum(files) / 1e6:.0f} MB){trust}"

@@ -7,15 +7,16 @@ A command is one module with a function `run(argv) -> exit code`, imported when 
 that `epvf --help` is quick.
 """
 
-import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import NamedTuple
 
 from epvf import __version__
-from epvf.errors import RunFailed, UserError, unknown
+from epvf.errors import RunFailed, UserError, printable, shortened, unknown
+from epvf.runtime import signals
 
 
 class Command(NamedTuple):
@@ -45,18 +46,31 @@ COMMANDS: dict[str, Command] = {
     "report": Command("report", "Sum a run, or several, up on one HTML page."),
     "plot": Command("plot", "Draw learning curves of runs."),
     "doctor": Command("doctor", "Tell what epvf finds on this machine."),
+    "runs": Command("runs", "List runs: how far they are, and how well they do."),
     "tasks": Command("tasks", "List the tasks, their engines, and what those need."),
     "methods": Command("methods", "List the methods, and what they need."),
 }
 
 
+HELP = ("-h", "--help")
+
+DRAWING = ("play", "view", "report")
+"""Commands that may make pictures of MuJoCo's scenes."""
+
+
 def console() -> None:
     """Entry point of the `epvf` script."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    signals.guard()
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started the program
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        else:
             # A terminal without θ and ± gets question marks rather than an exception.
             stream.reconfigure(errors="replace")
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    _flush()
+    sys.exit(code)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -71,7 +85,9 @@ def main(argv: Sequence[str]) -> int:
         return _fail("interrupted", 130)
     except BrokenPipeError:
         # Whoever read the output has seen enough of it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        from epvf.cli.results import silence_stdout
+
+        silence_stdout()
         return 0
     except OSError as error:
         return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1)
@@ -81,9 +97,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
-    if not argv:
-        raise UserError(f"no command given; valid: {', '.join(COMMANDS)}; see epvf --help")
-    name, *rest = argv
+    name, *rest = argv or ["--help"]
     if name == "--version":
         print(f"epvf {__version__}")
         return 0
@@ -92,9 +106,11 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS)
-    from epvf.runtime import startup
+    from epvf.runtime import environment, startup
 
     startup.quieten()
+    if not any(word in HELP for word in rest):
+        environment.prepare(draws=name in DRAWING, computes=name != "doctor")
     code: int = import_module(f"epvf.cli.{COMMANDS[name].module}").run(rest)
     return code
 
@@ -111,12 +127,24 @@ def _overview() -> str:
             *lines,
             "",
             "epvf COMMAND --help tells the options of a command, epvf --version the version.",
+            "Where a RUN is asked for, `latest` is the newest one in runs/.",
             "Exit codes: 0 done, 1 failed at run time, 2 bad usage, configuration or file,",
-            "130 or 143 ended by Ctrl-C or SIGTERM with the run saved.",
+            "128 + n ended by signal n with the run saved (130: Ctrl-C, 143: SIGTERM).",
         ]
     )
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"epvf: error: {' '.join(message.split())}", file=sys.stderr)
+    told = shortened(f"epvf: error: {printable(' '.join(message.split()))}")
+    with suppress(OSError, ValueError):  # nobody may be there to read it
+        print(told, file=sys.stderr, flush=True)
     return code
+
+
+def _flush() -> None:
+    """Writes what is left; Python would complain at its end where nobody reads it."""
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except (OSError, ValueError):
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115

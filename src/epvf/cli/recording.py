@@ -53,14 +53,16 @@ def check_besides(besides: Besides, task: str) -> None:
         check_drawable(task, besides.video_every)
 
 
-def record_and_tell(run: Run, setup: Setup, as_json: bool, besides: Besides) -> int:
+def record_and_tell(
+    run: Run, setup: Setup, as_json: bool, besides: Besides, checkpoint: int | None = None
+) -> int:
     """Trains a run to its end, prints how its best policy does, and returns the exit code."""
     startup.use_compilation_cache()
     display = make_display()
     videos = _videos(run, besides, display)
     try:
         watch = {} if videos is None else {"watch": videos}
-        outcome = record(run, setup, display, besides.track, **watch)
+        outcome = record(run, setup, display, besides.track, checkpoint=checkpoint, **watch)
     except BaseException:
         if videos is not None:
             videos.close(wait=False)
@@ -122,6 +124,8 @@ def _videos(run: Run, besides: Besides, display: Display) -> "Videos | None":
     from epvf.view.meanwhile import Videos
 
     return Videos(run.path, besides.video_every, display.announce)
+
+
 def cluster_of(where: str | None, config: Config) -> Cluster | None:
     """The cluster of a command line, each of whose workers has the threads of the engine."""
     return None if where is None else connect(where, config.task.num_threads)

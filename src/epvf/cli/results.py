@@ -1,14 +1,38 @@
 """What commands print: text for people, or one line of JSON."""
 
+import errno
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
+from epvf.errors import printable
 from epvf.files import strict_json
 
 
-def print_result(result: dict[str, Any], text: str, as_json: bool, flush: bool = False) -> None:
-    """Prints a command's result on stdout, the one way or the other."""
-    print(strict_json(result) if as_json else text, flush=flush)
+def print_result(result: dict[str, Any], text: str, as_json: bool) -> None:
+    """Prints a command's result on stdout, the one way or the other.
+
+    Where nobody reads it any more, it is lost, but not the command's exit code.
+    """
+    shown = strict_json(result) if as_json else printable(text, keep="\n")
+    try:
+        print(shown, flush=True)
+    except (BrokenPipeError, ValueError):
+        silence_stdout()
+    except OSError as error:
+        if error.errno != errno.EIO:  # of a terminal that was closed
+            raise
+        silence_stdout()
+
+
+def silence_stdout() -> None:
+    """Has the rest of the output, and what Python flushes at its end, go nowhere."""
+    nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    try:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    except (OSError, ValueError):  # not a stream of the system's
+        sys.stdout = nowhere
 
 
 def evaluated(result: dict[str, Any]) -> str:

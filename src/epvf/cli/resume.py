@@ -3,12 +3,12 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from epvf.cli import arguments
 from epvf.cli.arguments import Shown
 from epvf.cli.results import print_result
-from epvf.errors import UserError
+from epvf.errors import UserError, brief
 
 if TYPE_CHECKING:
     from epvf.config.schema import Config
@@ -29,6 +29,7 @@ class Options:
         report: write report.html at the end.
         devices: of this machine that share the run, for engines on JAX: a number, or all.
         cluster: whose workers roll out: local:N, auto, HOST:PORT or ray://HOST:PORT.
+        checkpoint: update of the checkpoint to go on from; those after it are set aside.
         json: print the result as JSON.
     """
 
@@ -40,6 +41,7 @@ class Options:
     report: bool = True
     devices: Annotated[str, Shown("INT|all")] = "1"
     cluster: Annotated[str | None, Shown("WHERE")] = None
+    checkpoint: Annotated[int | None, Shown("UPDATE", default="the newest")] = None
     json: bool = False
 
 
@@ -47,11 +49,13 @@ def run(argv: list[str]) -> int:
     """Trains a run on from its newest checkpoint; returns the exit code."""
     asked = arguments.read(Options, "epvf resume", argv)
     from epvf.cli import recording
-    from epvf.runs.folder import Run, extended, read_config, read_info
+    from epvf.runs.folder import Run, current_info, extended, read_config
+    from epvf.runtime.handles import make_room
     from epvf.training.prepare import prepare
 
     extends = asked.iterations is not None or asked.env_steps is not None
-    if read_info(asked.run)["status"] == "finished" and not extends:
+    info = current_info(asked.run)
+    if info["status"] == "finished" and not extends and asked.checkpoint is None:
         _tell_finished(asked)
         return 0
     _check_resumable(asked.run, read_config(asked.run))
@@ -68,11 +72,13 @@ def run(argv: list[str]) -> int:
             devices=asked.devices,
             cluster=recording.cluster_of(asked.cluster, config),
         )
+        make_room(config.num_seeds)
+        _tell_machine(info)
         if extends:
             _tell_schedules(opened.config)
             opened.reconfigure(setup.config)
         opened.resumed(["epvf", "resume", *argv])
-        return recording.record_and_tell(opened, setup, asked.json, besides)
+        return recording.record_and_tell(opened, setup, asked.json, besides, asked.checkpoint)
     finally:
         opened.close()
 
@@ -93,6 +99,24 @@ def _tell_schedules(before: "Config") -> None:
         file=sys.stderr,
         flush=True,
     )
+
+
+def _tell_machine(info: dict[str, Any]) -> None:
+    """Says so where the run began on another processor, which may round otherwise."""
+    from epvf.runs import provenance
+
+    devices = info.get("devices")
+    before = devices.get("cpu") if isinstance(devices, dict) else None
+    here = provenance.processor()
+    if isinstance(before, dict) and before != here:
+        told = f"{brief(before.get('model'))}, here it is {brief(here['model'])}"
+        if before.get("model") == here["model"]:
+            told = f"a {brief(before.get('model'))} with other features"
+        print(
+            f"note: the run began on {told}: it goes on, but not to the bit as there",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _check_resumable(path: Path, config: "Config") -> None:

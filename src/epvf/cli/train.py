@@ -43,6 +43,7 @@ class Options:
         report: write report.html at the end.
         devices: of this machine that share the run, for engines on JAX: a number, or all.
         cluster: whose workers roll out: local:N, auto, HOST:PORT or ray://HOST:PORT.
+        dry_run: check everything and tell the run's size, but do not train.
         json: print the result as JSON.
     """
 
@@ -63,6 +64,7 @@ class Options:
     report: bool = True
     devices: Annotated[str, Shown("INT|all")] = "1"
     cluster: Annotated[str | None, Shown("WHERE")] = None
+    dry_run: bool = False
     json: bool = False
 
 
@@ -73,6 +75,7 @@ def run(argv: list[str]) -> int:
     from epvf.cli import recording
     from epvf.policies.formats.registry import load_policy
     from epvf.runs.folder import Run, check_free
+    from epvf.runtime.handles import make_room
     from epvf.training.prepare import prepare
 
     besides = recording.Besides(asked.report, asked.track, asked.video_every)
@@ -88,6 +91,12 @@ def run(argv: list[str]) -> int:
     if saved is not None:
         _check_fits(asked.init, saved, setup)
     recording.check_besides(besides, config.task.name)
+    if asked.dry_run:
+        from epvf.cli import dry_run
+
+        dry_run.tell(setup, asked.json)
+        return 0
+    make_room(config.num_seeds)
     _tell_if_not_resumable(config)
     _tell_what_was_chosen(config, origin)
     command = ["epvf", "train", *argv]

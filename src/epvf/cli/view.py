@@ -52,6 +52,6 @@ def run(argv: list[str]) -> int:
 
     settings = Settings(asked.perturbed, asked.host, asked.port, asked.seed)
     with Page(choices(asked.what), settings) as page:
-        print_result({"address": page.address}, f"look at {page.address}", asked.json, flush=True)
+        print_result({"address": page.address}, f"look at {page.address}", asked.json)
         page.play(asked.seconds)
     return 0

@@ -1,36 +1,33 @@
 """Plain values to typed ones: what JSON, YAML and the command line have in common."""
 
+import math
+import re
 import types
 import typing
 from functools import cache
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-
-from epvf.errors import UserError, unknown
-from epvf.files import one_line
+from epvf.errors import UserError, brief, unknown
 from epvf.types import Range
 
 LARGEST = 2**31 - 1
 """Of whole numbers, which end up in JAX's 32 bits; env steps are counted in more."""
 
+LARGEST_FLOAT = 10**308
+
+LARGEST_STEPS = 2**53
+"""Of env steps, which floats have to count, too."""
+
 _WIDE = ("env_steps",)
 
+LONGEST_NUMBER = 100
+"""Digits of a number."""
 
-def read(path: Path) -> dict[str, Any]:
-    """A `.json` or `.yaml` file of a mapping.
-
-    Raises:
-        UserError: if it cannot be read or is no mapping.
-    """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read config {path}: {one_line(error)}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"config {path} is not a mapping of fields to values")
-    return values
+_UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
+_WITH_UNIT = re.compile(r"[0-9][0-9_]*(\.[0-9]*)?([kKmMgGbB])", re.ASCII)
+_PLAIN_NUMBER = re.compile(
+    r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?|\.[0-9]+)(e[-+]?[0-9]+)?", re.ASCII | re.IGNORECASE
+)
 
 
 @cache
@@ -61,47 +58,52 @@ def convert(value: Any, hint: Any, path: str) -> Any:
         if not isinstance(value, list | tuple):
             raise _wrong_type(path, "a list", value)
         return tuple(convert(item, options[0], path) for item in value)
+    if hint in (int, float) and isinstance(value, str | float):
+        # YAML 1.1 reads 1e-3 and 1M as text, JSON 25e6 as a fraction
+        value = _whole(number(value) if isinstance(value, str) else value, hint)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str):
-        # YAML 1.1 reads 1e-3 as text.
-        try:
-            return float(value)
-        except ValueError:
-            raise _wrong_type(path, "a number", value) from None
+        value = float(value) if abs(value) < LARGEST_FLOAT else math.copysign(math.inf, value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise _wrong_type(path, f"of type {hint.__name__}", value)
     return value
 
 
+def _whole(value: Any, hint: type) -> Any:
+    """25e6 is a whole number to a person."""
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
 def _wrong_type(path: str, wanted: str, value: Any) -> UserError:
-    return UserError(f"{path} must be {wanted}, not {value!r}")
+    return UserError(f"{path} must be {wanted}, not {brief(value)}")
 
 
 def text(words: list[str], hint: Any) -> Any:
     """The plain value that words of a command line stand for: a list where the hint is a tuple."""
     if _is_tuple(hint):
-        return [] if [word.lower() for word in words] == ["none"] else [_number(x) for x in words]
+        return [] if [word.lower() for word in words] == ["none"] else [number(x) for x in words]
     word = words[0] if words else ""
     if word.lower() in ("none", "null"):
         return None
     return (
-        {"true": True, "false": False}.get(word.lower(), _number(word))
+        {"true": True, "false": False}.get(word.lower(), number(word))
         if _is_bool(hint)
-        else (_number(word))
+        else (number(word))
     )
 
 
 def check_number(name: str, value: Any, hint: Any) -> None:
     """Raises a `UserError` for a number beyond the range of its annotation."""
     allowed = _range(hint)
-    for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, bool) or not isinstance(number, int | float):
+    for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(item, bool) or not isinstance(item, int | float):
             continue
-        if isinstance(number, int) and number > LARGEST and name not in _WIDE:
-            raise UserError(f"{name} is too large; the largest is {LARGEST}")
-        if not _within(number, allowed):
-            raise UserError(f"{name} is {number}; it must be {_told(allowed)}")
+        largest = LARGEST_STEPS if name in _WIDE else LARGEST
+        if isinstance(item, int) and item > largest:
+            raise UserError(f"{name} is too large; the largest is {largest}")
+        if not _within(item, allowed):
+            raise UserError(f"{name} is {brief(item)}; it must be {_told(allowed)}")
 
 
 def _within(number: float, allowed: Range | None) -> bool:
@@ -138,15 +140,19 @@ def _is_bool(hint: Any) -> bool:
     return hint is bool
 
 
-def _number(word: str) -> Any:
-    """A number where the text is one; otherwise the text."""
+def number(word: str) -> Any:
+    """A number where the text is one, as in `0.5`, `25e6`, `1_000_000` or `1M`; else the text."""
+    if _WITH_UNIT.fullmatch(word):
+        value = float(word[:-1].replace("_", "")) * _UNITS[word[-1].lower()]
+        return int(value) if value.is_integer() else value
+    if word.lower().lstrip("+-") in ("inf", "infinity", "nan"):
+        return float(word)
+    if not _PLAIN_NUMBER.fullmatch(word) or len(word) > LONGEST_NUMBER:
+        return word
     try:
         return int(word)
     except ValueError:
         pass
-    try:
-        number = float(word)
-    except ValueError:
-        return word
+    value = float(word.replace("_", ""))
     # 25e6 is a whole number to a person.
-    return int(number) if number.is_integer() else number
+    return int(value) if value.is_integer() and abs(value) < LARGEST_STEPS else value

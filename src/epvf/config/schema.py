@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from epvf.config import convert
+from epvf.config import convert, reading
 from epvf.config.convert import LARGEST, check_number
-from epvf.errors import UserError, unknown
+from epvf.errors import UserError, brief, unknown
 from epvf.methods.base import PolicyConfig
 from epvf.methods.registry import METHODS, default_settings
 from epvf.types import NonNegative, NonNegativeInt
@@ -224,7 +224,7 @@ def from_dict(values: Mapping[str, Any], base: Config | None = None) -> Config:
     base = Config() if base is None else base
     values = dict(values)
     if (told := values.pop("format", FORMAT)) != FORMAT:
-        raise UserError(f"a configuration has format {FORMAT!r}, not {told!r}")
+        raise UserError(f"a configuration has format {FORMAT!r}, not {brief(told)}")
     method = values.pop("method", base.method.name)
     if method != base.method.name:
         base = dataclasses.replace(_without_method(base), method=default_settings(method))
@@ -259,7 +259,7 @@ def load_fields(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if it cannot be read or is no mapping.
     """
-    values = convert.read(path)
+    values = reading.read(path)
     if values.keys() >= _IN_ALL_OLD_FILES:
         return _of_method(values)
     return values
@@ -357,7 +357,7 @@ def _group(group: Any, values: Any, name: str) -> Any:
 
 def _fields(kind: type, group: Any, values: Any, path: str) -> dict[str, Any]:
     if not isinstance(values, Mapping):
-        raise UserError(f"{path} must be a mapping of fields to values, not {values!r:.80}")
+        raise UserError(f"{path} must be a mapping of fields to values, not {brief(values)}")
     names = [item.name for item in _own_fields(group)]
     for name in values:
         if name not in names:

@@ -11,6 +11,7 @@ import numpy as np
 from epvf.analysis.curves import Group
 from epvf.analysis.drawing import learning_curves, save
 from epvf.analysis.statistics import interval
+from epvf.errors import UserError
 from epvf.experiments.paper import EXPERIMENTS, Experiment
 from epvf.experiments.runner import Plan, run_folder
 from epvf.files import write_atomically, write_json
@@ -79,7 +80,10 @@ def groups_of(folder: Path, plan: Plan) -> list[Group]:
     """The runs of each setting; runs of one seed each are one setting."""
     groups: dict[str, list[list[Record]]] = {}
     for arm in plan.arms:
-        records = read_metrics(run_folder(folder, arm) / "metrics.jsonl")
+        run = run_folder(folder, arm)
+        records = read_metrics(run / "metrics.jsonl")
+        if not records:
+            raise UserError(f"{run} is finished, but its metrics.jsonl is empty; move the run away")
         seed = arm.config.seed
         # a run of one seed does not name it
         named = [{"seed": seed} | record for record in records]

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol, TextIO, TypeAlias
+from typing import Protocol, TextIO, TypeAlias, cast
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from epvf.config.schema import Config
+from epvf.errors import printable
 from epvf.methods.metrics import ENDED, PERTURBED, UNPERTURBED
 from epvf.methods.registry import METHODS
 from epvf.training.state import Record, Report, TrainState
@@ -68,8 +69,46 @@ def make_display(
         extra: more to show.
         below: what a live display shows beneath.
     """
-    stream = sys.stderr if stream is None else stream
+    stream = Quiet(sys.stderr if stream is None else stream)
     return LiveDisplay(stream, extra, below) if stream.isatty() else PlainDisplay(stream, extra)
+
+
+class Quiet:
+    """A stream that goes silent once nobody reads it any more: training goes on.
+
+    That is a pipe whose reader has ended, a terminal that was closed, or no stream at all.
+    """
+
+    encoding = "utf-8"
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self.encoding = getattr(stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        try:
+            return 0 if self._stream is None else self._stream.write(text)
+        except (OSError, ValueError):
+            self._stream = None
+            return 0
+
+    def flush(self) -> None:
+        try:
+            if self._stream is not None:
+                self._stream.flush()
+        except (OSError, ValueError):
+            self._stream = None
+
+    def isatty(self) -> bool:
+        try:
+            return self._stream is not None and self._stream.isatty()
+        except (OSError, ValueError):
+            return False
+
+    def fileno(self) -> int:
+        if self._stream is None:
+            raise OSError("no stream")
+        return self._stream.fileno()
 
 
 class PlainDisplay:
@@ -77,7 +116,7 @@ class PlainDisplay:
 
     def __init__(
         self,
-        stream: TextIO,
+        stream: TextIO | Quiet,
         extra: Extra = _nothing,
         prefix: str = "",
         every: float = LINE_SECONDS,
@@ -91,7 +130,7 @@ class PlainDisplay:
 
     def announce(self, message: str) -> None:
         # in one piece, or the lines of several processes would mix
-        self._stream.write(f"{self._prefix}{message}\n")
+        self._stream.write(f"{self._prefix}{printable(message)}\n")
         self._stream.flush()
 
     def introduce(self, facts: Mapping[str, str]) -> None:
@@ -120,13 +159,15 @@ class PlainDisplay:
 class LiveDisplay:
     """A bar and the newest numbers, redrawn in place; messages scroll by above."""
 
-    def __init__(self, stream: TextIO, extra: Extra = _nothing, below: Below | None = None) -> None:
+    def __init__(
+        self, stream: TextIO | Quiet, extra: Extra = _nothing, below: Below | None = None
+    ) -> None:
         self._extra, self._below = extra, below
-        self._console = Console(file=stream, highlight=False)
+        self._console = Console(file=cast(TextIO, stream), highlight=False)
         self._live: Live | None = None
 
     def announce(self, message: str) -> None:
-        self._console.print(message, style="dim")
+        self._console.print(Text(printable(message), style="dim"))
 
     def introduce(self, facts: Mapping[str, str]) -> None:
         table = Table.grid(padding=(0, 2))

@@ -1,4 +1,4 @@
-"""Ending cleanly at Ctrl-C and SIGTERM: between iterations, or within a rollout on the host."""
+"""Ending cleanly at a signal: between iterations, or within a rollout on the host."""
 
 import signal
 import threading
@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from epvf.runtime import signals
 from epvf.training.prepare import Setup
 from epvf.types import Envs, Evaluate, Evaluation, Explore, Population, PRNGKey, Segment
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = signals.ENDING
 
 
 class Interrupted(Exception):
@@ -18,7 +19,10 @@ class Interrupted(Exception):
 
 
 class Interrupt:
-    """Notes the first signal; a second Ctrl-C raises KeyboardInterrupt at once.
+    """Notes the first signal; a second Ctrl-C ends at once.
+
+    In a program of the command line the second ends the process, in any other it raises
+    KeyboardInterrupt.
 
     Attributes:
         received: the signal, or None.
@@ -36,13 +40,17 @@ class Interrupt:
 
     @contextmanager
     def listening(self) -> Iterator["Interrupt"]:
-        """Handles the signals while the block runs; only a program's main thread gets any."""
+        """Handles the signals while the block runs; only a program's main thread gets any.
+
+        Those that the process was started to ignore, as under `nohup`, stay ignored.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        before = {number: signal.signal(number, self._receive) for number in signals.handled()}
         try:
-            yield self
+            with signals.saving():
+                yield self
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -74,6 +82,8 @@ class Interrupt:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
+            if signals.guarded() or number != signal.SIGINT:
+                return  # what ends the process does not come through here
             raise KeyboardInterrupt
         self.received = number
         self._announce("saving the run and ending; Ctrl-C again ends at once")

@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from epvf.runtime.processors import num_processors
+
 PACKAGES = (
     "epvf",
     "jax",
@@ -47,9 +49,27 @@ def devices() -> dict[str, Any]:
         "platform": platform.platform(),
         "machine": platform.machine(),
         "processors": os.cpu_count(),
+        "usable_processors": num_processors(),
+        "cpu": processor(),
         "jax_backend": jax.default_backend(),
         "jax": [device.device_kind for device in jax.devices()],
     }
+
+
+def processor(file: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
+    """Model and features of the processor: programs compiled for other features round otherwise."""
+    try:
+        lines = file.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    found: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        found.setdefault(name.strip().lower(), value.strip())
+    model = found.get("model name") or found.get("cpu model") or platform.processor() or None
+    # x86 says flags, ARM Features
+    flags = found.get("flags") or found.get("features") or ""
+    return {"model": model, "flags": " ".join(sorted(flags.split()))}
 
 
 def git_state() -> dict[str, Any] | None:

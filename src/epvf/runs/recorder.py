@@ -1,5 +1,6 @@
 """Training into a run folder: what a loop reports is written, saved and shown."""
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 
 from epvf import __version__
-from epvf.errors import RunFailed
+from epvf.errors import RunFailed, UserError
 from epvf.files import one_line
 from epvf.methods.registry import METHODS
 from epvf.policies.formats.safetensors import save_policy
@@ -20,6 +21,7 @@ from epvf.runs.folder import Run, Status
 from epvf.runs.interrupt import Interrupt, Interrupted
 from epvf.runs.metrics import MetricsLog
 from epvf.runs.trail import Trail
+from epvf.runtime.memory import num_bytes
 from epvf.training.agents import planned, train_agent
 from epvf.training.loop import init_state, iterate
 from epvf.training.prepare import Setup
@@ -60,10 +62,11 @@ def record(
     sinks: Sequence[str] = (),
     watch: Watch = lambda iteration, save: None,
     given_up: Callable[[Report], bool] | None = None,
+    checkpoint: int | None = None,
 ) -> Outcome:
-    """Trains a run from its newest checkpoint, or from the start where it has none.
+    """Trains a run from a checkpoint, or from the start where it has none.
 
-    The run's status is noted however this ends.
+    The run's status is noted however this ends; where it is refused, the run stays as it was.
 
     Args:
         run: open folder.
@@ -72,13 +75,15 @@ def record(
         sinks: names of more places for the records, of `SINKS`.
         watch: looks at the first seed's policy as training goes on.
         given_up: asked after each report whether the run is to end there, saved.
+        checkpoint: update to go on from; None: the newest.
 
     Raises:
-        UserError: if the checkpoint cannot be used.
+        UserError: if the checkpoint or what else the run's folder holds cannot be used.
         RunFailed: if the training diverged or ran out of memory.
     """
-    recorder = _Recorder(run, setup, display, sinks, watch, given_up)
+    recorder = _Recorder(run, setup, display, sinks, watch, given_up, checkpoint)
     try:
+        run.begin()
         outcome = recorder.train()
         run.ended(outcome.status)
     except (TrainingDiverged, MemoryError, OSError, jax.errors.JaxRuntimeError) as error:
@@ -108,6 +113,7 @@ class _Recorder:
         sinks: Sequence[str],
         watch: Watch,
         given_up: Callable[[Report], bool] | None,
+        checkpoint: int | None,
     ) -> None:
         config = setup.config
         self._given_up = given_up
@@ -119,16 +125,22 @@ class _Recorder:
         if METHODS[config.method.name].resumable:
             self._checkpoints = Checkpoints(run.checkpoints, config.checkpoint.keep)
             like = jax.eval_shape(lambda: init_state(setup).learner)
-            self._state = self._checkpoints.restore(like)
+            self._state = self._checkpoints.restore(like, checkpoint)
+            self._check_seeds()
+            self._size = num_bytes(like)
         done = 0 if self._state is None else self._state.iteration
         self._metrics = MetricsLog(run.path, config, done, sinks)
         self._trail = Trail(run.trail, done)
+        if self._checkpoints is not None and checkpoint is not None:
+            for place in self._checkpoints.set_aside(checkpoint):
+                display.announce(f"set aside: {place}")
         self._saved_iteration, self._saved_time = done, time.monotonic()
         self._policies_time = -float("inf")
 
     def train(self) -> Outcome:
         """Runs the loop to its end or to the first signal, and saves the last state."""
         config, display = self._setup.config, self._display
+        self._tell_room()
         interrupt = Interrupt(display.announce)
         display.introduce(_introduction(self._run, self._setup, self._state))
         with interrupt.listening(), display.showing(config, self._state):
@@ -157,7 +169,29 @@ class _Recorder:
         if self._checkpoints is not None:
             self._checkpoints.close()
 
+    def _check_seeds(self) -> None:
+        if self._state is not None and len(self._state.env_steps) != len(self._seeds):
+            raise UserError(
+                f"the checkpoint is of {len(self._state.env_steps)} seeds, but run "
+                f"{self._run.path} has {len(self._seeds)}"
+            )
+
+    def _tell_room(self) -> None:
+        """Tells what checkpoints take of the disk, and whether they fit, before hours are spent."""
+        if self._checkpoints is None:
+            return
+        keep = self._setup.config.checkpoint.keep
+        # the oldest goes only once the newest is there
+        most = self._size * (keep + 1)
+        free = shutil.disk_usage(self._run.path).free
+        told = f"a checkpoint takes up to {_bytes(self._size)}, {keep} are kept"
+        fits = "" if most < free else ": they do NOT fit; free some, or lower checkpoint.keep"
+        self._display.announce(f"{told}; {_bytes(free)} of disk are free{fits}")
+
     def _run_loop(self, interrupt: Interrupt) -> None:
+        if self._state is not None and self._over(self._state):
+            return  # nothing is left to be compiled for
+
         def take(report: Report) -> None:
             self._take(report)
             given_up = self._given_up is not None and self._given_up(report)
@@ -285,6 +319,13 @@ def _centres(setup: Setup) -> Callable[[Any], Array]:
     if setup.method is None:
         return lambda learner: learner.theta
     return jax.jit(jax.vmap(setup.method.centre))
+
+
+def _bytes(number: int) -> str:
+    for divisor, unit in ((1e9, "GB"), (1e6, "MB")):
+        if number >= divisor:
+            return f"{number / divisor:.3g} {unit}"
+    return f"{number / 1e3:.3g} kB"
 
 
 def _explain(error: BaseException) -> str:

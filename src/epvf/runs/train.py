@@ -19,6 +19,7 @@ from epvf.runs.interrupt import Interrupt, Interrupted
 from epvf.runs.metrics import Record, read_metrics
 from epvf.runs.recorder import record
 from epvf.runtime import startup
+from epvf.runtime.handles import make_room
 from epvf.runtime.memory import explained
 from epvf.tasks.base import Task
 from epvf.tasks.body import Body
@@ -90,6 +91,7 @@ def train(
     display = _display()
     if out is None:
         return _in_memory(setup, display)
+    make_room(config.num_seeds)
     run = Run.create(Path(out), setup.config, ["epvf.train"], init)
     try:
         record(run, setup, display)

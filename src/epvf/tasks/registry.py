@@ -212,6 +212,9 @@ def _loaded(name: str) -> Any:
         raise UserError(f"task {name!r} must be `package.module:factory` or `file.py:factory`")
     if place.endswith(".py"):
         return _attribute(_file(Path(place)), attribute, place)
+    if place.partition(".")[0] in sys.stdlib_module_names:
+        # the name may come from a file of anybody's: of os:abort nobody wants a task
+        raise UserError(f"module {place!r} is Python's own and has no task {attribute!r}")
     look_here()
     return load(name)
 

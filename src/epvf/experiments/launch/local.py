@@ -17,6 +17,7 @@ from epvf.errors import RunFailed, UserError
 from epvf.experiments.launch.job import Job, perform
 from epvf.runs.display import clock
 from epvf.runs.interrupt import SIGNALS, Interrupt
+from epvf.runtime import signals
 
 Cores: TypeAlias = tuple[int, ...]
 
@@ -161,6 +162,8 @@ def _read(child: _Child) -> tuple[int, Exception | None]:
     number = child.process.exitcode
     if -number in SIGNALS:
         return 128 - number, None
+    if number - 128 in SIGNALS:
+        return number, None
     return 1, RunFailed(
         f"ended by signal {-number}, as the system does where memory runs out"
         if number < 0
@@ -172,10 +175,7 @@ def _work(job: Job, cores: Cores, answer: Any) -> None:
     """What a process does: its job, on its cores."""
     # a Ctrl-C on the terminal is for the parent alone, which passes it on
     os.setpgid(0, 0)
-    for number in SIGNALS:
-        # Until the run listens there is nothing to save. A KeyboardInterrupt could get lost in a
-        # callback of the garbage collector.
-        signal.signal(number, signal.SIG_DFL)
+    signals.guard(told=False)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)

@@ -135,7 +135,14 @@ _call: Any = intrinsic(_calling)
 _take: Any = intrinsic(_taking)
 _jit: Any = partial(njit, nogil=True, error_model="numpy")
 _inner = _jit(inline="never")
-_kept = _jit(cache=True)
+
+
+def _kept(function: Any) -> Any:
+    """Compiled, and kept on disk where numba finds a folder that it can write."""
+    try:
+        return _jit(cache=True)(function)
+    except RuntimeError:  # neither the installation nor a home can be written
+        return _jit()(function)
 
 
 @_inner

@@ -1,0 +1,83 @@
+"""What a run would take, told before it is begun."""
+
+import math
+from typing import Any
+
+import jax
+
+from epvf.cli.results import print_result
+from epvf.methods.registry import METHODS
+from epvf.runtime.memory import free_device_bytes, free_host_bytes, num_bytes
+from epvf.training.prepare import Setup, run_needs
+
+
+def tell(setup: Setup, as_json: bool) -> None:
+    """Prints the parameters, memory and env steps of a run."""
+    told = size(setup)
+    print_result(told, _text(told), as_json)
+
+
+def size(setup: Setup) -> dict[str, Any]:
+    """Parameters, bytes and env steps of a run; None for what is not known before it."""
+    config, spec = setup.config, setup.task.spec
+    segment = METHODS[config.method.name].segment(config.method)
+    longest = segment or spec.episode_length
+    most = config.num_envs * config.iterations * longest
+    steps = most if config.env_steps is None else min(most, config.env_steps)
+    free = free_device_bytes()
+    return {
+        "task": spec.name,
+        "backend": spec.backend,
+        "method": config.method.name,
+        "policy": setup.policy.describe(),
+        "policy_parameters": setup.policy.num_parameters,
+        "value_parameters": None if setup.method is None else _value_parameters(setup),
+        "iterations": config.iterations,
+        "env_steps_per_iteration": config.num_envs * longest,
+        "env_steps": steps,
+        "num_seeds": config.num_seeds,
+        "memory_bytes": None if setup.method is None else _memory(setup),
+        "memory_free_bytes": free_host_bytes() if free is None else free,
+        "checkpoint_bytes": None if setup.method is None else _state_bytes(setup),
+    }
+
+
+def _memory(setup: Setup) -> int:
+    traceable = setup.task.spec.traceable
+    copies = 1 if traceable or free_device_bytes() is not None else 2
+    needs = run_needs(setup.search, setup.config.num_seeds, traceable, copies)
+    return needs.fixed + setup.config.num_envs * needs.per_policy
+
+
+def _state(setup: Setup) -> Any:
+    return jax.eval_shape(setup.search.init_state, jax.eval_shape(lambda: jax.random.key(0)))
+
+
+def _state_bytes(setup: Setup) -> int:
+    return setup.config.num_seeds * num_bytes(_state(setup))
+
+
+def _value_parameters(setup: Setup) -> int | None:
+    """Of V's network; None for methods without one."""
+    leaves = jax.tree.leaves(getattr(_state(setup), "value", None))
+    return sum(math.prod(leaf.shape) for leaf in leaves) if leaves else None
+
+
+def _text(told: dict[str, Any]) -> str:
+    value = told["value_parameters"]
+    lines = [
+        f"{told['method']} on {told['task']}, backend {told['backend']}",
+        f"policy: {told['policy']}, {told['policy_parameters']:,} parameters"
+        + ("" if value is None else f"; value function: {value:,}"),
+        f"steps: {told['iterations']:,} iterations of up to {told['env_steps_per_iteration']:,} "
+        f"env steps, {told['env_steps']:,} at most"
+        + (f", of each of {told['num_seeds']} seeds" if told["num_seeds"] > 1 else ""),
+    ]
+    if told["memory_bytes"] is not None:
+        free = told["memory_free_bytes"]
+        lines.append(
+            f"memory: at least {told['memory_bytes'] / 1e6:,.1f} MB"
+            + ("" if free is None else f" of {free / 1e6:,.0f} MB that are free")
+            + f"; a checkpoint takes up to {told['checkpoint_bytes'] / 1e6:,.1f} MB of disk"
+        )
+    return "\n".join([*lines, "nothing was trained (--dry-run)"])

@@ -1,0 +1,30 @@
+"""A few damaged and foreign inputs of each kind; `tests/fuzz.py` as a script tries 1,300."""
+
+import pytest
+
+from fuzz import KINDS, Fuzzer
+
+
+@pytest.fixture(scope="module")
+def fuzzer(tmp_path_factory):
+    return Fuzzer(tmp_path_factory.mktemp("fuzz").resolve() / "f", seed=1)
+
+
+NUMBERS = {"config": 12, "options": 8, "policy": 6, "run": 8, "checkpoint": 2, "plan": 2}
+SLOW_NUMBERS = {"config": 60, "options": 50, "policy": 40, "run": 60, "checkpoint": 30, "plan": 20}
+
+
+def test_every_kind_is_tried():
+    assert NUMBERS.keys() == SLOW_NUMBERS.keys() == KINDS.keys()
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_damaged_input_is_refused_in_a_line_and_changes_nothing_else(kind, fuzzer):
+    assert [found for i in range(NUMBERS[kind]) if (found := fuzzer.try_one(kind, i))] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SLOW_NUMBERS)
+def test_much_damaged_input_is_refused_in_a_line_and_changes_nothing_else(kind, fuzzer):
+    numbers = range(NUMBERS[kind], SLOW_NUMBERS[kind])
+    assert [found for i in numbers if (found := fuzzer.try_one(kind, i))] == []

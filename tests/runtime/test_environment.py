@@ -1,0 +1,134 @@
+"""Variables of the environment: harmless, made so, or refused in a line before anything is made."""
+
+import os
+
+import pytest
+
+from epvf.cli.main import main
+from epvf.errors import UserError
+from epvf.runtime import environment, handles, processors, startup
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("JAX_ENABLE_X64", "1"),
+        ("JAX_ENABLE_X64", "banana"),
+        ("JAX_DEBUG_NANS", "True"),
+        ("JAX_DISABLE_JIT", "1"),
+        ("JAX_DEFAULT_PRNG_IMPL", "rbg"),
+        ("NUMBA_DISABLE_JIT", "1"),
+        ("NUMBA_NUM_THREADS", "many"),
+        ("NUMBA_NUM_THREADS", "0"),
+    ],
+)
+def test_what_would_change_numbers_is_refused_by_name(name, value, monkeypatch, refused_words):
+    monkeypatch.setenv(name, value)
+    refused_words(["train", "cartpole", "--preset", "debug"], f"{name}={value}: ")
+
+
+@pytest.fixture
+def refused_words(workplace, capsys):
+    def check(words, message):
+        assert main(words) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"epvf: error: {message}") and err.count("\n") == 1
+        assert err.rstrip().endswith("unset it") and list(workplace.iterdir()) == []
+
+    return check
+
+
+def test_harmless_values_are_harmless():
+    fine = {
+        "JAX_ENABLE_X64": "0",
+        "JAX_DEBUG_NANS": "false",
+        "JAX_DEFAULT_PRNG_IMPL": "threefry2x32",
+        "NUMBA_NUM_THREADS": "2",
+        "JAX_NUMPY_RANK_PROMOTION": "raise",
+    }
+    assert environment.wrong(fine) == {}
+
+
+def test_help_is_given_whatever_is_set(monkeypatch, capsys):
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    assert main(["train", "--help"]) == 0
+    assert "JAX_ENABLE_X64" not in capsys.readouterr().err
+
+
+def test_where_nothing_is_drawn_mujoco_loads_nothing_for_it(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "bogus")
+    environment.prepare(draws=True, computes=False)
+    assert os.environ["MUJOCO_GL"] == "bogus"
+    environment.prepare(draws=False, computes=False)
+    assert os.environ["MUJOCO_GL"] == "disable"
+    assert os.environ.pop("EPVF_MUJOCO_GL") == "bogus"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("JAX_PLATFORMS", "cuda", "JAX_PLATFORMS=cuda: JAX finds no such device here; unset it"),
+        ("XLA_FLAGS", "--xla_nonsense=1", "XLA_FLAGS=--xla_nonsense=1: JAX cannot start with it"),
+    ],
+)
+def test_what_jax_cannot_start_with_is_told_before_a_folder_is_made(
+    name, value, told, epvf, monkeypatch
+):
+    monkeypatch.setenv(name, value)
+    done = epvf("train", "cartpole", "--preset", "debug")
+    assert done.returncode == 2 and done.stderr.startswith(f"epvf: error: {told}")
+    assert done.stderr.count("\n") == 1 and list(epvf.folder.iterdir()) == []
+    done = epvf("doctor")
+    assert done.returncode == 0 and told in done.stdout and "extras:" in done.stdout
+
+
+def test_a_quota_of_processor_time_counts(tmp_path):
+    group = tmp_path / "a" / "b"
+    group.mkdir(parents=True)
+    membership = tmp_path / "cgroup"
+    membership.write_text("0::/a/b\n")
+    assert processors.quota_of_group(tmp_path, membership) is None
+    (tmp_path / "a" / "cpu.max").write_text("150000 100000\n")
+    (group / "cpu.max").write_text("max 100000\n")
+    assert processors.quota_of_group(tmp_path, membership) == 1.5
+    membership.write_text("4:cpu,cpuacct:/c\nnonsense\n")
+    old = tmp_path / "cpu" / "c"
+    old.mkdir(parents=True)
+    (old / "cpu.cfs_quota_us").write_text("50000")
+    (old / "cpu.cfs_period_us").write_text("100000")
+    assert processors.quota_of_group(tmp_path, membership) == 0.5
+
+
+def test_a_cache_that_others_can_write_into_is_not_used_unasked(tmp_path, monkeypatch):
+    tmp_path.chmod(0o700)
+    assert not startup.shared(tmp_path)
+    tmp_path.chmod(0o777)
+    assert startup.shared(tmp_path)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = startup.cache_folder()
+    assert folder is not None and folder.is_relative_to(tmp_path / "epvf" / "jax")
+
+
+def test_without_a_home_there_is_no_cache(monkeypatch):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pathlib.Path.home", nobody)
+    assert startup.cache_folder() is None
+    startup.use_compilation_cache()
+
+
+def test_many_seeds_need_many_files(monkeypatch):
+    import resource
+
+    limits = [(64, 256)]
+    monkeypatch.setattr(resource, "getrlimit", lambda which: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda which, pair: limits.append(pair))
+    handles.make_room(1)
+    assert limits[-1] == (handles.AT_LEAST + handles.PER_SEED, 256)
+    with pytest.raises(UserError, match="num_seeds 120 needs about 340 open files, but only 256"):
+        handles.make_room(120)
