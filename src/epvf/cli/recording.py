@@ -61,8 +61,7 @@ def record_and_tell(
     display = make_display()
     videos = _videos(run, besides, display)
     try:
-        watch = {} if videos is None else {"watch": videos}
-        outcome = record(run, setup, display, besides.track, checkpoint=checkpoint, **watch)
+        outcome = record(run, setup, display, besides.track, videos, checkpoint=checkpoint)
     except BaseException:
         if videos is not None:
             videos.close(wait=False)

@@ -147,7 +147,7 @@ def _do(study: Study, sweep: Sweep, taken: Taken, display: Display, argv: Sequen
         setup = prepare(config_of(sweep, taken.params))
         run = open_run(path, setup.config, argv)
         try:
-            outcome = record(run, setup, display, curve)
+            outcome = record(run, setup, display, given_up=curve)
         except RunFailed as error:
             if not isinstance(error.__cause__, TrainingDiverged):
                 raise

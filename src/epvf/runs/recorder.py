@@ -60,7 +60,7 @@ def record(
     setup: Setup,
     display: Display,
     sinks: Sequence[str] = (),
-    watch: Watch = lambda iteration, save: None,
+    watch: Watch | None = None,
     given_up: Callable[[Report], bool] | None = None,
     checkpoint: int | None = None,
 ) -> Outcome:
@@ -73,7 +73,7 @@ def record(
         setup: what it trains.
         display: shows its progress.
         sinks: names of more places for the records, of `SINKS`.
-        watch: looks at the first seed's policy as training goes on.
+        watch: looks at the first seed's policy as training goes on; None: nobody.
         given_up: asked after each report whether the run is to end there, saved.
         checkpoint: update to go on from; None: the newest.
 
@@ -111,7 +111,7 @@ class _Recorder:
         setup: Setup,
         display: Display,
         sinks: Sequence[str],
-        watch: Watch,
+        watch: Watch | None,
         given_up: Callable[[Report], bool] | None,
         checkpoint: int | None,
     ) -> None:
@@ -218,7 +218,8 @@ class _Recorder:
         self._display.update(report)
         if self._trail.due(report.state.iteration):
             self._trail.note(report.state.iteration, self._centres(report.state.learner))
-        self._watch(report.state.iteration, self._save_first)
+        if self._watch is not None:
+            self._watch(report.state.iteration, self._save_first)
         if self._checkpoint_due(report.state):
             self._save()
         elif time.monotonic() - self._policies_time > POLICY_SECONDS:
