@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 import epvf
 from epvf.policies.mlp import Policy
@@ -23,6 +24,7 @@ def asked(random, num):
     return np.zeros((num, 1)), np.zeros((num, 1)), random.uniform(0.5, 1.0, (num, 1))
 
 
+@pytest.mark.slow  # numba compiles the loops
 def test_a_robot_with_commands_earns_what_it_earns_in_training() -> None:
     body = epvf.MujocoTask(
         LIFT,
