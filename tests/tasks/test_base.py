@@ -52,7 +52,8 @@ def test_what_does_not_fit_is_refused_in_words(answer, message) -> None:
     assert "\n" not in str(error.value)
 
 
-ENVS = Envs(np.zeros(4), np.zeros(4, np.int32), *[np.zeros(4, np.float32)] * 2, np.zeros(4, int))
+ZERO = np.zeros(4, np.float32)
+ENVS = Envs(ZERO, np.zeros(4, np.int32), ZERO, ZERO, np.zeros(4, np.int32))
 SEGMENT = Segment(
     np.zeros((4, 6, 3), np.float32),
     np.zeros((4, 5, 1), np.float32),

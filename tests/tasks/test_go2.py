@@ -11,6 +11,7 @@ import pytest
 from epvf.errors import UserError
 from epvf.tasks import go2, make
 from epvf.tasks.body import State, state_of, transition
+from epvf.tasks.engines import mjx
 
 HERE = (0.0, 0.0, go2.HEIGHT, 1.0, 0.0, 0.0, 0.0)
 
@@ -106,7 +107,7 @@ def test_the_robot_stands_on_its_feet(model) -> None:
 
 @pytest.mark.slow
 def test_mjx_steps_like_the_c_engine(model) -> None:
-    environment = make("go2", "mjx").environment
+    environment = mjx.make(go2.BODY).environment
     begun = jax.jit(environment.reset)(jax.random.key(0))
     # in the air: a single solver iteration does not solve contacts to the end
     begun = begun._replace(qpos=begun.qpos.at[2].add(1.0))

@@ -49,6 +49,7 @@ def pair(request):
 
 
 def start_of(body: Body, seed: int = 0) -> np.ndarray:
+    assert body.starts is not None
     return np.concatenate(body.starts(np.random.default_rng(seed), 1), axis=1)[0]
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +13,12 @@ import pytest
 import epvf
 from epvf.errors import UserError
 from epvf.policies.mlp import Policy
-from epvf.tasks import formulas
+from epvf.tasks import formulas, make
+from epvf.tasks.base import explorer_of
 from epvf.tasks.body import Actions, State, first_state, transition
 from epvf.tasks.calls import in_jax
 from epvf.tasks.engines import mjx, native
 from epvf.tasks.engines.jitted import jitted
-from epvf.tasks.entry import of_body
 
 POLE = """
 <mujoco>
@@ -33,7 +34,7 @@ POLE = """
 
 def pole(model=POLE, **changes):
     """The pole, with other formulas where asked for."""
-    usual = {
+    usual: dict[str, Any] = {
         "observe": lambda s: (s.qpos, s.qvel),
         "reward": lambda s: 1.0 - s.qpos[0] ** 2,
         "terminated": lambda s: abs(s.qpos[0]) > 0.5,
@@ -82,14 +83,14 @@ def test_engines_pay_what_the_formulas_say(backend) -> None:
     )
     actions = np.random.default_rng(0).uniform(-0.3, 0.3, (12, 2, 1)).astype(np.float32)
     model, expected = body.model(), []
-    data = mujoco.MjData(model)
+    data: Any = mujoco.MjData(model)
     for action in actions[:, 0]:
         data.ctrl[:] = 1.0 + 4.0 * action
         mujoco.mj_step(model, data, 3)
-        seen = (data.qpos, data.qvel, data.sensordata, data.site_xpos[0], data.ctrl, [data.time])
+        parts = (data.qpos, data.qvel, data.sensordata, data.site_xpos[0], data.ctrl, [data.time])
         paid = data.sensordata[3] - 0.01 * data.ctrl[0] ** 2 + data.xpos[1, 2]
-        expected.append((np.concatenate(seen), paid))
-    replay = of_body(body).make("pole", backend, {}).replay(actions)
+        expected.append((np.concatenate(parts), paid))
+    replay = make(body, backend).replay(actions)
     for t, (seen, paid) in enumerate(expected):
         np.testing.assert_allclose(replay.observation[t, 0], seen, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(replay.reward[t, 0], paid, rtol=1e-4, atol=1e-4)
@@ -114,7 +115,7 @@ def test_a_command_stays_for_an_episode_and_is_another_in_the_next(backend) -> N
     )
     assert body.command_size == 1
     policy = Policy((2, 1), output="clip")
-    explore = of_body(body).make("pole", backend, {}).explorer(policy, 4)
+    explore = explorer_of(make(body, backend), policy, 4)
     thetas = thetas_of(policy, 3)
     first = explore(jax.random.key(1), thetas, explore.reset(jax.random.key(0), 3))
     second = explore(jax.random.key(2), thetas, first.envs)
@@ -132,11 +133,10 @@ def test_functions_of_numpy_math_and_jax_run_on_every_engine() -> None:
         reward=lambda s: jnp.exp(-(s.qpos[0] ** 2)) + helper(s.qpos[0]) + math.sqrt(s.ctrl[0] ** 2),
         terminated=lambda s: np.where(s.qpos[0] > 0.0, False, s.qpos[0] < -1.0),
     )
-    state = State(*(np.array([0.3]) for _ in range(4)), 0.0)
+    x, y = np.array([0.3]), jnp.array([0.3], jnp.float32)
+    state = State(x, x, x, x, 0.0)
     told = transition(body, state)
-    traced = jax.jit(lambda s: transition(body, s))(
-        State(*(jnp.array([0.3], jnp.float32) for _ in range(4)), jnp.zeros(()))
-    )
+    traced = jax.jit(lambda s: transition(body, s))(State(y, y, y, y, jnp.zeros(())))
     expected = math.exp(-0.09) + math.pi * math.cos(0.3) + 0.3
     np.testing.assert_allclose([told.reward, traced.reward], expected, rtol=1e-6)
     np.testing.assert_allclose(traced.observation, told.observation, rtol=1e-6)

@@ -1,5 +1,7 @@
 """Pendulum and Acrobot against Gymnasium's environments, from the same states."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,8 @@ def test_pendulum_steps_like_gymnasium_s() -> None:
     env.reset(seed=0)
     states = rng.uniform([-9.0, -8.0], [9.0, 8.0], (NUM, 2)).astype(np.float32)
     actions = rng.uniform(-1.2, 1.2, (NUM, 1)).astype(np.float32)
-    new, rewards, terminated = jax.vmap(pendulum.step)(pendulum.PendulumState(*states.T), actions)
+    begun = pendulum.PendulumState(*states.T)
+    new, rewards, terminated = jax.vmap(pendulum.step)(begun, jnp.asarray(actions))
     seen = jax.vmap(pendulum.observe)(new)
     for i in range(NUM):
         env.state = states[i].astype(np.float64)
@@ -41,7 +44,8 @@ def test_pendulum_open_loop_is_gymnasium_s() -> None:
 
 
 def test_acrobot_steps_like_gymnasium_s() -> None:
-    rng, env = np.random.default_rng(0), AcrobotEnv()
+    env: Any = AcrobotEnv()
+    rng = np.random.default_rng(0)
     env.reset(seed=0)
     width = [np.pi, np.pi, 4 * np.pi, 9 * np.pi]
     states = rng.uniform(np.negative(width), width, (NUM, 4)).astype(np.float32)
@@ -59,7 +63,7 @@ def test_acrobot_steps_like_gymnasium_s() -> None:
 
 
 def test_acrobot_open_loop_is_gymnasium_s() -> None:
-    env = AcrobotEnv()
+    env: Any = AcrobotEnv()
     env.reset(seed=0)
     state = acrobot.reset(jax.random.key(0))
     env.state = np.array(state, np.float64)

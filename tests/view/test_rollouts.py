@@ -36,14 +36,13 @@ def test_a_robot_with_commands_earns_what_it_earns_in_training() -> None:
         episode_length=60,
     )
     policy = Policy((6, 4, 1), output="clip")
-    theta = policy.init(jax.random.key(0), "lecun_normal", 1.0)
+    theta = np.asarray(policy.init(jax.random.key(0)), np.float32)
     start = start_of(body, seed=3)
-    rollout = BodyRollout(body, policy, np.asarray(theta), start, most=60)
+    rollout = BodyRollout(body, policy, theta, start, most=60)
     while not rollout.over:
         rollout.advance()
     runner = native.Episode(policy, body)
     samples = np.empty((0, native.state_size(body)))
-    theta = np.asarray(theta, np.float32)
     total, length, _ = runner.run(theta, 60, np.zeros(1, bool), samples, start)
     assert rollout.steps == length
     np.testing.assert_allclose(rollout.total, total, rtol=1e-4)

@@ -187,8 +187,7 @@ class Episode:
             rows: of the environment, filled in place.
             start: as for `run`, of all episodes that start in the segment.
         """
-        with _naming(self._body):
-            self._loops.explore(self._simulation, self._network, theta, episode_length, start, rows)
+        self._loops.explore(self._simulation, self._network, theta, episode_length, start, rows)
 
     def replay(
         self,
