@@ -64,13 +64,13 @@ def environment(name: str, known: Known) -> tuple[Environment, int]:
 
     def reset(key: jax.Array) -> Seen:
         reset_key, key = jax.random.split(key)
-        with jax.numpy_rank_promotion("allow"):
+        with _their_way():
             inner, observation = known.reset(reset_key)
         return Seen(inner, _flat(observation), key)
 
     def step(state: Seen, action: jax.Array) -> tuple[Seen, jax.Array, jax.Array]:
         step_key, key = jax.random.split(state.key)
-        with jax.numpy_rank_promotion("allow"):
+        with _their_way():
             inner, observation, reward, over = known.step(step_key, state.inner, action)
         seen = _flat(observation)
         # a learner never sees what is not finite: the episode fails there
@@ -80,7 +80,7 @@ def environment(name: str, known: Known) -> tuple[Environment, int]:
         return after, reward, jnp.asarray(over, bool).reshape(())
 
     try:
-        with jax.numpy_rank_promotion("allow"):
+        with _their_way():
             observed = jax.eval_shape(known.reset, jax.random.key(0))[1]
     except Exception as error:
         raise UserError(f"task {name!r} cannot be reset: {in_a_line(error)}"[:200]) from None
@@ -136,6 +136,14 @@ def quiet() -> Iterator[None]:
     logging.getLogger("absl").setLevel(logging.ERROR)
     with warnings.catch_warnings(), redirect_stdout(None):
         warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _their_way() -> Iterator[None]:
+    """Within the block their functions can be traced as they are."""
+    with warnings.catch_warnings(), jax.numpy_rank_promotion("allow"):
+        warnings.simplefilter("ignore", DeprecationWarning)
         yield
 
 

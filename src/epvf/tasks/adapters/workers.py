@@ -268,7 +268,8 @@ def _serve(connection: Connection) -> None:
             if method == "sizes":
                 result: Any = Sizes(stepper.seen.size, stepper.acted.size, stepper.acted.discrete)
             elif method == "episodes":
-                result = stepper.episodes(*arguments, ask=ask)
+                architecture, num_seats = arguments
+                result = stepper.episodes(architecture, num_seats, ask)
             else:
                 result = getattr(stepper, method)(*arguments)
             connection.send(("done", result))
