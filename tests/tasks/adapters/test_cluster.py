@@ -19,28 +19,40 @@ from epvf.tasks import make
 from epvf.tasks.adapters import cluster
 from epvf.tasks.adapters.cluster import Engine, connect, evaluate_rows, explore_rows, spread
 from epvf.training.prepare import make_policy
-from epvf.types import Among, Envs
+from epvf.types import Among
 
 KEY = jax.random.key(5)
 
 
-def _of(task_name, num):
+def _of(task_name, num, backend="native"):
     """A task, its engine, the policy of its preset, and an undrawn population."""
-    task = make(task_name, "native", episode_length=20, num_threads=1)
-    engine = Engine(task_name, "native", 20, 1)
+    task = make(task_name, backend, episode_length=20, num_threads=1)
+    engine = Engine(task_name, backend, 20, 1)
     policy = make_policy(preset(task_name, "debug"), task.spec)
     centre = np.asarray(policy.init(jax.random.key(1), "lecun_normal", 1.0))[None]
     lazy = jax.tree.map(np.asarray, perturbed(PerturbationConfig(floor=0.1), KEY, centre, num))
     return task, engine, policy, lazy
 
 
+def _some(envs, begin, end):
+    return jax.tree.map(lambda x: np.asarray(x)[begin:end], envs)
+
+
 def _words():
     return np.asarray(jax.random.key_data(KEY))
 
 
-@pytest.mark.parametrize("name", ["ant", "hopper"])
-def test_some_rows_do_as_they_do_in_the_midst_of_all(name):
-    task, engine, policy, lazy = _of(name, 8)
+ENGINES = [
+    ("ant", "native"),
+    ("hopper", "native"),
+    pytest.param("ant", "lanes", marks=pytest.mark.slow),
+    pytest.param("hopper", "lanes", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("name", "backend"), ENGINES)
+def test_some_rows_do_as_they_do_in_the_midst_of_all(name, backend):
+    task, engine, policy, lazy = _of(name, 8, backend)
     thetas = host_noise.draw(lazy, 1)
     whole = task.evaluator(policy)(KEY, thetas)
     parts = [
@@ -54,16 +66,16 @@ def test_some_rows_do_as_they_do_in_the_midst_of_all(name):
             np.testing.assert_array_equal(given[i], array[3:])
 
 
-@pytest.mark.parametrize("name", ["ant", "hopper"])
-def test_some_environments_go_on_as_they_do_in_the_midst_of_all(name):
-    task, engine, policy, lazy = _of(name, 8)
+@pytest.mark.parametrize(("name", "backend"), ENGINES)
+def test_some_environments_go_on_as_they_do_in_the_midst_of_all(name, backend):
+    task, engine, policy, lazy = _of(name, 8, backend)
     thetas, horizon = host_noise.draw(lazy, 1), 15
     explore = task.explorer(policy, horizon)
     envs = explore(KEY, thetas, explore.reset(KEY, 8)).envs  # beyond the end, on the second call
     whole = explore(KEY, thetas, envs)
     common = (engine, policy, _words(), 8, (lazy,), horizon)
     parts = [
-        explore_rows(common, (begin, end, None, Envs(*(x[begin:end] for x in envs))))
+        explore_rows(common, (begin, end, None, _some(envs, begin, end)))
         for begin, end in ((0, 3), (3, 8))
     ]
     joined = cluster._joined(parts)

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
@@ -31,7 +32,7 @@ from epvf.errors import RunFailed, UserError
 from epvf.files import one_line
 from epvf.policies import host_noise
 from epvf.policies.mlp import Policy
-from epvf.policies.population import Recipe, Undrawn, is_lazy
+from epvf.policies.population import Recipe, Undrawn
 from epvf.tasks.base import Task, TaskSpec, check_policy
 from epvf.types import Among, Array, Envs, Evaluate, Evaluation, PRNGKey, Segment
 
@@ -355,7 +356,7 @@ def spread(task: Task, cluster: Cluster) -> ClusterTask:
     if not getattr(here, "takes_rows", False):
         raise UserError(
             f"task {spec.name!r} on engine {spec.backend!r} cannot be spread over a cluster; use "
-            "backend native, or leave out --cluster"
+            "backend native or lanes, or leave out --cluster"
         )
     engine = Engine(spec.name, spec.backend, spec.episode_length, cluster.threads)
     return ClusterTask(replace(spec, draws=True), engine, here, cluster)
@@ -412,13 +413,13 @@ class ClusterExplorer:
 
     def __call__(self, key: PRNGKey | None, thetas: Any, envs: Envs) -> Segment:
         """See `Explore`."""
-        whole = Envs(*(np.asarray(x) for x in envs))
+        whole = jax.tree.map(np.asarray, envs)
         parts = [
             (
                 rows.start,
                 rows.stop,
                 None if isinstance(thetas, Recipe) else np.asarray(thetas[rows]),
-                Envs(*(x[rows] for x in whole)),
+                jax.tree.map(itemgetter(rows), whole),
             )
             for rows in self.task.parts(thetas.shape[0])
         ]
@@ -516,8 +517,4 @@ def _explorer(engine: Engine, policy: Policy, horizon: int) -> Any:
 
 def num_bytes(tree: Any) -> int:
     """Of all arrays in a tree, whose other leaves are small."""
-    if is_lazy(tree):
-        return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(tree))
-    if isinstance(tree, tuple | list):
-        return sum(map(num_bytes, tree))
-    return int(tree.nbytes) if hasattr(tree, "nbytes") else 8
+    return sum(int(getattr(leaf, "nbytes", 8)) for leaf in jax.tree.leaves(tree))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ from epvf.tasks.engines.lanes.gpu import GpuTask
 from epvf.tasks.engines.lanes.objects import Code
 from epvf.tasks.engines.lanes.program import FLUSH, Program
 from epvf.tasks.engines.segments import started
-from epvf.types import Array, Envs, Evaluate, Evaluation, Population, PRNGKey, Segment
+from epvf.types import Among, Array, Envs, Evaluate, Evaluation, Population, PRNGKey, Segment
 
 _BARE_STEPS = 100
 _MODE = FLUSH if platform.machine().lower() in ("x86_64", "amd64") else 0
@@ -102,6 +102,9 @@ class LanesTask:
     program: Program
     num_threads: int
 
+    takes_rows: ClassVar[bool] = True
+    """Whether its `Evaluate` and `Explore` can be asked for some rows of a population."""
+
     @property
     def spec(self) -> TaskSpec:
         """The task's numbers."""
@@ -166,8 +169,13 @@ class LanesEvaluator:
 
     machine: "_Machine"
 
-    def __call__(self, key: PRNGKey | None, thetas: Population) -> Evaluation:
+    def __call__(
+        self, key: PRNGKey | None, thetas: Population, among: Among | None = None
+    ) -> Evaluation:
         """Evaluates the population; `key` decides where episodes start, if that is random.
+
+        `thetas` may be some rows of a larger population, `among` which: they do then as they would
+        in its midst.
 
         A θ that is not finite is not run: its return is NaN and its length 0. A reward or a state
         that is not finite ends the episode, with a return of NaN.
@@ -175,7 +183,7 @@ class LanesEvaluator:
         machine = self.machine
         thetas = np.ascontiguousarray(thetas, np.float32)
         check_population(machine.policy_of(), thetas)
-        states = machine.starts(key, len(thetas))
+        states = machine.starts(key, len(thetas), among=among)
         returns = np.full(len(thetas), np.nan, np.float32)
         lengths = np.zeros(len(thetas), np.int32)
 
@@ -205,12 +213,18 @@ class LanesExplorer:
         state = _reset(self.machine.program.environment)(jax.random.split(key, num))
         return started(state, num)
 
-    def __call__(self, key: PRNGKey | None, thetas: Population, envs: Envs) -> Segment:
-        """See `Explore`; after each end of an episode, `key` decides where the next one starts."""
+    def __call__(
+        self, key: PRNGKey | None, thetas: Population, envs: Envs, among: Among | None = None
+    ) -> Segment:
+        """See `Explore`; after each end of an episode, `key` decides where the next one starts.
+
+        `thetas` and `envs` may be some rows of larger ones; see `LanesEvaluator`.
+        """
         machine, layout = self.machine, self.machine.program.layout
         thetas = np.ascontiguousarray(thetas, np.float32)
         check_population(machine.policy_of(), thetas)
-        fresh = machine.starts(key, (self.horizon, len(thetas)), observed=False).rows
+        shape = (self.horizon, len(thetas))
+        fresh = machine.starts(key, shape, observed=False, among=among).rows
         journal = self._journal(envs, layout.pack(envs.state))
 
         def work(room: driver.Room, queue: np.ndarray, stop: np.ndarray) -> None:
@@ -293,12 +307,22 @@ class _Machine:
         )
 
     def starts(
-        self, key: PRNGKey | None, shape: int | tuple[int, int], observed: bool = True
+        self,
+        key: PRNGKey | None,
+        shape: int | tuple[int, int],
+        observed: bool = True,
+        among: Among | None = None,
     ) -> _Starts:
-        """First states of as many episodes; one, where all start alike."""
+        """First states of as many episodes; one, where all start alike.
+
+        Of some rows those that they would have among all.
+        """
         key = jax.random.key(0) if key is None else key
         environment, spec = self.program.environment, self.program.spec
-        keys = jax.random.split(key, 1 if spec.deterministic_reset else shape).reshape(-1)
+        if spec.deterministic_reset:
+            keys = jax.random.split(key, 1)
+        else:
+            keys = _keys(key, shape, among).reshape(-1)
         states = _reset(environment)(keys)
         seen = np.zeros((1, spec.observation_size), np.float32)
         if observed:
@@ -351,6 +375,14 @@ class _Machine:
             driver.run_actions(self.functions, room, _MODE, *given)
 
         self.run(work, actions.shape[1])
+
+
+def _keys(key: jax.Array, shape: int | tuple[int, int], among: Among | None) -> jax.Array:
+    """The keys of episodes by row, or by step and row."""
+    if among is None:
+        return jax.random.split(key, shape)
+    whole = among.total if isinstance(shape, int) else (*shape[:-1], among.total)
+    return jax.random.split(key, whole)[..., np.asarray(among.rows)]
 
 
 def _wait(futures: list[Future[Any]]) -> None:
