@@ -99,6 +99,60 @@ def test_what_a_job_raises_comes_back_in_a_line(call, kind, message, tmp_path):
     assert "\n" not in str(raised.value)
 
 
+FAKE = {
+    "srun": "exit 1",
+    "sbatch": """
+        id=$(($(ls *.sh 2>/dev/null | wc -l) + 1)); cp "${@: -1}" $id.sh
+        (while :; do
+            rm -f $id.again
+            SLURM_JOB_ID=$id SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 \\
+                SLURM_PROCID=0 SLURM_LOCALID=0 setsid bash $id.sh
+            [ -e $id.again ] || break
+        done; touch $id.over) > $id.out 2>&1 &
+        echo "Submitted batch job $id"
+    """,
+    "sacct": """
+        echo "JobID|State|NodeList"
+        for file in *.sh; do
+            id=${file%.sh}; [ -e $id.over ] && state=COMPLETED || state=RUNNING
+            echo "$id|$state|here"
+        done
+    """,
+    "scontrol": 'touch "$2.again"',
+}
+"""As much of SLURM as submitit needs: jobs that begin at once, on this machine."""
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    """Where a stand-in for SLURM keeps its jobs."""
+    folder = tmp_path / "queue"
+    folder.mkdir()
+    for name, text in FAKE.items():
+        program = folder / name
+        program.write_text(f"#!/bin/bash\ncd {folder}\n{text}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+@pytest.mark.slow
+def test_slurm_queues_a_warned_job_again_and_a_second_driver_finds_it(tmp_path, queue):
+    job, told = Job("long", partial(_last_long, tmp_path)), []
+    options = {"slurm_use_srun": False, "timeout_min": 10}
+    # a driver that is killed as soon as it has queued its job
+    first = slurm._Queue(tmp_path / "jobs", options, "slurm").start(job)
+    while not (tmp_path / "pid").exists():
+        time.sleep(0.02)
+    threading.Timer(
+        1.0, lambda: os.kill(int((tmp_path / "pid").read_text()), signal.SIGUSR2)
+    ).start()
+    assert slurm.run(tmp_path / "jobs", [job], 1, told.append, options) == 0
+    assert (tmp_path / "sessions").read_text() == "xx" and (tmp_path / "done").exists()
+    assert len(list(queue.glob("*.sh"))) == 1, first
+    assert told[-1].startswith("long: finished, 1/1")
+
+
 def test_bad_input_is_refused_in_a_line(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     nowhere = Launcher("slurm", None, {})
