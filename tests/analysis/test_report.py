@@ -110,6 +110,7 @@ def test_an_evaluation_and_a_landscape_beside_the_run_are_shown(run, tmp_path):
         report.write([run], tmp_path / "page.html")
 
 
+@pytest.mark.slow
 def test_several_runs_are_compared_and_those_without_records_are_named(run, tmp_path):
     empty = tmp_path / "empty"
     shutil.copytree(run, empty)
