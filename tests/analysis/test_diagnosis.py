@@ -61,6 +61,7 @@ def test_weights_without_noise_are_left_out():
         assert float(direction[3]) == 0.0 and np.isfinite(direction).all()
 
 
+@pytest.mark.slow
 def test_returns_that_are_not_finite_are_left_out():
     def spoiled(thetas):
         returns = np.asarray(thetas @ SLOPE).copy()
@@ -137,6 +138,7 @@ def test_bad_input_is_one_line(run, tmp_path, capsys):
     assert not any((path / "diagnosis").exists() for path in (run, empty, other))
 
 
+@pytest.mark.slow
 def test_looking_does_not_disturb_a_run_that_is_being_saved(run, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)

@@ -60,6 +60,7 @@ def test_the_stages_one_after_the_other_are_the_representation(signs):
     np.testing.assert_allclose(standardised, unf(params, thetas, thetas), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_stage_is_timed_for_the_whole_batch():
     learner = _setup(**{"representation.name": "unf"}).search
     (stage, *_) = learner.value.representation.stages(

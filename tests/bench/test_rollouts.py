@@ -9,6 +9,7 @@ from epvf.policies.mlp import Policy
 from epvf.tasks import make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "policy"),
     [

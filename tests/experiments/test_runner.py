@@ -160,6 +160,7 @@ def test_the_time_left_counts_the_runs_to_come(monkeypatch):
     assert shown == {"run": "2/4 b", "all left": "1:40"}
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_experiment_or_version_is_refused(tmp_path):
     folder = tmp_path / "x"
     _complete(folder, _plan("one"))

@@ -52,7 +52,7 @@ def test_v_of_a_linear_return_recovers_its_gradient():
 
 
 @pytest.mark.parametrize("gradient_at", ["theta", "population"])
-@pytest.mark.parametrize("traceable", [True, False])
+@pytest.mark.parametrize("traceable", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_quadratic_return_is_climbed_to_its_optimum(gradient_at, traceable):
     config = config_of(
         iterations=150,

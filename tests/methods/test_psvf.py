@@ -149,6 +149,7 @@ def test_episodes_that_can_end_early_are_left_alone():
     np.testing.assert_array_equal(after.envs.steps, np.full(8, 5))
 
 
+@pytest.mark.slow
 def test_the_noise_is_brought_to_what_the_outputs_should_deviate_by():
     config = _config(psvf__noise=0.4, psvf__final_noise=0.1, iterations=60)
     records = records_of(config, _task())
@@ -248,6 +249,7 @@ def test_a_policy_that_fails_teaches_nothing_and_breaks_nothing():
     assert np.isfinite(after.theta).all() and (after.theta != state.theta).any()
 
 
+@pytest.mark.slow
 def test_where_all_fail_nothing_is_learned_and_the_run_goes_on():
     task = _task()
     learner, state = _start(_config(num_envs=8, psvf__minibatches=1), task)

@@ -42,6 +42,8 @@ OPTIMUM = np.array([0.3, -0.2, 0.1, 0.4], np.float32)
 SEARCHES = [name for name in METHODS.names() if METHODS[name].build is not None]
 WHOLE = [name for name in SEARCHES if name != "psvf"]  # read whole episodes
 CONTROLS = ("matched-openes", "ridge", "ridge-replay")
+UNCLIMBING = ("epvf", "randomsearch")  # the one in its own tests, the other no climber
+QUICK = ("matched-openes", "openes", "ridge-replay", "randomsearch")
 CLIMBING = {
     "policy_update.learning_rate": 5e-2,
     "policy_update.final_learning_rate": 1e-3,
@@ -51,6 +53,12 @@ CLIMBING = {
     "iterations": 120,
 }
 DEBUG = ("train", "cartpole", "--preset", "debug")
+
+
+def some(methods):
+    """All of them, but only one of a kind among the quick tests."""
+    slow = pytest.mark.slow
+    return [name if name in QUICK else pytest.param(name, marks=slow) for name in methods]
 
 
 def _quadratic(traceable=True):
@@ -84,8 +92,8 @@ def test_there_is_a_strategy_of_evosax_for_every_name():
     assert all(METHODS[name].needs == "baselines" for name in STRATEGIES)
 
 
-@pytest.mark.parametrize("traceable", [True, False])
-@pytest.mark.parametrize("method", [name for name in WHOLE if name not in ("epvf", "randomsearch")])
+@pytest.mark.parametrize("traceable", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.parametrize("method", some(name for name in WHOLE if name not in UNCLIMBING))
 def test_a_quadratic_return_is_climbed_to_its_optimum(method, traceable):
     config = config_of(method, BASE | CLIMBING)
     *_, last = reports_of(config, _quadratic(traceable))
@@ -107,7 +115,7 @@ def test_random_search_keeps_the_best_policy_that_it_drew():
     assert best > records[0]["rollout/episode_return_max"]
 
 
-@pytest.mark.parametrize("method", WHOLE)
+@pytest.mark.parametrize("method", some(WHOLE))
 def test_all_methods_tell_the_same_things_and_start_from_one_policy(method):
     (record,) = records_of(config_of(method), _quadratic(False))
     (reference,) = records_of(config_of("epvf"), _quadratic(False))
@@ -129,7 +137,7 @@ def test_seeds_side_by_side_are_the_seeds_one_by_one(method):
             assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-4, nan_ok=True), name
 
 
-@pytest.mark.parametrize("method", WHOLE)
+@pytest.mark.parametrize("method", some(WHOLE))
 def test_returns_that_are_not_finite_are_counted_and_break_nothing(method):
     config = config_of(method, iterations=6)
 
@@ -202,6 +210,7 @@ def test_a_run_goes_on_to_the_bit_as_if_it_had_never_stopped(method, tmp_path):
     assert len(assert_same_run(run, whole)) == 10
 
 
+@pytest.mark.slow
 def test_a_run_of_an_evolution_strategy_is_a_run(tmp_path, capsys):
     run = str(tmp_path / "run")
     assert main([*DEBUG, "--method", "openes", "--out", run]) == 0
@@ -244,6 +253,7 @@ def test_matched_openes_is_evolution_strategies_on_epvfs_population(task, name):
         state = after
 
 
+@pytest.mark.slow
 def test_matched_openes_is_the_limit_of_a_linear_v_that_forgets_everything():
     delta = {
         "value.hidden_sizes": [],

@@ -14,6 +14,7 @@ from epvf.policies.noise import PerturbationConfig
 from epvf.policies.population import drawn, perturbed
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 6))
 def test_the_ring_holds_what_a_list_of_the_newest_holds(size, num, rounds):

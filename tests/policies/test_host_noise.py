@@ -84,6 +84,7 @@ def test_any_rows_of_several_generations_can_be_drawn(config, rows):
     _assert_same_draws(config, draw_rows(both, np.asarray(rows), 2), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaler", [None, SCALER])
 @settings(deadline=None, max_examples=6)
 @given(config=CONFIGS, noise=st.floats(0.0, 4.0, width=32))

@@ -76,6 +76,7 @@ def test_several_of_them_are_drawn_together(tmp_path):
     assert (tmp_path / "return.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "done", "more"), [("epvf-interrupted", 1, 4), ("psvf-interrupted", 91, 3)]
 )
@@ -127,7 +128,9 @@ def test_what_goes_on_is_what_was_stored(tmp_path):
     assert ours == theirs and len(ours) == 93
 
 
-@pytest.mark.parametrize("name", ["epvf", "psvf", "openes"])
+@pytest.mark.parametrize(
+    "name", ["epvf", *(pytest.param(m, marks=pytest.mark.slow) for m in ("psvf", "openes"))]
+)
 def test_a_finished_run_is_extended(name, tmp_path):
     run = _copy(name, tmp_path)
     config = read_config(run)

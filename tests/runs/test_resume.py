@@ -131,6 +131,7 @@ def test_resuming_a_finished_run_says_so(cartpole, capsys):
     assert (cartpole / "run.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_told_in_one_line(cartpole, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(cartpole, run)

@@ -154,7 +154,9 @@ def test_what_goes_wrong_is_told_in_words(out, workplace):
 # --- from a policy
 
 
-@pytest.mark.parametrize("method", ["epvf", "psvf", "openes"])
+@pytest.mark.parametrize(
+    "method", ["epvf", *(pytest.param(m, marks=pytest.mark.slow) for m in ("psvf", "openes"))]
+)
 def test_it_starts_from_the_policy_that_it_is_given(method, workplace):
     config, init = _cartpole(method, iterations=1), _balancing()
     (drawn,) = epvf.train(config).records
@@ -170,6 +172,7 @@ def test_it_starts_from_the_policy_that_it_is_given(method, workplace):
     run.close()
 
 
+@pytest.mark.slow
 def test_v_of_states_leaves_it_as_it_is_while_it_measures_observations():
     # a policy that is drawn begins in units of observations that the first population measures
     config, init = _cartpole("psvf", iterations=2), _balancing()

@@ -25,12 +25,29 @@ def test_sizes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("platform", "backend"), [("cpu", "native"), ("gpu", "mjx"), ("tpu", "mjx")]
+    ("platform", "nvidia", "ant", "hopper"),
+    [
+        ("cpu", False, "lanes", "native"),
+        ("gpu", True, "lanes", "mjx"),
+        ("gpu", False, "mjx", "mjx"),
+        ("tpu", False, "mjx", "mjx"),
+    ],
 )
-def test_auto_backend(platform: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_backend(platform, nvidia, ant, hopper, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    assert make("ant").spec.backend == backend
+    monkeypatch.setattr(entry, "_on_nvidia", lambda: nvidia)
+    assert make("ant").spec.backend == ant
+    assert make("hopper").spec.backend == hopper
     assert make("cartpole").spec.backend == "jax"
+
+
+def test_auto_says_what_it_falls_back_to(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(entry, "find_spec", lambda name: None)
+    assert make("ant").spec.backend == "native"
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "backend 'lanes', the quickest here, needs pip install 'epvf[mjx]'; 'native' is used"
+    )
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ def test_the_centre_is_measured_where_env_steps_may_end_the_run(task):
     assert measured == [True, False, False, True, True, True]
 
 
+@pytest.mark.slow
 def test_env_steps_are_counted_beyond_32_bits():
     *_, report = reports_of(_config(iterations=1), SUM)
     far = report.state._replace(env_steps=np.array([2**31 - 10]))
@@ -143,6 +144,7 @@ def _failing(at):
     return FormulaTask(formula, traceable=False)
 
 
+@pytest.mark.slow
 def test_iterations_without_a_finite_rollout_end_the_run_if_they_come_in_a_row():
     assert HOPELESS == 3
     config = _config(iterations=9, **{"eval.interval": 9})

@@ -80,7 +80,13 @@ def test_a_preset_fits_its_task_or_the_method_says_why_not(task, name, method) -
 # --- what fits the memory
 
 
-DELTA = {"num_envs": 512, "buffer.size": 1024, "value_update.batch_size": 64, "num_seeds": 3}
+DELTA = {
+    "policy.hidden_sizes": [64, 64],
+    "num_envs": 512,
+    "buffer.size": 1024,
+    "value_update.batch_size": 64,
+    "num_seeds": 3,
+}
 
 
 def _needs(store: str, traceable: bool, copies: int) -> tuple[Needs, int]:

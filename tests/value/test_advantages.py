@@ -42,6 +42,7 @@ def _written_out(segment, discount, decay):
     return expected
 
 
+@pytest.mark.slow
 @given(st.integers(0, 1000), st.floats(0.0, 0.999), st.floats(0.0, 1.0))
 def test_they_are_the_discounted_sums_of_errors_up_to_the_episode_end(seed, discount, decay):
     segment = _segment(seed)

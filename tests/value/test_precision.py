@@ -51,6 +51,7 @@ def test_physics_and_policies_are_float32_whatever_the_caller_allows(name, backe
     assert found <= FULL
 
 
+@pytest.mark.slow
 def test_what_policies_did_is_computed_again_in_float32():
     setup = prepare(preset("cartpole", "debug", "psvf"), make("cartpole", "jax"))
     learner = setup.search

@@ -76,6 +76,7 @@ def test_j_and_its_gradient_are_means_over_starts_of_v_and_its_gradient(represen
     np.testing.assert_allclose(expected, np.mean(np.stack(gradients), axis=0), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_return_linear_in_start_and_policy_is_recovered():
     config = _config(
         value__hidden_sizes=[],
@@ -98,6 +99,7 @@ def test_a_return_linear_in_start_and_policy_is_recovered():
     assert float(after.predicted_gain) == pytest.approx(float(SLOPE @ SLOPE), rel=0.03)
 
 
+@pytest.mark.slow
 def test_with_the_population_each_policy_keeps_the_start_that_it_met():
     config = _config(policy_update__gradient_at="population", policy_update__steps=1)
     learner, before, after, thetas, evaluation = _learn(config, _linear)
@@ -139,6 +141,7 @@ def test_j_is_finite_before_any_start_is_known_and_bounded_in_cost():
     )
 
 
+@pytest.mark.slow
 def test_of_several_centres_the_one_with_the_highest_j_leads():
     config = _config(policy__num_centres=4)
     learner, _, after, _, _ = _learn(config, _linear)
@@ -198,6 +201,7 @@ def test_a_task_with_one_start_and_an_unknown_condition_are_refused():
         make_value(POLICY, ValueConfig(condition=unknown), *rest)
 
 
+@pytest.mark.slow
 def test_evaluations_of_seeds_side_by_side_keep_their_starts():
     task = RandomStartTask(lambda t, s: s @ START_SLOPE, traceable=False)
     *_, last = reports_of(_config(num_seeds=2, iterations=2), task)

@@ -38,7 +38,8 @@ def bench(
         the first evaluation (with its compilation) raised the process' resident memory at its
         highest, and `peak_device_bytes`, the highest use of the accelerator's memory up to then,
         None where they are not known; `rollout_compile_seconds`, by how much the first evaluation
-        took longer than later ones; `theta_bytes`; the `roofline`; and what was run.
+        took longer than later ones; `code_bytes` of a step's own machine code, of `lanes`;
+        `theta_bytes`; the `roofline`; and what was run.
 
     Raises:
         UserError: if the policies do not fit the task, none of them can be run, or `repeats` is
@@ -79,6 +80,7 @@ def bench(
         "rollout_compile_seconds": max(0.0, first - env_steps / steps_per_second),
         "peak_memory_bytes": peak.host,
         "peak_device_bytes": peak.device,
+        "code_bytes": getattr(task, "code_bytes", None),
         "theta_bytes": int(thetas.nbytes),
         "roofline": roofline(task, policy, thetas.shape[0], steps_per_second),
     }

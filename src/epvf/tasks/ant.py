@@ -100,4 +100,5 @@ BODY = Body(
     reward=reward,
     terminated=terminated,
     observation_limit=OBSERVATION_LIMIT,
+    quickest="lanes",
 )

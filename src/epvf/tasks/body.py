@@ -83,6 +83,7 @@ class Body:
         starts: random numbers and N to positions `[N, nq]` and velocities `[N, nv]` where episodes
             start, as offsets from the model's own; None: every episode starts there.
         observation_limit: observations are clipped to ± this.
+        quickest: the engine that `auto` means on a CPU, and on an NVIDIA GPU if it is `lanes`.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Body:
     terminated: Formula | None = None
     starts: Callable[[Draws, int], tuple[Any, Any]] | None = None
     observation_limit: float = float("inf")
+    quickest: str = "native"
 
     @cached_property
     def observation_size(self) -> int:

@@ -1,6 +1,7 @@
 """What stands behind a task's name: its engines, each made when it is asked for."""
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,6 +16,8 @@ from epvf.tasks.body import Body
 
 Maker: TypeAlias = Callable[..., Task]
 
+_log = logging.getLogger("epvf")
+
 OPTIONS = ("episode_length", "num_threads", "num_slots")
 """Of `make`, next to the backend."""
 
@@ -26,11 +29,13 @@ class Engine(NamedTuple):
         make: `episode_length` and the engine's own options to the task; imports what it needs.
         options: its own options: of `num_threads` and `num_slots`.
         extra: of `pip install epvf[extra]`, which it needs; None: nothing.
+        module: of that extra, by which it is known to be there.
     """
 
     make: Maker
     options: tuple[str, ...] = ()
     extra: str | None = None
+    module: str | None = None
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,13 @@ class TaskEntry:
     Attributes:
         engines: by the name of the backend; the first is the default.
         accelerator: the default where JAX has an accelerator; None: the first.
+        quickest: the default in place of these, where it is installed and has code for the
+            processor: a CPU or an NVIDIA GPU; None: there is none.
     """
 
     engines: Mapping[str, Engine] = field(hash=False)
     accelerator: str | None = None
+    quickest: str | None = None
 
     def make(self, name: str, backend: str, given: dict[str, int]) -> Task:
         """The task.
@@ -63,10 +71,20 @@ class TaskEntry:
         return engine.make(**given)
 
     def default(self) -> str:
-        """The backend that `auto` means on this machine."""
+        """The backend that `auto` means on this machine; it is told if that is a second choice."""
         first = next(iter(self.engines))
         on_host = self.accelerator is None or jax.default_backend() == "cpu"
-        return first if on_host else str(self.accelerator)
+        usual = first if on_host else str(self.accelerator)
+        if self.quickest is None or not (on_host or _on_nvidia()):
+            return usual
+        engine = self.engines[self.quickest]
+        if engine.module is not None and find_spec(engine.module) is None:
+            _log.warning(
+                "backend %r, the quickest here, needs pip install 'epvf[%s]'; %r is used",
+                *(self.quickest, engine.extra, usual),
+            )
+            return usual
+        return self.quickest
 
 
 _OWNERS = {"num_threads": ("native", "lanes"), "num_slots": ("jax", "mjx")}
@@ -78,10 +96,17 @@ def of_body(body: Body) -> TaskEntry:
     engines = {
         "native": Engine(partial(_native, body), ("num_threads",)),
         "mjx": Engine(partial(_mjx, body), ("num_slots",), extra="mjx"),
-        "lanes": Engine(partial(_lanes, body), ("num_threads",), extra="mjx"),
+        "lanes": Engine(partial(_lanes, body), ("num_threads",), "mjx", "mujoco.mjx"),
         "warp": Engine(partial(_warp, body), extra="warp"),
     }
-    return TaskEntry(engines, accelerator="mjx")
+    quickest = None if body.quickest == "native" else body.quickest
+    return TaskEntry(engines, accelerator="mjx", quickest=quickest)
+
+
+def _on_nvidia() -> bool:
+    """Whether JAX's accelerators are NVIDIA's."""
+    devices = jax.devices()
+    return devices[0].platform == "gpu" and "cuda" in devices[0].client.platform_version.lower()
 
 
 # engines are imported only by those who use them
@@ -100,10 +125,11 @@ def _mjx(body: Body, **options: Any) -> Task:
 
 def _lanes(body: Body, num_threads: int | None = None, **options: Any) -> Task:
     _require("mujoco.mjx", "lanes", "mjx")
+    from epvf.tasks import identity
     from epvf.tasks.engines import lanes, mjx
 
     task = mjx.make(body, **options)
-    return lanes.make(task.environment, task.spec, num_threads)
+    return lanes.make(task.environment, task.spec, num_threads, about=identity.of_body(body))
 
 
 def _warp(body: Body, **options: Any) -> Task:

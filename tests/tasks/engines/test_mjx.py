@@ -31,6 +31,7 @@ def step() -> Step:
     return jax.jit(jax.vmap(mjx.make(ant.BODY).environment.step))
 
 
+@pytest.mark.slow
 def test_single_steps_agree_with_the_c_engine(step: Step) -> None:
     before, after, flatness = c_transitions(NUM_ENVS)
     *moving, ctrl = map(jnp.asarray, before)
@@ -77,6 +78,7 @@ def test_replay_has_the_shapes_of_the_contract() -> None:
     assert shapes == [((5, 3, 34), np.float32), ((5, 3), np.float32), ((5, 3), bool)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["native", "mjx"])
 def test_evaluate_keeps_its_contract(backend: str) -> None:
     task = make("ant", backend, episode_length=LENGTH)
@@ -174,6 +176,7 @@ def test_walkers_are_tasks_that_can_be_traced(name) -> None:
     )
 
 
+@pytest.mark.slow
 def test_formulas_that_read_the_time_get_it() -> None:
     timed = dataclasses.replace(
         ant.BODY,

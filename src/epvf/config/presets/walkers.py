@@ -13,13 +13,18 @@ from epvf.config.presets.common import (
 DEFAULT_METHODS = {"tuned": "psvf"}
 """What a preset trains unless told otherwise; `epvf` where nothing stands here."""
 
+# What the paper does not say (the policies' size, V's activation and the scaling of its inputs and
+# targets) is the best of a search: docs/reproduction.md.
 _PAPER: Delta = {
-    "policy.hidden_sizes": [64, 64],
+    "policy.hidden_sizes": [32],
     "policy.output": "clip",
     "perturbation.noise": "scaled_uniform",
     "perturbation.scale": 0.3,
     "buffer.size": 4096,
     "value.hidden_sizes": [256, 256],
+    "value.activation": "tanh",
+    "value.inputs": "standardised",
+    "target.transform": "standardised",
     "value_update.batch_size": 4096,
     "value_update.steps": 10,
     "value_update.learning_rate": 1e-3,
@@ -36,6 +41,7 @@ PRESETS: dict[str, Delta] = {
     "tuned": {
         **_PAPER,
         **LINEAR_VALUE,
+        "policy.hidden_sizes": [64, 64],
         "perturbation.scale": 0.2,
         "perturbation.floor": 0.03,
         # With more weights than policies V's noise would pile up: forget faster.

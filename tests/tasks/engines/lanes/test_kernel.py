@@ -181,6 +181,7 @@ def _ptxas() -> str | None:
     return shutil.which("ptxas")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [kernel.episodes, kernel.segment])
 @pytest.mark.parametrize("name", ["cartpole", "ant"])
 def test_nvidias_assembler_takes_it(write, name: str, tmp_path: Path, request) -> None:

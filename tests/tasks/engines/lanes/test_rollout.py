@@ -238,6 +238,7 @@ def test_segments_are_those_of_jax_to_the_bit_where_nothing_is_rounded(threads: 
     assert ours[1].envs.state.odd.any() and not ours[1].envs.state.odd.all()
 
 
+@pytest.mark.slow
 def test_segments_of_cartpole_are_those_of_jax() -> None:
     thetas = _population(CARTPOLE, 37, 3.0)
     task = cartpole.make(25)

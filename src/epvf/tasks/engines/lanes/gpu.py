@@ -1,4 +1,4 @@
-"""Tasks on a GPU: kernels that are called within JAX's own programs. Experimental.
+"""Tasks on a GPU: kernels that are called within JAX's own programs.
 
 One launch runs whole episodes of a population, or a segment. Calls can be traced, jitted and
 vmapped, so that whole iterations compile into one program; a vmap becomes more environments of one

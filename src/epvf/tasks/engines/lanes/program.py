@@ -85,6 +85,12 @@ class Function(NamedTuple):
 class Program:
     """A task's environment for a processor.
 
+    Attributes:
+        environment: its functions.
+        spec: the task's numbers.
+        target: the processor.
+        about: a string that is equal only for environments that compute the same; None: not known.
+
     Raises:
         NotLowerable: when `code` is first asked for, if the step cannot become such a program.
     """
@@ -92,6 +98,7 @@ class Program:
     environment: Environment
     spec: TaskSpec
     target: Target
+    about: str | None = None
 
     @cached_property
     def layout(self) -> Layout:
@@ -105,13 +112,15 @@ class Program:
     @cached_property
     def code(self) -> Code:
         """The machine code, compiled or from disk."""
-        step, observe = self.traced
-        return code(self.fingerprint, lambda: self._text(step, observe), self.target)
+        return code(self.fingerprint, lambda: self._text(*self.traced), self.target)
 
     @property
     def fingerprint(self) -> str:
-        """A digest of all that decides what the program computes."""
-        return _fingerprint(*self.traced)
+        """All that decides what the program computes; traced for, where it is not known."""
+        if self.about is None:
+            return _fingerprint(*self.traced)
+        sizes = (self.spec.observation_size, self.spec.action_size, self.spec.discrete)
+        return f"{self.about} {sizes}"
 
     def graphs(self) -> tuple[Function, Function]:
         """The step and what is seen of a state, made anew: writing them changes them.

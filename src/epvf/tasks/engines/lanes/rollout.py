@@ -46,7 +46,11 @@ Work = Callable[[driver.Room, np.ndarray, np.ndarray], object]
 
 @overload
 def make(
-    environment: Environment, spec: TaskSpec, num_threads: int, width: int | None = None
+    environment: Environment,
+    spec: TaskSpec,
+    num_threads: int,
+    width: int | None = None,
+    about: str | None = None,
 ) -> "LanesTask": ...
 
 
@@ -56,6 +60,7 @@ def make(
     spec: TaskSpec,
     num_threads: int | None = None,
     width: int | None = None,
+    about: str | None = None,
 ) -> "LanesTask | GpuTask": ...
 
 
@@ -64,6 +69,7 @@ def make(
     spec: TaskSpec,
     num_threads: int | None = None,
     width: int | None = None,
+    about: str | None = None,
 ) -> "LanesTask | GpuTask":
     """The task of an environment: on JAX's GPU if it has one, else on all processors of the host.
 
@@ -72,18 +78,21 @@ def make(
         spec: its numbers; of another backend's they are what they are there.
         num_threads: threads of the host, which then runs it though there be a GPU.
         width: lanes of a thread of the host; as many as its registers hold if not given.
+        about: all that decides what the functions compute, so that machine code that is on disk
+            can be taken without tracing them; found by tracing if not given.
 
     Raises:
         UserError: if there are no such threads or lanes.
     """
     own = replace(spec, backend="lanes", traceable=False, draws=False)
     if num_threads is None and width is None and jax.default_backend() == "gpu":
-        return GpuTask(Program(environment, own, objects.target()), replace(own, traceable=True))
+        program = Program(environment, own, objects.target(), about)
+        return GpuTask(program, replace(own, traceable=True))
     if num_threads is None:
         num_threads = num_processors()
     if num_threads < 1:
         raise UserError(f"num_threads is {num_threads}, but must be at least 1")
-    return LanesTask(Program(environment, own, objects.target(width)), num_threads)
+    return LanesTask(Program(environment, own, objects.target(width), about), num_threads)
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,11 @@ class LanesTask:
     def spec(self) -> TaskSpec:
         """The task's numbers."""
         return self.program.spec
+
+    @property
+    def code_bytes(self) -> int:
+        """Size of the step's machine code, which a processor has to fetch at every step."""
+        return self.program.code.size
 
     def evaluator(self, policy: Policy) -> Evaluate:
         """`Evaluate` for policies of this architecture; see `Task.evaluator`."""
