@@ -57,6 +57,7 @@ def test_v_that_ranks_backwards_is_fooled_where_returns_differ(truth):
     assert "cartpole, epvf" in figure.get_suptitle() and "-1.00" in figure.get_suptitle()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["epvf", "psvf"])
 def test_a_run_of_either_value_function_is_measured(name, tmp_path):
     found = landscape.landscape(RUNS / name, along="gradient", **QUICK)

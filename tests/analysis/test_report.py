@@ -52,7 +52,10 @@ def run(tmp_path):
     return tmp_path / "psvf"
 
 
-@pytest.mark.parametrize("name", ["epvf", "psvf", "openes", "ppo"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("epvf", "openes", "ppo")]
+
+
+@pytest.mark.parametrize("name", ["psvf", *SLOW])
 def test_a_page_of_a_run_needs_nothing_but_itself(name, tmp_path):
     video = tmp_path / "video.mp4"
     video.write_bytes(b"pictures")
@@ -87,10 +90,10 @@ def test_what_a_run_holds_is_text_and_nothing_else(run, tmp_path):
 def test_what_differs_from_the_preset_is_told():
     base = preset("cartpole", "debug", "epvf")
     changed = replace(base, {"num_envs": 48, "policy.hidden_sizes": [], "task.backend": "jax"})
-    assert report.changes(changed, base) == [
+    assert set(report.changes(changed, base)) == {
         ("num_envs", "48", str(base.num_envs)),
         ("policy.hidden_sizes", "none", " ".join(map(str, base.policy.hidden_sizes))),
-    ]
+    }
     assert report._preset_of({"argv": ["epvf", "train", "--preset", "debug"]}) == "debug"
     assert report._preset_of({"argv": ["epvf", "train", "--preset=paper"]}) == "paper"
     assert report._preset_of({"argv": ["epvf.train"]}) == "tuned"
@@ -107,6 +110,7 @@ def test_an_evaluation_and_a_landscape_beside_the_run_are_shown(run, tmp_path):
         report.write([run], tmp_path / "page.html")
 
 
+@pytest.mark.slow
 def test_several_runs_are_compared_and_those_without_records_are_named(run, tmp_path):
     empty = tmp_path / "empty"
     shutil.copytree(run, empty)

@@ -51,6 +51,7 @@ def test_a_finished_run_has_a_page_and_one_that_did_not_want_it_has_none(finishe
     assert not (run / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_page_with_everything_in_it(finished, workplace, capsys):
     pytest.importorskip("pygame")
     shutil.copytree(finished, "run")

@@ -1,7 +1,7 @@
 """What a person sees of a run."""
 
 import io
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from rich.console import Console
 
 from epvf.config.presets import preset
 from epvf.runs.display import BARS, CURVE_WIDTH, LiveDisplay, PlainDisplay, _Trace
+from epvf.training.state import Report, TrainState
 
 CONFIG = preset("cartpole", "debug", "psvf")
 
@@ -19,8 +20,8 @@ def _report(update, perturbed, unperturbed, ended=1.0):
         "rollout/episode_return": perturbed, "rollout/ended": ended,
         "eval/episode_return": unperturbed, "loss/value": 0.5, "value/spearman": 0.25,
     }  # fmt: skip
-    state = SimpleNamespace(iteration=update, env_steps=np.array([1000 * update]))
-    return SimpleNamespace(state=state, records=[record])
+    learner: Any = None
+    return Report(TrainState(learner, update, np.array([1000 * update]), 1.0), [record])
 
 
 def _plain(*reports):
@@ -79,6 +80,6 @@ def test_a_terminal_shows_numbers_in_a_column_beside_a_small_curve():
     assert "folder  runs/somewhere" in shown
     last = shown[shown.rindex("iteration") :].splitlines()
     returns = next(line for line in last if line.startswith("unperturbed return"))
-    assert "10.00" in returns and returns.rstrip().endswith("▁▃▄▆█")
+    assert "10.00" in returns and returns.rstrip().endswith("▁▃▅▆█")
     both = zip(last[3:5], ("5.00", "10.00"), strict=True)
     assert len({line.index(number) + len(number) for line, number in both}) == 1

@@ -47,7 +47,7 @@ def test_a_run_offers_its_newest_its_best_and_where_it_has_been(run):
     assert found.stamp() != before
 
 
-@pytest.mark.parametrize("name", ["epvf", "psvf"])
+@pytest.mark.parametrize("name", ["epvf", pytest.param("psvf", marks=pytest.mark.slow)])
 def test_v_is_the_runs_own_and_rises_along_its_gradient(name):
     found, value = choices(RUNS / name), load_value(RUNS / name)
     around = found.perturbed(value.theta, 5, 0)

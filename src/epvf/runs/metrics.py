@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from epvf.config.schema import Config
 from epvf.errors import UserError, brief

@@ -118,7 +118,8 @@ class Page:
                 self._look_for_news()
             if self._changed:
                 self._restart()
-            self._pass(now - before)
+            # where nobody looks nothing has to move
+            self._pass(now - before if self._server.get_clients() else 0.0)
             before = now
             time.sleep(max(0.0, 1.0 / FPS - (time.monotonic() - now)))
 
@@ -217,6 +218,8 @@ class Page:
     def _pass(self, seconds: float) -> None:
         """Lets so much time pass, and shows what is then."""
         troupe = self._troupe
+        if not seconds:
+            return
         if self._playing.value and not troupe.over:
             # where drawing is slow, slower rather than in jumps
             troupe.advance(min(seconds, 4.0 / FPS) * float(self._speed.value))
