@@ -1,5 +1,7 @@
 """What a figure shows."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -89,7 +91,8 @@ def test_markers_stand_where_something_was_measured():
     (axes,) = draw([Group("", [recorded(range(11), 0)], "psvf", "ant")]).axes
     perturbed, unperturbed = axes.lines
     for line, count in ((perturbed, 11), (unperturbed, 3)):
-        marked = np.asarray(line.get_xdata())[line.get_markevery()]
+        every: Any = line.get_markevery()
+        marked = np.asarray(line.get_xdata())[every]
         assert len(marked) == count
     np.testing.assert_allclose(marked, [100.0, 600.0, 1100.0], atol=3.0)
     (axes,) = draw([Group("", [recorded(range(300), 0)])]).axes
@@ -102,5 +105,6 @@ def test_returns_of_before_any_episode_had_ended_are_left_out_and_that_is_said()
         record["rollout/ended"] = float(record["steps/update"] > 4)
     figure = draw([Group("", [records], "psvf", "ant")])
     perturbed, unperturbed = figure.axes[0].lines
-    assert perturbed.get_xdata()[0] == 500.0 and unperturbed.get_xdata()[0] == 100.0
+    starts = [np.asarray(line.get_xdata())[0] for line in (perturbed, unperturbed)]
+    assert starts == [500.0, 100.0]
     assert "perturbed returns begin where the first episode has ended" in figure.get_suptitle()

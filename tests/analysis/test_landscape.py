@@ -1,6 +1,7 @@
 """The plane around θ: what is true there, what V says, and where it is fooled."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from epvf.errors import UserError
 from epvf.runs.trail import Trail
 
 RUNS = Path(__file__).resolve().parents[1] / "fixtures" / "v0.1.0"
-QUICK = {"points": 3, "detail": 2, "episodes": 2}
+QUICK: dict[str, Any] = {"points": 3, "detail": 2, "episodes": 2}
 
 
 @pytest.fixture

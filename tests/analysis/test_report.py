@@ -5,6 +5,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,7 +101,11 @@ def test_what_differs_from_the_preset_is_told():
 
 
 def test_an_evaluation_and_a_landscape_beside_the_run_are_shown(run, tmp_path):
-    told = {"episode_return": 12.5, "episode_return_std": 1.0, "episode_return_min": 1.0}
+    told: dict[str, Any] = {
+        "episode_return": 12.5,
+        "episode_return_std": 1.0,
+        "episode_return_min": 1.0,
+    }
     told |= {"episode_return_max": 20.0, "episodes": 77, "engine": "jax"}
     report.note_evaluation(run, told)
     words = Page(report.write([run], tmp_path / "page.html").read_text()).words

@@ -1,5 +1,7 @@
 """Search spaces: what words and files name, and what is refused."""
 
+from typing import Any
+
 import pytest
 
 from epvf.config.presets import preset
@@ -29,7 +31,7 @@ def test_words_and_a_file_name_ranges_and_choices(tmp_path):
 def test_a_trial_has_the_values_of_its_axes_and_nothing_else_changed():
     words = ["num_envs=16:64", "policy.hidden-sizes=none|16 16", "policy_update.weight_clip=none|1"]
     axes = parsed(words, None, BASE)
-    params = {"num_envs": 32, "policy.hidden_sizes": "16 16", "policy_update.weight_clip": "1"}
+    params: Any = {"num_envs": 32, "policy.hidden_sizes": "16 16", "policy_update.weight_clip": "1"}
     wanted = {
         "num_envs": 32,
         "policy.hidden_sizes": [16, 16],

@@ -63,13 +63,16 @@ def test_a_trial_whose_process_ended_is_gone_on_with_and_not_begun_anew(storage,
     sweep = sweep_in(tmp_path, trials=2, storage=str(tmp_path / storage))
     study = open_study(tmp_path, sweep)
     with study.take() as first:
+        assert first is not None
         first.trial.report(1.0, 3)
         # held: another process begins the next one, and then finds nothing more
         with open_study(tmp_path, sweep).take() as second:
+            assert second is not None
             assert (first.trial.number, second.trial.number) == (0, 1)
             with open_study(tmp_path, sweep).take() as third:
                 assert third is None
     with open_study(tmp_path, sweep).take() as again:
+        assert again is not None
         assert again.again and again.trial.number == 0 and again.params == first.params
         assert study.trial(0).intermediate_values == {3: 1.0}
 

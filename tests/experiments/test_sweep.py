@@ -4,6 +4,7 @@ import csv
 import json
 import signal
 import time
+from typing import Any
 
 import pytest
 
@@ -129,7 +130,7 @@ def _of(config, axes):
 
 
 def test_what_a_file_says_is_of_every_trial_and_of_the_right_task():
-    written = {"task": {"name": "ant"}}
+    written: dict[str, Any] = {"task": {"name": "ant"}}
     with pytest.raises(sweeping.UserError, match="for task 'ant', not 'cartpole'"):
         sweeping.base_config("cartpole", "debug", None, written, {}, 1000, 1)
     written = {"perturbation": {"scale": 0.25}}

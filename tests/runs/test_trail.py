@@ -1,5 +1,7 @@
 """Where θ has been: evenly spread, never too much, and gone on with."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -47,7 +49,7 @@ def test_large_policies_leave_a_shorter_trail(tmp_path, monkeypatch):
 def test_what_is_no_trail_is_refused_and_begun_anew_by_a_run(tmp_path):
     file = tmp_path / "trail.safetensors"
     meta = {"format": module.FORMAT}
-    bad = [
+    bad: list[Any] = [
         b"", b"\xff" * 40,
         {"thetas": np.zeros((2, 1, 3), np.float32), "updates": np.arange(3)},
         {"thetas": np.full((1, 1, 3), np.nan, np.float32), "updates": np.arange(1)},

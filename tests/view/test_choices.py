@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,10 +39,11 @@ def test_a_run_offers_its_newest_its_best_and_where_it_has_been(run):
     np.testing.assert_array_equal(found.theta("update 4"), 4 * newest)
     with pytest.raises(UserError, match="does not hold update 2 any more"):
         found.theta("update 2")
-    assert not found.live
+    live = [found.live]
     opened = Run.open(run)
-    assert found.live
+    live.append(found.live)
     opened.close()
+    assert live == [False, True]
     before = found.stamp()
     trail_path(run).touch()
     assert found.stamp() != before
@@ -73,7 +75,7 @@ def test_a_policy_file_alone_has_a_swarm_but_no_value(saved, hopper):
 
 
 def test_a_troupe_plays_the_episodes_that_the_engine_plays(hopper):
-    task = make("hopper", backend="native", episode_length=60)
+    task: Any = make("hopper", backend="native", episode_length=60)
     thetas = np.stack([hopper.theta, 2.0 * hopper.theta])
     troupe = Troupe(task.body, hopper.policy, list(thetas), 0, 60)
     start = troupe.places()

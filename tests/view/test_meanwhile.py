@@ -32,8 +32,13 @@ def test_a_video_is_begun_every_so_many_iterations_one_at_a_time(tmp_path, monke
     _fake(monkeypatch, "import sys; sys.stdin.read()")
     said, saved = Said(), []
     videos = Videos(tmp_path, 10, said)
+
+    def save(path):
+        saved.append(path.stem)
+        path.touch()
+
     for iteration in range(1, 35):
-        videos(iteration, lambda path: (saved.append(path.stem), path.touch()))
+        videos(iteration, save)
         if iteration == 10:
             _wait(videos)
         if iteration == 15:

@@ -90,11 +90,12 @@ def _slice(axes: "Axes", points: Sequence[Point], name: str, log: bool) -> None:
 
 
 def _scatter(axes: "Axes", points: Sequence[Point], x: Sequence[object]) -> None:
-    for complete, label, style in (
-        (True, "trained to the end", {"color": "C0", "marker": "o"}),
-        (False, "given up", {"color": "grey", "marker": "x"}),
+    for complete, label, color, marker in (
+        (True, "trained to the end", "C0", "o"),
+        (False, "given up", "grey", "x"),
     ):
         some = [(at, p.value) for at, p in zip(x, points, strict=True) if p.complete == complete]
         if some:
-            axes.scatter(*zip(*some, strict=True), s=18, label=label, **style)
+            across, up = zip(*some, strict=True)
+            axes.scatter(across, up, s=18, label=label, color=color, marker=marker)
     axes.grid(alpha=0.3)

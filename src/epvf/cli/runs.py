@@ -42,7 +42,7 @@ def run(argv: list[str]) -> int:
 def _text(found: "list[Listed]", folder: Path) -> str:
     if not found:
         return f"no runs in {folder}"
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("run", "status", "task", "method", "iterations", "env steps", "best return", "started")
     ]
     rows += [_row(run) for run in found if run.problem is None]

@@ -143,7 +143,8 @@ def _check_size(text: str) -> None:
             if event.anchor is not None:
                 sizes[event.anchor] = 1
         elif isinstance(event, yaml.CollectionStartEvent):
-            sizes.pop(event.anchor, None)
+            if event.anchor is not None:
+                sizes.pop(event.anchor, None)
             total += 1
             open_parts.append((event.anchor, total))
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -160,7 +161,7 @@ def _refuse(event: Any, told: str) -> NoReturn:
     raise _Wrong(told, _place(event.start_mark))
 
 
-class _Careful(_Loader):  # type: ignore[misc]
+class _Careful(_Loader):
     """Safe YAML that refuses what is given twice, and tells where a value cannot be."""
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:

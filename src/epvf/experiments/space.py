@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from epvf.config import convert
+from epvf.config import convert, reading
 from epvf.config.schema import Config, Leaf, readable, replace
 from epvf.errors import UserError
 
@@ -84,7 +84,7 @@ def parsed(words: Sequence[str], file: Path | None, config: Config) -> list[Axis
             values that are none of the field's.
     """
     asked = [_halves(word) for word in words]
-    asked += [] if file is None else list(convert.read(file).items())
+    asked += [] if file is None else list(reading.read(file).items())
     if not asked:
         raise UserError("what is to be searched? --search psvf.noise=0.2:0.8, or --space FILE")
     axes = [_axis(str(name).replace("-", "_"), value, config) for name, value in asked]
@@ -215,7 +215,8 @@ def _points(axis: Axis) -> list[Value]:
 def _number(hint: Any) -> type | None:
     """`int` or `float` where a field takes one number of that kind."""
     if hint in (int, float):
-        return hint  # type: ignore[no-any-return]
+        kind: type | None = hint
+        return kind
     if typing.get_origin(hint) is tuple:
         return None
     return next((kind for part in typing.get_args(hint) if (kind := _number(part))), None)

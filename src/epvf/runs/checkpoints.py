@@ -241,8 +241,8 @@ def _hashes(learner: State) -> dict[str, str]:
 def _hash(array: Any) -> str:
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         array = jax.random.key_data(array)
-    content = np.ascontiguousarray(np.asarray(array))
-    return hashlib.sha256(content.reshape(-1).view(np.uint8)).hexdigest()
+    content: Any = np.ascontiguousarray(np.asarray(array)).reshape(-1).view(np.uint8)
+    return hashlib.sha256(content).hexdigest()
 
 
 def _hash_of(meta: dict[str, Any]) -> str:

@@ -69,8 +69,8 @@ def make_display(
         extra: more to show.
         below: what a live display shows beneath.
     """
-    stream = Quiet(sys.stderr if stream is None else stream)
-    return LiveDisplay(stream, extra, below) if stream.isatty() else PlainDisplay(stream, extra)
+    quiet = Quiet(sys.stderr if stream is None else stream)
+    return LiveDisplay(quiet, extra, below) if quiet.isatty() else PlainDisplay(quiet, extra)
 
 
 class Quiet:

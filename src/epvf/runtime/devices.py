@@ -172,7 +172,7 @@ def _on_rows(mesh: Mesh, function: Spread, keys: Array, axis: int, thetas: Any, 
 
 def over_seeds(mesh: Mesh | None, function: Callable[..., Any], **how: Any) -> Callable[..., Any]:
     """`jax.vmap` over seeds that devices may share out."""
-    return jax.vmap(function, **how, **({} if mesh is None else {"spmd_axis_name": SEEDS}))
+    return jax.vmap(function, **how, spmd_axis_name=None if mesh is None else SEEDS)
 
 
 def placed(mesh: Mesh | None, function: Callable[..., Any], shardings: Any) -> Callable[..., Any]:

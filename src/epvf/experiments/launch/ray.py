@@ -42,7 +42,7 @@ class _Tasks:
                 ray.init(
                     address=os.environ.get("RAY_ADDRESS"), log_to_driver=True, logging_level="ERROR"
                 )
-            self._do = ray.remote(perform).options(**({"num_cpus": 1, "max_retries": -1} | options))
+            self._do = ray.remote(perform).options(**{"num_cpus": 1, "max_retries": -1, **options})
         except (ConnectionError, RuntimeError) as error:
             raise UserError(f"there is no Ray cluster: {one_line(error):.120}") from None
         except (ValueError, TypeError) as error:
