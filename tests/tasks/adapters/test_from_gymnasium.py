@@ -216,7 +216,8 @@ def _debug(folder, *more):
     ]
 
 
-@pytest.mark.parametrize("method", ["epvf", pytest.param("psvf", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["epvf", "psvf"])
 def test_a_run_is_found_again(method, workplace, capfd) -> None:
     assert main(_debug("run", "--method", method)) == 0
     assert json.loads(Path("run/config.json").read_text())["task"]["name"] == WALK
