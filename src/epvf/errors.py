@@ -7,8 +7,10 @@ from typing import Any
 LONGEST_LINE = 200
 """Characters of a message on the command line."""
 
-LISTED = 110
+LISTED = 400
 """Characters of a list of valid names in a message."""
+
+VALID = "; valid: "
 
 
 class UserError(Exception):
@@ -40,7 +42,7 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> UserError:
     choices = list(valid)
     guess = get_close_matches(name, choices, n=1) if isinstance(name, str) else []
     hint = f" (did you mean {guess[0]!r}?)" if guess else ""
-    return UserError(f"unknown {kind} {brief(name)}{hint}; valid: {_listed(choices)}")
+    return UserError(f"unknown {kind} {brief(name)}{hint}{VALID}{_listed(choices)}")
 
 
 def brief(value: object) -> str:
@@ -63,9 +65,11 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def shortened(text: str, length: int = LONGEST_LINE) -> str:
-    """Text of at most so many characters, of which the middle is left out."""
+    """Text of at most so many characters: a list at its end is cut, or the middle left out."""
     if len(text) <= length:
         return text
+    if 0 < text.find(VALID) < length - 40:
+        return text[: length - 5].rpartition(", ")[0] + ", ..."
     end = length // 3
     return f"{text[: length - end - 3]}...{text[-end:]}"
 

@@ -92,7 +92,9 @@ def read_text(path: Path, largest: int) -> str:
     """
     if not path.is_file():
         # a pipe would be waited for
-        raise OSError(None, "is no file" if path.exists() else "there is no such file")
+        if not path.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        raise OSError(None, "is no file")
     if path.stat().st_size > largest:
         raise OSError(None, f"larger than {largest / 1e6:g} MB")
     return path.read_bytes().decode("utf-8-sig")

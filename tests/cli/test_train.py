@@ -185,9 +185,10 @@ def test_a_run_tells_its_progress_and_result(epvf):
     lines = done.stderr.splitlines()
     for word in ("task cartpole", "method epvf", "policies 32 of ", "until 5 it", "folder run"):
         assert word in lines[0]
-    assert lines[1].startswith("compiling rollouts") and lines[2].startswith("compiled rollouts")
+    assert lines[1].startswith("a checkpoint takes up to ") and lines[1].endswith(" are free")
+    assert lines[2].startswith("compiling rollouts") and lines[3].startswith("compiled rollouts")
     last = next(line for line in lines if line.startswith("iteration 5/5  env steps "))
-    assert lines[3].startswith("iteration ")
+    assert lines[4].startswith("iteration ")
     for word in ("steps/s", "perturbed return", "unperturbed return", "value loss", "left", "best"):
         assert word in last
     following = lines[lines.index(last) + 1 :]

@@ -29,7 +29,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("seed: 1\nnum_envs: 2024-99-99", "line 2, column 11: no value of type 'timestamp'"),
         ("seed: " + "9" * 5000, "line 1, column 7: a number of too many digits"),
         ("[" * 990 + "]" * 990, "line 1, column 21: nested more than 20 levels deep"),
-        (BOMB, "more than 200000 values"),
+        (BOMB, "more than 20000 values"),
         ("a: &a [*a]", "alias 'a' is unknown, or within what it names"),
         ("seed: 1\nseed: 2", "line 2, column 1: 'seed' is given twice"),
         ("psvf: {noise: 1}\npsvf.noise: 2", "'psvf.noise' is given twice"),
@@ -58,7 +58,7 @@ def test_what_is_wrong_is_told_in_a_short_line_with_its_place(text, told, tmp_pa
     ("text", "told"),
     [
         ('{"seed": 1, "seed": 2}', "'seed' is given twice"),
-        ('{\n "seed": }', "line 2, column 10: Expecting value"),
+        ('{\n "seed": [}', "line 2, column 11: Expecting value"),
         ('{"a":' * 5000 + "1" + "}" * 5000, "nested too deeply"),
         ('{"seed": ' + "9" * 5000 + "}", "a number of too many digits"),
     ],
@@ -111,4 +111,4 @@ def test_a_megabyte_takes_less_than_a_second(tmp_path):
     begin = time.process_time()
     with pytest.raises(UserError):
         load(path)
-    assert time.process_time() - begin < 3.0  # of a busy machine; one second of an idle one
+    assert time.process_time() - begin < 1.0

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from epvf.cli.main import main
+from epvf.config.presets import preset
 from epvf.config.schema import Config
 from epvf.errors import UserError
 from epvf.files import write_atomically
@@ -27,7 +28,7 @@ from epvf.runtime import processes
 @pytest.fixture
 def run(workplace):
     """A run that has just been made."""
-    made = Run.create(Path("run"), Config(), ["epvf", "train"])
+    made = Run.create(Path("run"), preset("cartpole", "debug"), ["epvf", "train"])
     made.metrics_file.write_text('{"steps/update": 1, "steps/env": 5}\n')
     made.ended("interrupted")
     made.close()
@@ -78,7 +79,7 @@ def test_a_pipe_is_not_waited_for(name, run):
 
 def test_a_run_that_is_a_link_itself_is_one(run, workplace):
     Path("other").symlink_to(run, target_is_directory=True)
-    assert read_config(Path("other")) == Config()
+    assert read_config(Path("other")) == preset("cartpole", "debug")
 
 
 def test_a_temporary_file_is_always_a_new_one(tmp_path, precious, monkeypatch):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """List the runs below a folder, the newest first.
+    """List runs below a folder, the newest first.
 
     Attributes:
         folder: to look through.

@@ -64,7 +64,8 @@ def convert(value: Any, hint: Any, path: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < LARGEST_FLOAT else math.copysign(math.inf, value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise _wrong_type(path, f"of type {hint.__name__}", value)
+        word = hint is float and isinstance(value, str)
+        raise _wrong_type(path, "a number" if word else f"of type {hint.__name__}", value)
     return value
 
 

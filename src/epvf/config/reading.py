@@ -20,7 +20,7 @@ LARGEST = 4_000_000
 DEEPEST = 20
 """Levels of lists and mappings within each other."""
 
-MOST_VALUES = 200_000
+MOST_VALUES = 20_000
 """Values of a file once every alias stands for what it names."""
 
 SAID = 80
@@ -47,8 +47,9 @@ def read(path: Path) -> dict[str, Any]:
     except _Wrong as wrong:
         place = "" if wrong.place is None else ", line {}, column {}".format(*wrong.place)
         told = wrong.args[0]
-        between = " " if told.startswith("is ") else ": "
-        raise UserError(f"config {path}{place}{between}{told}") from None
+        if told.startswith("is "):
+            raise UserError(f"config {path} {told}") from None
+        raise UserError(f"cannot read config {path}{place}: {told}") from None
 
 
 def nested(values: dict[Any, Any]) -> dict[str, Any]:

@@ -226,6 +226,8 @@ def from_dict(values: Mapping[str, Any], base: Config | None = None) -> Config:
     if (told := values.pop("format", FORMAT)) != FORMAT:
         raise UserError(f"a configuration has format {FORMAT!r}, not {brief(told)}")
     method = values.pop("method", base.method.name)
+    if method not in METHODS:
+        raise unknown("method", method, METHODS.names())
     if method != base.method.name:
         base = dataclasses.replace(_without_method(base), method=default_settings(method))
     changed: dict[str, Any] = {}

@@ -4,7 +4,9 @@ Every array is restored as it was, by its SHA-256, or not at all.
 """
 
 import errno
+import gc
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -155,13 +157,17 @@ class Checkpoints:
         self._manager.close()
 
     def _read(self, update: int, part: str, how: ocp.args.CheckpointArgs) -> Any:
-        try:
-            with _without_late_complaints():
+        with _without_late_complaints():
+            try:
                 return self._manager.restore(update, args=ocp.args.Composite(**{part: how}))[part]
-        except MemoryError:
-            raise
-        except Exception as error:  # of any kind, of Orbax, TensorStore and JAX, by what is broken
-            raise self._damaged(update, _reason(error)) from error
+            except MemoryError:
+                raise
+            except Exception as error:  # of any kind, by what is broken
+                reason = _reason(error)
+            # what the error holds complains when it goes: now, while that is silenced
+            time.sleep(TRANSFER_SECONDS)
+            gc.collect()
+        raise self._damaged(update, reason)
 
     def _check_meta(self, update: int, meta: dict[str, Any]) -> None:
         """Raises a `UserError` unless what a checkpoint says of itself is as it was written."""
@@ -213,7 +219,8 @@ def _without_late_complaints() -> Iterator[None]:
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        late = str(unraisable.exc_value) == "Event loop is closed"
+        if not late and not inspect.iscoroutine(unraisable.object):
             before(unraisable)
 
     sys.unraisablehook = hook

@@ -377,7 +377,7 @@ def read_info(path: Path) -> dict[str, Any]:
     info = read_json(path / "run.json")
     if info.get("format") not in (FORMAT, *EARLIER):
         raise UserError(f"{path} has format {brief(info.get('format'))}, but a run has {FORMAT!r}")
-    status, resumed = info.get("status"), info.get("resumed", [])
+    status, resumed = info.setdefault("status", "interrupted"), info.get("resumed", [])
     if status not in get_args(Status):
         raise UserError(f"{path / 'run.json'} is broken: its status is {brief(status)}")
     if not isinstance(resumed, list) or not all(isinstance(one, dict) for one in resumed):

@@ -140,9 +140,9 @@ class _Recorder:
     def train(self) -> Outcome:
         """Runs the loop to its end or to the first signal, and saves the last state."""
         config, display = self._setup.config, self._display
-        self._tell_room()
         interrupt = Interrupt(display.announce)
         display.introduce(_introduction(self._run, self._setup, self._state))
+        self._tell_room()
         with interrupt.listening(), display.showing(config, self._state):
             with suppress(Interrupted):
                 self._run_loop(interrupt)
