@@ -1,6 +1,7 @@
 """`python -m epvf`, and the `epvf` script: the command line."""
 
-import _signal  # type: ignore[import-not-found] # signal itself takes a while to import
+# signal itself takes a while to import
+import _signal  # type: ignore[import-not-found]
 import os
 
 if _signal.getsignal(_signal.SIGINT) is not _signal.SIG_IGN:

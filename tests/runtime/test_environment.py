@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+import epvf
 from epvf.cli.main import main
 from epvf.errors import UserError
 from epvf.runtime import environment, handles, processors, startup
@@ -36,6 +37,20 @@ def refused_words(workplace, capsys):
         assert err.rstrip().endswith("unset it") and list(workplace.iterdir()) == []
 
     return check
+
+
+def test_python_is_told_too(monkeypatch):
+    monkeypatch.setenv("JAX_DISABLE_JIT", "1")
+    with pytest.raises(UserError, match="JAX_DISABLE_JIT=1: uncompiled"):
+        epvf.train(epvf.preset("cartpole", "debug"))
+
+
+def test_doctor_names_what_is_wrong_and_tells_the_rest(monkeypatch, capsys):
+    monkeypatch.setenv("JAX_ENABLE_X64", "banana")
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "JAX_ENABLE_X64=banana: epvf computes in 32 bits; unset it" in out
+    assert "extras:" in out and os.environ["JAX_ENABLE_X64"] == "banana"
 
 
 def test_harmless_values_are_harmless():

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,20 +40,25 @@ def run(argv: list[str]) -> int:
 
 
 def examine() -> dict[str, Any]:
-    """All findings as plain values."""
+    """All findings as plain values; what is wrong with the environment is told, and undone here."""
+    problems, told = environment.wrong(), _environment()
+    with _without(problems):
+        problems |= environment.unusable()
+        return {"problems": problems} | _findings(usable=not _unstartable(problems), told=told)
+
+
+def _findings(usable: bool, told: dict[str, str]) -> dict[str, Any]:
+    """All that can be told; without JAX's devices where it cannot start."""
     from epvf.runs import provenance
 
-    problems = environment.wrong()
-    unusable = {} if _would_not_import(problems) else environment.unusable()
     return {
-        "problems": problems | unusable,
         "versions": provenance.versions(),
-        "devices": None if unusable else _devices(),
-        "engines": _engines(),
+        "devices": _devices() if usable else None,
+        "engines": _engines(usable),
         "extras": {name: _extra(name) for name in EXTRAS},
         "rendering": _rendering(),
         "processor_quota": processors.quota_of_group(),
-        "environment": _environment(),
+        "environment": told,
         "compilation_cache": _cache(),
         "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
     }
@@ -71,6 +78,19 @@ def _machines(where: str) -> dict[str, str]:
     alike = "yes" if len(kinds) <= 1 else "no: results depend on who computed them, in last digits"
     return told | {"alike": alike}
 
+def _unstartable(problems: dict[str, str]) -> bool:
+    return not problems.keys() <= environment.RULES.keys()
+
+
+@contextmanager
+def _without(names: Iterable[str]) -> Iterator[None]:
+    """Variables are not set in the block: with some values JAX cannot even be imported."""
+    kept = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
 
 def render(findings: dict[str, Any]) -> str:
     """The findings as text."""
@@ -82,26 +102,31 @@ def render(findings: dict[str, Any]) -> str:
         if isinstance(value, dict):
             lines.append(f"{title}:")
             lines += [
-                f"  {key.replace('_', ' '):18} {_words(inner)}" for key, inner in value.items()
+                f"  {key.replace('_', ' '):18} {_words(inner, MISSING.get(name, 'none'))}"
+                for key, inner in value.items()
             ]
         else:
             lines.append(f"{title + ':':20} {_words(value)}")
     return "\n".join(lines)
 
 
-def _words(value: Any) -> str:
+MISSING = {"versions": "not installed"}
+"""What there is none of."""
+
+
+def _words(value: Any, missing: str = "none") -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
-    return "none" if value is None else str(value)
+    return missing if value is None else str(value)
 
 
-def _engines() -> dict[str, str]:
+def _engines(usable: bool) -> dict[str, str]:
     """Whether each engine can be used here, and if not, what would help."""
     return {
         "jax": "yes",
         "native": _native(),
         "mjx": "yes" if has("mujoco.mjx") else _how_to("mjx"),
-        "warp": _warp(),
+        "warp": _warp(usable),
         "lanes": "yes",
     }
 
@@ -115,16 +140,16 @@ def _native() -> str:
     return f"yes, MuJoCo {mujoco.__version__}"
 
 
-def _warp() -> str:
+def _warp(usable: bool) -> str:
     if not all(map(has, EXTRAS["warp"])):
         return _how_to("warp")
     import jax
 
-    try:
-        platform = jax.default_backend()
-    except RuntimeError:
-        platform = "none"
-    return "yes" if platform == "gpu" else "installed, but there is no NVIDIA GPU"
+    return (
+        "yes"
+        if usable and jax.default_backend() == "gpu"
+        else "installed, but there is no NVIDIA GPU"
+    )
 
 
 def _extra(name: str) -> str:
@@ -159,14 +184,6 @@ def _devices() -> dict[str, Any]:
     return found | {"cpu": found["cpu"]["model"]}
 
 
-def _would_not_import(problems: dict[str, str]) -> bool:
-    """Whether a value is none that JAX can read, so that it cannot even be imported."""
-    switches = (name for name in problems if name.startswith("JAX_"))
-    values = (os.environ[name].lower() for name in switches if name not in NAMED)
-    return any(value not in (*environment.TRUE, *environment.FALSE) for value in values)
-
-
-NAMED = ("JAX_DEFAULT_PRNG_IMPL", "JAX_NUMPY_DTYPE_PROMOTION")
 OFF = ("disable", "disabled", "off", "false", "0")
 
 

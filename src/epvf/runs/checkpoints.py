@@ -248,8 +248,8 @@ def _hashes(learner: State) -> dict[str, str]:
 def _hash(array: Any) -> str:
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         array = jax.random.key_data(array)
-    content: Any = np.ascontiguousarray(np.asarray(array)).reshape(-1).view(np.uint8)
-    return hashlib.sha256(content).hexdigest()
+    content = np.ascontiguousarray(np.asarray(array)).reshape(-1).view(np.uint8)
+    return hashlib.sha256(content.data).hexdigest()
 
 
 def _hash_of(meta: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from epvf.runs.folder import Run
 from epvf.runs.interrupt import Interrupt, Interrupted
 from epvf.runs.metrics import Record, read_metrics
 from epvf.runs.recorder import record
-from epvf.runtime import startup
+from epvf.runtime import environment, startup
 from epvf.runtime.handles import make_room
 from epvf.runtime.memory import explained
 from epvf.tasks.base import Task
@@ -83,6 +83,7 @@ def train(
         UserError: if configuration, task and policy do not fit, or the folder is taken.
         RunFailed: if training diverged or ran out of memory.
     """
+    environment.check()
     startup.quieten()
     startup.use_compilation_cache()
     setup = prepare(config, task, None if init is None else init.theta)

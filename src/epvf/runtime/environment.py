@@ -97,6 +97,12 @@ def unusable() -> dict[str, str]:
     return {}
 
 
+def check() -> None:
+    """Raises a `UserError` naming the first variable that would change numbers."""
+    for told in wrong().values():
+        raise UserError(told)
+
+
 def prepare(draws: bool, computes: bool) -> None:
     """Makes what is harmless so, and refuses the rest, before anything is written.
 
@@ -113,8 +119,7 @@ def prepare(draws: bool, computes: bool) -> None:
         os.environ[GL] = NO_DRAWING
     if not computes:
         return
-    for told in wrong().values():
-        raise UserError(told)
+    check()
     if any(os.environ.get(name) for name in ("XLA_FLAGS", "JAX_PLATFORMS")):
         for told in unusable().values():
             raise UserError(told)
