@@ -10,7 +10,7 @@ def fuzzer(tmp_path_factory):
     return Fuzzer(tmp_path_factory.mktemp("fuzz").resolve() / "f", seed=1)
 
 
-NUMBERS = {"config": 12, "options": 8, "policy": 6, "run": 8, "checkpoint": 2, "plan": 2}
+NUMBERS = {"config": 8, "options": 8, "policy": 6, "run": 4, "checkpoint": 1, "plan": 1}
 SLOW_NUMBERS = {"config": 60, "options": 50, "policy": 40, "run": 60, "checkpoint": 30, "plan": 20}
 
 

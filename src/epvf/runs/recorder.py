@@ -88,18 +88,23 @@ def record(
         run.ended(outcome.status)
     except (TrainingDiverged, MemoryError, OSError, jax.errors.JaxRuntimeError) as error:
         message = f"{_explain(error)}; {recorder.remains()}"
-        with suppress(OSError):
-            run.ended("failed", message)
+        _note(run, "failed", message)
         raise RunFailed(message) from error
     except KeyboardInterrupt:
-        run.ended("interrupted", recorder.remains())
+        _note(run, "interrupted", recorder.remains())
         raise
     except BaseException as error:
-        run.ended("failed", one_line(error))
+        _note(run, "failed", one_line(error))
         raise
     finally:
         recorder.close()
     return outcome
+
+
+def _note(run: Run, status: Status, message: str) -> None:
+    """Notes how a run ended, unless its folder is gone or its disk full: the end counts more."""
+    with suppress(OSError, UserError):
+        run.ended(status, message)
 
 
 class _Recorder:
