@@ -582,6 +582,10 @@ def _plan(rng: random.Random, place: Path, outside: Path) -> list[str]:
     inner = [path for path in (folder / "runs").iterdir() if path.is_dir()]
     if rng.random() < 0.4:
         _mutated_file(rng, folder / "experiment.json", outside)
+    elif rng.random() < 0.2:
+        name = rng.choice(("figure.png", "summary.json", "results.csv", "report.md", "runs"))
+        _remove(folder / name)
+        (folder / name).symlink_to(outside / rng.choice(("precious", "new", "")))
     else:
         _mutated_run(rng, rng.choice(inner), outside)
     words = ["compare", "cartpole", "--methods", *METHODS_COMPARED, "--seeds", "1"]

@@ -200,6 +200,17 @@ def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
         runner.open_folder(tmp_path, _plan("one"))
 
 
+@pytest.mark.parametrize("name", runner.OWN)
+def test_no_link_in_an_experiments_folder_is_followed(name, tmp_path):
+    (tmp_path / "precious").mkdir()
+    folder = tmp_path / "x"
+    folder.mkdir()
+    (folder / name).symlink_to(tmp_path / "precious")
+    with pytest.raises(UserError, match=f"{name} is a link, which is never followed"):
+        runner.open_folder(folder, _plan("one"))
+    assert list((tmp_path / "precious").iterdir()) == []
+
+
 # --- what comes out
 
 

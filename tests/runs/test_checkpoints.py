@@ -188,3 +188,12 @@ def test_resuming_from_an_earlier_checkpoint_sets_later_ones_aside(workplace, ca
         f"{update:012}" for update in (1, 2, 3)
     ]
     assert read_info(Path("run"))["status"] == "finished"
+
+
+def test_a_checkpoint_of_before_there_were_hashes_is_restored(state, copy):
+    meta = copy / f"{2:012}" / "meta" / "metadata"
+    told = json.loads(meta.read_text())
+    for name in ("sha256", "meta_sha256"):
+        del told[name]
+    meta.write_text(json.dumps(told | {"format": "epvf-checkpoint/2"}))
+    _check_same(_restored(copy, state), state, 2)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from epvf.config.schema import Config, flatten, reads, replace
-from epvf.errors import UserError
+from epvf.errors import UserError, brief
 from epvf.experiments.launch.job import Job
 from epvf.experiments.launch.launcher import Launcher
 from epvf.experiments.paper import Arm
-from epvf.files import read_json, write_json
+from epvf.files import check_inside, read_json, write_json
 from epvf.methods.registry import METHODS
 from epvf.runs.display import Display, Extra, clock
 from epvf.runs.folder import Run, check_free, read_config, read_info
@@ -19,6 +19,12 @@ from epvf.runs.recorder import record
 from epvf.training.prepare import prepare
 
 FORMAT = "epvf-experiment/1"
+
+OWN = (
+    *("experiment.json", "runs", "results.csv", "summary.json", "report.md"),
+    *("figure.png", "figure.pdf"),
+)
+"""What an experiment's folder holds."""
 
 ShowWith: TypeAlias = Callable[[Extra], Display]
 
@@ -49,6 +55,7 @@ def open_folder(folder: Path, plan: Plan) -> None:
             holds runs that are not asked for.
     """
     wanted = {"format": FORMAT} | plan._asdict() | {"arms": [arm.name for arm in plan.arms]}
+    check_inside(folder, OWN)
     manifest = folder / "experiment.json"
     if not manifest.exists():
         if folder.is_dir() and any(folder.iterdir()):
@@ -62,7 +69,7 @@ def open_folder(folder: Path, plan: Plan) -> None:
         # of how many seeds runs are, their own configurations tell
         if field not in ("arms", "seeds") and there.get(field) != value:
             raise UserError(
-                f"{folder} holds another experiment: its {field} is {there.get(field)!r}, "
+                f"{folder} holds another experiment: its {field} is {brief(there.get(field))}, "
                 f"not {value!r}; choose another --out"
             )
     if not isinstance(there.get("arms"), list):
@@ -70,7 +77,7 @@ def open_folder(folder: Path, plan: Plan) -> None:
     if others := [name for name in there["arms"] if name not in wanted["arms"]]:
         raise UserError(
             f"{folder} holds runs that are not asked for, {len(others)} in all, such as "
-            f"{others[0]!r}; ask for them too or choose another --out"
+            f"{brief(others[0])}; ask for them too or choose another --out"
         )
     for arm in plan.arms:
         _check_same(run_folder(folder, arm), arm.config)
@@ -177,5 +184,5 @@ def _check_same(path: Path, config: Config) -> None:
         if there.get(field) != value and reads(config.method.name, field):
             raise UserError(
                 f"{path} was made with other settings or by another version: its {field} is "
-                f"{there.get(field)!r}, not {value!r}; choose another --out"
+                f"{brief(there.get(field))}, not {brief(value)}; choose another --out"
             )
