@@ -58,6 +58,11 @@ def test_a_command_in_the_docs_is_understood(page: str, line: str) -> None:
         return  # of a file that the page only shows; help ends the program
     if name == "train":
         train.understood(argv)
+    elif hasattr(module, "SUBCOMMANDS"):
+        second, *argv = argv
+        if not {"-h", "--help"} & {second}:
+            kind = module.SUBCOMMANDS[second].options
+            arguments.read(kind, f"epvf {name} {second}", argv)
     else:
         arguments.read(module.Options, f"epvf {name}", argv)
 

@@ -17,7 +17,12 @@ from conftest import SOURCE
 ROOT = SOURCE.parent
 PACKAGE = SOURCE / "epvf"
 
-OPTIONAL = {"methods": {"brax"}, "tasks": {"warp"}, "view": {"imageio_ffmpeg", "PIL", "pygame"}}
+OPTIONAL = {
+    "methods": {"brax"},
+    "policies": {"onnx"},
+    "tasks": {"warp"},
+    "view": {"imageio_ffmpeg", "PIL", "pygame"},
+}
 """What only an extra installs, and the room that may import it, once somebody asks for it."""
 
 

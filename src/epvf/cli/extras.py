@@ -16,6 +16,7 @@ EXTRAS = {
     "sweep": ("optuna",),
     "slurm": ("submitit",),
     "ray": ("ray",),
+    "onnx": ("onnx",),
     "video": ("imageio", "imageio_ffmpeg", "PIL", "pygame"),
 }
 """Extras of `pip install "epvf[EXTRA]"`, and the modules that each needs."""

@@ -37,6 +37,8 @@ COMMANDS: dict[str, Command] = {
     "eval": Command("evaluate", "Roll out a policy many times and tell its return."),
     "play": Command("play", "Make a video of one policy, or of several side by side."),
     "view": Command("view", "Show a policy and the noise around it in a browser."),
+    "policy": Command("policy", "Export a policy, import one of another library, tell of one."),
+    "zoo": Command("zoo", "Keep many policies; rank and improve them by a value function."),
     "bench": Command("bench", "Measure what an iteration costs: env steps per second, learning."),
     "experiment": Command("experiment", "Run and draw one of the paper's figures."),
     "compare": Command("compare", "Train several methods on a task and compare them on one page."),

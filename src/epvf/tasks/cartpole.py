@@ -98,4 +98,12 @@ def _lanes(episode_length: int | None = None, num_threads: int | None = None) ->
     return lanes.make(task.environment, task.spec, num_threads)
 
 
-TASK = TaskEntry({"jax": Engine(make, ("num_slots",)), "lanes": Engine(_lanes, ("num_threads",))})
+TASK = TaskEntry(
+    {"jax": Engine(make, ("num_slots",)), "lanes": Engine(_lanes, ("num_threads",))},
+    interface={
+        "observation": "[4] position (m) and velocity (m/s) of the cart, angle (rad) and angular "
+        "velocity (rad/s) of the pole",
+        "actions": "0 pushes the cart to the left with 10 N, 1 to the right",
+        "control_seconds": str(TIMESTEP),
+    },
+)

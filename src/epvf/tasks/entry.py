@@ -47,11 +47,13 @@ class TaskEntry:
         accelerator: the default where JAX has an accelerator; None: the first.
         quickest: the default in place of these, where it is installed and has code for the
             processor: a CPU or an NVIDIA GPU; None: there is none.
+        interface: what a policy reads and does there, see `epvf.tasks.interface`.
     """
 
     engines: Mapping[str, Engine] = field(hash=False)
     accelerator: str | None = None
     quickest: str | None = None
+    interface: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def make(self, name: str, backend: str, given: dict[str, int]) -> Task:
         """The task.

@@ -115,6 +115,21 @@ def read_policy(path: Path) -> SavedPolicy:
         UserError: if it is not an epvf policy.
     """
     tensors, metadata = _read(path)
+    return assembled(path, tensors, metadata, FORMAT)
+
+
+def assembled(
+    path: Path, tensors: dict[str, np.ndarray], metadata: Any, expected: str
+) -> SavedPolicy:
+    """The policy that named tensors and metadata stand for, whatever file they are of.
+
+    Raises:
+        UserError: if they are not of the expected format, or no whole policy.
+    """
+    if not isinstance(metadata, dict) or metadata.get("format") != expected:
+        found = metadata.get("format") if isinstance(metadata, dict) else None
+        raise UserError(f"{path} has format {found!r:.40}, but a policy has {expected!r}")
+    metadata = {str(name): str(value) for name, value in metadata.items()}
     try:
         _check_metadata(metadata)
         layers = _layers(tensors)
@@ -124,7 +139,7 @@ def read_policy(path: Path) -> SavedPolicy:
         policy = Policy(sizes, typing.cast(Any, activation), typing.cast(Any, output))
         theta = policy.ravel(layers)
     except (KeyError, ValueError, UserError) as error:
-        raise UserError(f"{path} is not a whole {FORMAT} file: {error.args[0]}") from error
+        raise UserError(f"{path} is not a whole {expected} file: {error.args[0]}") from error
     return SavedPolicy(policy, theta, metadata.get("task", ""), metadata)
 
 
@@ -132,7 +147,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
+            if metadata.get("format") != FORMAT:  # before tensors of whatever size are read
                 raise UserError(
                     f"{path} has format {brief(metadata.get('format'))}, but a policy has "
                     f"{FORMAT!r}"
