@@ -89,6 +89,10 @@ class TrainedValue:
             found = self._at_states(several, _checked_states(self.policy, states))
         return np.asarray(found[0] if np.ndim(thetas) == 1 else found)
 
+    def average(self, thetas: Thetas) -> jax.Array:
+        """The same `[N]` of policies `[N, P]`, over states that the run knows; for JAX to trace."""
+        return self._average(thetas)
+
     def gradient(self, theta: ArrayLike) -> np.ndarray:
         """∇V `[P]` at a policy `[P]`, of the mean over states where V reads them; see `__call__`.
 

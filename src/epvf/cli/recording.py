@@ -1,6 +1,7 @@
 """Training a run folder to its end, and telling how its policy does and what to do next."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ from epvf.runs.recorder import record
 from epvf.runtime import startup
 from epvf.tasks.adapters.cluster import Cluster, connect
 from epvf.training.prepare import Setup
+from epvf.zoo.keeper import Keeper
 
 if TYPE_CHECKING:
     from epvf.view.meanwhile import Videos
@@ -54,14 +56,27 @@ def check_besides(besides: Besides, task: str) -> None:
 
 
 def record_and_tell(
-    run: Run, setup: Setup, as_json: bool, besides: Besides, checkpoint: int | None = None
+    run: Run,
+    setup: Setup,
+    as_json: bool,
+    besides: Besides,
+    checkpoint: int | None = None,
+    keeper: Keeper | None = None,
 ) -> int:
-    """Trains a run to its end, prints how its best policy does, and returns the exit code."""
+    """Trains a run to its end, prints how its best policy does, and returns the exit code.
+
+    With a keeper the run's policies also go into its zoo.
+    """
     startup.use_compilation_cache()
     display = make_display()
     videos = _videos(run, besides, display)
     try:
-        outcome = record(run, setup, display, besides.track, videos, checkpoint=checkpoint)
+        train = partial(record, run, display=display, sinks=besides.track, watch=videos)
+        if keeper is None:
+            outcome = train(setup=setup, checkpoint=checkpoint)
+        else:
+            with keeper:
+                outcome = train(setup=keeper.watched(setup), listener=keeper.report)
     except BaseException:
         if videos is not None:
             videos.close(wait=False)

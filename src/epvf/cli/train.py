@@ -36,6 +36,7 @@ class Options:
         config: JSON or YAML file of fields to change.
         init: policy file to start from.
         out: run folder to make.
+        zoo: folder to keep all policies in that are rolled out, with their returns.
         backend: the engine; the same as --task.backend.
         objectives: of a task that has several; each episode is asked for one of them.
         video_every: iterations from one video of the policy, in the run's videos/, to the next.
@@ -57,6 +58,7 @@ class Options:
     config: Annotated[Path | None, Shown("FILE")] = None
     init: Annotated[Path | None, Shown("POLICY")] = None
     out: Annotated[Path | None, Shown("DIR", default="runs/TASK/TIME-PRESET-sSEED")] = None
+    zoo: Annotated[Path | None, Shown("DIR")] = None
     backend: Annotated[str | None, Shown("NAME", default="as --task.backend")] = None
     objectives: Annotated[tuple[str, ...], Shown("NAME ...", default="none")] = ()
     video_every: Annotated[int | None, Shown("N")] = None
@@ -77,6 +79,8 @@ def run(argv: list[str]) -> int:
     from epvf.runs.folder import Run, check_free
     from epvf.runtime.handles import make_room
     from epvf.training.prepare import prepare
+    from epvf.zoo.keeper import Keeper
+    from epvf.zoo.store import Zoo
 
     besides = recording.Besides(asked.report, asked.track, asked.video_every)
     if asked.out is not None:
@@ -97,6 +101,7 @@ def run(argv: list[str]) -> int:
         dry_run.tell(setup, asked.json)
         return 0
     make_room(config.num_seeds)
+    zoo = None if asked.zoo is None else Zoo.create(asked.zoo)
     _tell_if_not_resumable(config)
     _tell_what_was_chosen(config, origin)
     command = ["epvf", "train", *argv]
@@ -104,8 +109,9 @@ def run(argv: list[str]) -> int:
         made = Run.create(asked.out, setup.config, command, init=saved)
     else:
         made = Run.create_default(setup.config, origin, command, init=saved)
+    keeper = None if zoo is None else Keeper(zoo, setup, f"{made.path}")
     try:
-        return recording.record_and_tell(made, setup, asked.json, besides)
+        return recording.record_and_tell(made, setup, asked.json, besides, keeper=keeper)
     finally:
         made.close()
 

@@ -63,6 +63,7 @@ def record(
     watch: Watch | None = None,
     given_up: Callable[[Report], bool] | None = None,
     checkpoint: int | None = None,
+    listener: Callable[[Report], None] | None = None,
 ) -> Outcome:
     """Trains a run from a checkpoint, or from the start where it has none.
 
@@ -76,12 +77,13 @@ def record(
         watch: looks at the first seed's policy as training goes on; None: nobody.
         given_up: asked after each report whether the run is to end there, saved.
         checkpoint: update to go on from; None: the newest.
+        listener: is given every report, after it has been written.
 
     Raises:
         UserError: if the checkpoint or what else the run's folder holds cannot be used.
         RunFailed: if the training diverged or ran out of memory.
     """
-    recorder = _Recorder(run, setup, display, sinks, watch, given_up, checkpoint)
+    recorder = _Recorder(run, setup, display, sinks, watch, given_up, checkpoint, listener)
     try:
         run.begin()
         outcome = recorder.train()
@@ -119,7 +121,9 @@ class _Recorder:
         watch: Watch | None,
         given_up: Callable[[Report], bool] | None,
         checkpoint: int | None,
+        listener: Callable[[Report], None] | None,
     ) -> None:
+        self._listener = listener
         config = setup.config
         self._given_up = given_up
         self._run, self._setup, self._display, self._watch = run, setup, display, watch
@@ -225,6 +229,8 @@ class _Recorder:
             self._trail.note(report.state.iteration, self._centres(report.state.learner))
         if self._watch is not None:
             self._watch(report.state.iteration, self._save_first)
+        if self._listener is not None:
+            self._listener(report)
         if self._checkpoint_due(report.state):
             self._save()
         elif time.monotonic() - self._policies_time > POLICY_SECONDS:

@@ -22,7 +22,9 @@ def interface(name: str) -> dict[str, str]:
         name: of a task; one that is not known is not an error.
     """
     try:
-        task: Any = TASKS[name] if name in TASKS else None
+        if name not in TASKS:
+            return {}
+        task: Any = TASKS[name]
     except UserError:  # of another package, and broken
         return {}
     if isinstance(task, TaskEntry):

@@ -163,9 +163,7 @@ def _constants(name: str, array: np.ndarray) -> str:
     numbers = [f"{float(x).hex()}f" for x in array.ravel()]
     if not np.isfinite(array).all():
         raise UserError("the policy has weights that are not finite, which C has no constants for")
-    rows = [
-        "    " + ", ".join(numbers[i : i + _COLUMNS]) for i in range(0, len(numbers), _COLUMNS)
-    ]
+    rows = ["    " + ", ".join(numbers[i : i + _COLUMNS]) for i in range(0, len(numbers), _COLUMNS)]
     return f"static const float {name}[{len(numbers)}] = {{\n" + ",\n".join(rows) + "};\n"
 
 

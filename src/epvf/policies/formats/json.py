@@ -37,7 +37,10 @@ def read_policy(path: Path) -> SavedPolicy:
     """
     if path.stat().st_size > MOST_BYTES:
         raise UserError(f"{path} is no policy: it has more than {MOST_BYTES >> 20} MiB")
-    found = read_json(path)
+    try:
+        found = read_json(path)
+    except RecursionError:
+        raise UserError(f"{path} is no policy: its values lie in each other too deep") from None
     tensors: dict[str, np.ndarray] = {}
     try:
         for i, layer in enumerate(found["layers"]):

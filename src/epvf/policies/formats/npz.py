@@ -40,6 +40,14 @@ def read_policy(path: Path) -> SavedPolicy:
         with np.load(path, allow_pickle=False) as found:
             tensors = {name: found[name] for name in found.files}
         metadata = json.loads(str(tensors.pop("metadata")))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, SyntaxError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        zipfile.BadZipFile,
+        SyntaxError,
+        RuntimeError,
+    ) as error:
         raise UserError(f"cannot read policy {path}: {one_line(error)}") from error
     return assembled(path, tensors, metadata, FORMAT)

@@ -58,7 +58,7 @@ def read_policy(path: Path, told: Told = NOTHING_TOLD) -> SavedPolicy:
                 raise UserError(f"{path} is no model of Stable-Baselines3: it has no 'data'")
             data = json.loads(archive.read("data"))
             weights = archive.read("policy.pth") if "policy.pth" in names else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, RuntimeError) as error:
         raise UserError(f"cannot read {path}: {one_line(error)}") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} is no model of Stable-Baselines3: its 'data' is no object")
@@ -117,7 +117,9 @@ def _actions(path: Path, data: dict[str, Any]) -> tuple[Any, Any]:
     if "discrete.Discrete" in kind:
         return None, None
     if "box.Box" not in kind:
-        raise UserError(f"{path} has actions of {kind[:60] or 'no kind'}; only Box and Discrete fit")
+        raise UserError(
+            f"{path} has actions of {kind[:60] or 'no kind'}; only Box and Discrete fit"
+        )
     ends = [
         np.array([float(x) for x in re.findall(r"[-+]?(?:inf|[\d.]+(?:e[-+]?\d+)?)", text)])
         for text in (str(space.get("low")), str(space.get("high")))

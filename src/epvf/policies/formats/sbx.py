@@ -64,7 +64,9 @@ def network(path: Path, data: dict[str, Any], low: Any, high: Any) -> Network:
     layers = [_layer(path, tensors[name]) for name in names]
     squashed = algorithm in (*_TWO_HEADED, "td3", "ddpg")
     output = "argmax" if low is None else "tanh" if squashed else "clip"
-    return Network(f"sbx {algorithm}", layers, _activation(policy, state), output, low=low, high=high)
+    return Network(
+        f"sbx {algorithm}", layers, _activation(policy, state), output, low=low, high=high
+    )
 
 
 def _allowed(name: str) -> bool:

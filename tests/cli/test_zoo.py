@@ -1,0 +1,148 @@
+"""`epvf zoo`: policies of runs and files are kept, ranked, learned from, improved."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from epvf.analysis.trained_value import load_value
+from epvf.cli.main import main
+from epvf.policies.formats.safetensors import save_policy
+from epvf.policies.mlp import Policy
+from epvf.runs.metrics import read_metrics
+from epvf.zoo.store import Zoo
+
+FOREIGN = Path(__file__).resolve().parents[1] / "fixtures" / "foreign"
+
+
+def _json(words, capsys):
+    assert main([*words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A run of V(θ) whose policies went into a zoo."""
+    folder = tmp_path_factory.mktemp("kept")
+    words = ["train", "cartpole", "--preset", "debug", "--out", str(folder / "run")]
+    assert main([*words, "--zoo", str(folder / "zoo")]) == 0
+    return folder
+
+
+def test_a_run_keeps_every_policy_with_its_return(kept):
+    zoo, run = Zoo.open(kept / "zoo"), kept / "run"
+    drawn = [entry for entry in zoo.entries() if entry.noise is not None]
+    rows = zoo.rows(drawn)
+    records = read_metrics(run / "metrics.jsonl")
+    means = rows.returns.reshape(len(records), -1).mean(axis=1)
+    np.testing.assert_allclose(means, [r["rollout/episode_return"] for r in records], rtol=1e-5)
+    # the newest two populations are what V has in its buffer, weights and returns
+    buffer = load_value(run).buffer()
+    newest = np.argsort(buffer.thetas[:, 0]), np.argsort(rows.thetas[-64:, 0])
+    np.testing.assert_allclose(
+        buffer.thetas[newest[0]], rows.thetas[-64:][newest[1]], rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(buffer.returns[newest[0]], rows.returns[-64:][newest[1]])
+    centres = zoo.rows([entry for entry in zoo.entries() if entry.noise is None])
+    measured = [r["eval/episode_return"] for r in records if r["eval/episode_return"] is not None]
+    np.testing.assert_allclose(centres.returns, measured, rtol=1e-5)
+    (origin,) = {entry.origin._replace(update=0) for entry in zoo.entries()}
+    assert (origin.task, origin.method, origin.seed) == ("cartpole", "epvf", 0)
+    assert origin.source == str(run) and origin.episode_length == 500
+
+
+def test_keeping_changes_nothing_of_a_run(kept, finished):
+    ours, theirs = (read_metrics(run / "metrics.jsonl") for run in (kept / "run", finished))
+    plain = [
+        [{k: v for k, v in r.items() if "time/" not in k} for r in rs] for rs in (ours, theirs)
+    ]
+    assert plain[0] == plain[1]
+
+
+def test_runs_and_files_are_added_listed_and_ranked(finished, workplace, capsys):
+    result = _json(["zoo", "add", "zoo", str(finished)], capsys)
+    assert result["policies"] == 2 + 64
+    words = ["zoo", "add", "zoo", str(FOREIGN / "sb3_dqn.zip"), "--task", "cartpole"]
+    assert _json([*words, "--episodes", "3"], capsys)["policies"] == 1
+    listed = _json(["zoo", "list", "zoo"], capsys)
+    assert listed["policies"] == 67 and len(listed["entries"]) == 4
+    assert listed["entries"][-1]["mean_return"] >= 8.0
+    ours = ["--architecture", "4-8-2 tanh argmax"]
+    ranked = _json(
+        ["zoo", "rank", "zoo", "--value", str(finished), "--verify", "8", "--episodes", "2", *ours],
+        capsys,
+    )
+    assert ranked["policies"] == 66 and ranked["verified"]["value"]["policies"] == 8
+    assert set(ranked["stored_returns"]) == {"value", "neighbour", "ridge"}
+    predicted = [one["predicted"] for one in ranked["ranking"]]
+    assert predicted == sorted(predicted, reverse=True) and len(predicted) >= 10
+    assert main(["zoo", "rank", "zoo", "--value", str(finished), *ours]) == 0
+    assert "rank correlation of value with returns in the zoo" in capsys.readouterr().out
+
+
+def test_v_is_learned_from_a_zoo_and_climbed(kept, workplace, capsys):
+    zoo, run = str(kept / "zoo"), str(kept / "run")
+    words = ["zoo", "fit", zoo, "--members", "2", "--hidden-sizes", "8", "--epochs", "3"]
+    result = _json([*words, "--out", "v.safetensors"], capsys)
+    assert result["policies"] > 100 and "spearman" in result["held_out"]["value"]
+    ranked = _json(["zoo", "rank", zoo, "--value", "v.safetensors", "--top", "1"], capsys)
+    assert ranked["ranking"][0]["spread"] > 0.0 and ranked["units"] == "return"
+    for method in ("value", "es"):
+        words = ["zoo", "improve", run, "--value", "v.safetensors", "--budget", "128"]
+        result = _json([*words, "--method", method, "--out", f"{method}.safetensors"], capsys)
+        assert result["episodes"] <= 128
+        assert Path(f"{method}.safetensors").exists() == result["better"]
+
+
+def test_zoos_are_merged(kept, workplace, capsys):
+    assert _json(["zoo", "merge", "all", str(kept / "zoo")], capsys)["shards"] >= 2
+    assert _json(["zoo", "merge", "all", str(kept / "zoo")], capsys)["shards"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["openes", "psvf", "ppo"])
+def test_other_methods_keep_what_they_know(method, workplace):
+    words = ["train", "cartpole", "--preset", "debug", "--method", method, "--out", "run"]
+    assert main([*words, "--zoo", "zoo"]) == 0
+    rows = Zoo.open(Path("zoo")).rows()
+    records = read_metrics(Path("run/metrics.jsonl"))
+    measured = [r["eval/episode_return"] for r in records if r["eval/episode_return"] is not None]
+    centres = rows.returns[rows.episodes > 1]
+    np.testing.assert_allclose(centres[: len(measured)], measured, rtol=1e-5)
+    assert ((rows.episodes == 1).sum() > 0) == (method == "openes")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "epvf zoo needs a command"),
+        (["list", "nowhere"], "is no zoo"),
+        (["add", "zoo"], "which policies?"),
+        (["add", "zoo", "no.safetensors"], "there is no policy file"),
+        (["add", "zoo", str(FOREIGN / "sb3_dqn.zip")], "does not tell its task; give --task"),
+        (["add", "zoo", "p.safetensors", "--task", "ant"], "is a policy of task 'cartpole'"),
+        (["rank", "there"], "whose V?"),
+        (["rank", "there", "--value", "p.safetensors"], "but V has 'epvf-value/1'"),
+        (["rank", "there", "--value", "nowhere"], "cannot read V"),
+        (["rank", "there", "--value", "p.safetensors", "--task", "x"], "has no such policies"),
+        (["fit", "there"], "V needs 20"),
+        (["fit", "there", "--members", "0"], "members is 0"),
+        (["fit", "there", "--out", "no/v"], "there is no folder no"),
+        (["improve", "p.safetensors"], "give either --value RUN|FILE or --zoo ZOO"),
+        (
+            ["improve", "p.safetensors", "--zoo", "there", "--out", "p.safetensors"],
+            "exists already",
+        ),
+        (["improve", "q.safetensors", "--zoo", "there"], "has no policies 4-3-2 tanh argmax"),
+        (["merge", "zoo", "nowhere"], "is no zoo"),
+    ],
+)
+def test_bad_input(words, message, workplace, refused, capsys):
+    for name, sizes in (("p", (4, 2)), ("q", (4, 3, 2))):
+        policy = Policy(sizes, output="argmax")
+        zeros = np.zeros(policy.num_parameters)
+        save_policy(f"{name}.safetensors", policy, zeros, "cartpole", 1.0)
+    assert main(["zoo", "add", "there", "p.safetensors"]) == 0
+    capsys.readouterr()
+    refused(["zoo", *words], message)
