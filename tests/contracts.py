@@ -46,6 +46,7 @@ MODULES = (
     "epvf.tasks.engines.native",
     "epvf.tasks.engines.rollout",
     "epvf.tasks.engines.segments",
+    "epvf.zoo",
 )
 """All but those that numba or Warp compile, which take no decorated function, and `epvf.config`,
 which knows no shapes, checks its own types, and of which every test makes hundreds of calls."""

@@ -27,7 +27,8 @@ def test_a_policy_is_exported_with_what_it_reads_and_does(form, files, policy, c
     assert main(["policy", "export", str(policy), "--format", form, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert len(result["files"]) == files
-    text = Path(result["files"][-1]).read_bytes().decode(errors="replace")
+    file = Path(result["files"][-1])
+    text = str(load_policy(file).metadata) if form == "npz" else file.read_text()
     for told in ("torso height (m)", "hip_4, ankle_4", "0.01", "raw observations", "1 1 1 1"):
         assert told in text
 
@@ -47,6 +48,13 @@ def test_a_policy_of_another_library_is_imported_and_played(workplace, capsys):
     assert "episodes of cartpole" in capsys.readouterr().out
     assert main(["policy", "info", "p.safetensors"]) == 0
     assert "origin: stable-baselines3 dqn" in capsys.readouterr().out
+
+
+def test_a_foreign_file_is_played_as_it_is_where_the_task_is_told(workplace, refused, capsys):
+    file = str(FOREIGN / "sb3_ppo_discrete.zip")
+    assert main(["eval", file, "--task", "cartpole", "--episodes", "2"]) == 0
+    assert "over 2 episodes of cartpole" in capsys.readouterr().out
+    refused(["eval", file], "does not tell its task; give --task")
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ def kept(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_keeps_every_policy_with_its_return(kept):
     zoo, run = Zoo.open(kept / "zoo"), kept / "run"
     drawn = [entry for entry in zoo.entries() if entry.noise is not None]
@@ -52,6 +53,7 @@ def test_a_run_keeps_every_policy_with_its_return(kept):
     assert origin.source == str(run) and origin.episode_length == 500
 
 
+@pytest.mark.slow
 def test_keeping_changes_nothing_of_a_run(kept, finished):
     ours, theirs = (read_metrics(run / "metrics.jsonl") for run in (kept / "run", finished))
     plain = [
@@ -60,6 +62,7 @@ def test_keeping_changes_nothing_of_a_run(kept, finished):
     assert plain[0] == plain[1]
 
 
+@pytest.mark.slow
 def test_runs_and_files_are_added_listed_and_ranked(finished, workplace, capsys):
     result = _json(["zoo", "add", "zoo", str(finished)], capsys)
     assert result["policies"] == 2 + 64
@@ -81,6 +84,7 @@ def test_runs_and_files_are_added_listed_and_ranked(finished, workplace, capsys)
     assert "rank correlation of value with returns in the zoo" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_v_is_learned_from_a_zoo_and_climbed(kept, workplace, capsys):
     zoo, run = str(kept / "zoo"), str(kept / "run")
     words = ["zoo", "fit", zoo, "--members", "2", "--hidden-sizes", "8", "--epochs", "3"]
@@ -95,6 +99,7 @@ def test_v_is_learned_from_a_zoo_and_climbed(kept, workplace, capsys):
         assert Path(f"{method}.safetensors").exists() == result["better"]
 
 
+@pytest.mark.slow
 def test_zoos_are_merged(kept, workplace, capsys):
     assert _json(["zoo", "merge", "all", str(kept / "zoo")], capsys)["shards"] >= 2
     assert _json(["zoo", "merge", "all", str(kept / "zoo")], capsys)["shards"] == 0

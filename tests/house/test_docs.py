@@ -18,6 +18,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 STANDS_FOR = {
     "TASK": "ant",
+    "TEXT": "text",
+    "K": "40",
     "RUN": "run",
     "POLICY": "policy.safetensors",
     "FILE": "file",

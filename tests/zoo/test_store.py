@@ -15,7 +15,7 @@ from epvf.errors import UserError
 from epvf.policies.mlp import Policy
 from epvf.policies.noise import PerturbationConfig
 from epvf.policies.population import drawn, perturbed
-from epvf.zoo.store import INDEX, SHARDS, Origin, Rows, Zoo, select
+from epvf.zoo.store import INDEX, SHARDS, Origin, Outcomes, Rows, Zoo, select
 
 POLICY = Policy((3, 4, 2))
 ORIGIN = Origin("hopper", "native", source="runs/a", method="epvf", seed=0, update=7)
@@ -52,7 +52,7 @@ def test_populations_are_kept_as_centres_and_keys(noise, zoo):
     theta = np.random.default_rng(0).normal(size=(2, POLICY.num_parameters)).astype(np.float32)
     population = perturbed(config, jax.random.key(3), theta, 64)
     rows = _rows(64)
-    zoo.add_drawn(POLICY, population, rows, ORIGIN)
+    zoo.add_drawn(POLICY, population, Outcomes(*rows[1:]), ORIGIN)
     (entry,) = zoo.entries()
     assert entry.noise == config
     found = zoo.rows()
@@ -64,9 +64,8 @@ def test_a_population_of_thousands_takes_next_to_nothing(zoo):
     policy = Policy((34, 64, 64, 8))
     centre = np.zeros((1, policy.num_parameters), np.float32)
     population = perturbed(PerturbationConfig(), jax.random.key(0), centre, 65_536)
-    nothing = np.zeros((0, 0), np.float32)
     known = np.zeros(65_536, np.float32)
-    zoo.add_drawn(policy, population, Rows(nothing, known, known, known.astype(np.int32)), ORIGIN)
+    zoo.add_drawn(policy, population, Outcomes(known, known, known.astype(np.int32)), ORIGIN)
     (shard,) = (zoo.path / SHARDS).iterdir()
     assert shard.stat().st_size - 3 * 4 * 65_536 < 28_500
 
@@ -113,6 +112,7 @@ def _write_many(path: Path, seed: int, count: int) -> None:
         zoo.add(POLICY, _rows(3, 1000 * seed + number), ORIGIN._replace(seed=seed, update=number))
 
 
+@pytest.mark.slow
 def test_several_writers_lose_nothing(zoo):
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=_write_many, args=(zoo.path, s, 12)) for s in range(3)]
@@ -126,6 +126,7 @@ def test_several_writers_lose_nothing(zoo):
     assert len(zoo.rows().returns) == 3 * 12 * 3
 
 
+@pytest.mark.slow
 def test_a_killed_writer_loses_what_it_was_writing_and_no_more(zoo):
     context = multiprocessing.get_context("spawn")
     writer = context.Process(target=_write_many, args=(zoo.path, 1, 100_000))

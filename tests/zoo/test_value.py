@@ -69,6 +69,7 @@ def test_v_ranks_policies_of_a_source_that_it_has_not_seen(fitted):
     assert found["value"]["policies"] == 250
 
 
+@pytest.mark.slow
 def test_returns_without_rhyme_are_not_learned(tmp_path):
     zoo = Zoo.create(tmp_path / "zoo")
     zoo.add(POLICY, _pairs(400, shuffled=True), Origin("formula", source="a"))
@@ -175,6 +176,7 @@ def test_evolution_strategies_spend_the_same_episodes(fitted):
     assert found.better and found.episodes == roll.episodes <= 1024
 
 
+@pytest.mark.slow
 def test_a_v_that_knows_nothing_changes_nothing_for_the_worse():
     rows = _pairs(300, shuffled=True)
     fitted = fit_value(POLICY, rows.thetas, rows.returns, rows.episodes, CONFIG)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from epvf.cli import arguments
 from epvf.cli.arguments import Shown
 from epvf.cli.results import evaluated, print_result
+from epvf.errors import UserError
 from epvf.runtime import startup
 
 
@@ -22,6 +23,7 @@ class Options:
         episodes: rollouts.
         backend: the engine.
         policy: which of a run's policies.
+        task: of a policy that does not tell its own.
         seed: of resets and jitter.
         json: print the result as JSON.
     """
@@ -30,6 +32,7 @@ class Options:
     episodes: int = 100
     backend: Annotated[str, Shown("NAME")] = "auto"
     policy: Literal["best", "last"] = "best"
+    task: Annotated[str | None, Shown("TASK")] = None
     seed: int = 0
     json: bool = False
 
@@ -48,6 +51,11 @@ def run(argv: list[str]) -> int:
         jitter = read_config(path).eval.jitter
         path = policy_path(path, asked.policy)
     saved = load_policy(path)
+    if not saved.task and asked.task is None:
+        raise UserError(f"{path} does not tell its task; give --task")
+    if asked.task not in (None, saved.task) and saved.task:
+        raise UserError(f"{path} is a policy of task {saved.task!r}, not {asked.task!r}")
+    saved = saved._replace(task=saved.task or asked.task)
     result = evaluate(saved, asked.episodes, asked.backend, asked.seed, jitter).summary()
     print_result(result | {"policy": str(path)}, evaluated(result), asked.json)
     return 0

@@ -288,7 +288,7 @@ _COLUMNS = ("entry", "row", "predicted", "spread", "distance", "neighbour", "rid
 
 def _told_ranking(result: dict[str, Any]) -> str:
     def number(value: Any) -> str:
-        return "-" if value is None or value != value else f"{value:.2f}"
+        return "-" if value is None or value != value else f"{value:.4g}"
 
     names = ("predicted", "spread", "distance", "return", "verified")
     rows = [("place", "shard", "row", *names, "source")]
@@ -300,7 +300,7 @@ def _told_ranking(result: dict[str, Any]) -> str:
     for kind, told in (("stored_returns", "returns in the zoo"), ("verified", "fresh rollouts")):
         for name, found in result.get(kind, {}).items():
             if found["spearman"] is None:
-                lines.append(f"{name}: too few {told} to correlate with")
+                lines.append(f"{name}: {told} or predictions are too few, or all alike")
                 continue
             lines.append(
                 f"rank correlation of {name} with {told}: {found['spearman']:.3f} "

@@ -5,7 +5,6 @@ old policy and of the new one, and a one-sided Welch test (Welch 1947).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +27,9 @@ PARTS = (0.25, 0.5, 1.0)
 
 FURTHEST = 6.0
 """Radius beyond which V is not followed, in distances that are usual between what it has seen."""
+
+SAMPLE = 1024
+"""Policies that V has learned from, whose spread says what is usual."""
 
 ES_PAIRS = 16
 
@@ -93,7 +95,7 @@ def climb(
             f"V of {predictor.name} does not say what it has learned from, so that it cannot be "
             "told how far to trust it; use a run of V(θ), or epvf zoo fit"
         )
-    region = _Region(predictor, theta)
+    region = _Region(predictor)
     proof = budget // 4
     left, radius, current, rounds = budget - proof, 1.0, theta, []
     each = max(LEAST_BUDGET // 2, left // 6)
@@ -153,24 +155,19 @@ def noise_scale(predictor: Predictor, theta: Float[np.ndarray, "P"]) -> np.ndarr
     return (0.25 * _deviation(predictor.pairs.thetas)).astype(np.float32)
 
 
-@dataclass(frozen=True)
 class _Region:
-    """Where V is followed from a policy."""
+    """Where V is followed: distances and spreads that are usual where it has learned."""
 
-    predictor: Predictor
-    start: Float[np.ndarray, "P"]
-
-    def __post_init__(self) -> None:
-        pairs = self.predictor.pairs
+    def __init__(self, predictor: Predictor) -> None:
+        pairs = predictor.pairs
         assert pairs is not None
-        spread = self.predictor(np.asarray(pairs.thetas[:1024], np.float32)).spread
-        # a single V has no spread: its distances alone say how far it is followed
-        limit = float(np.percentile(spread, 90)) if np.isfinite(spread).all() else np.inf
+        self._predictor = predictor
+        spread = predictor(np.asarray(pairs.thetas[:SAMPLE], np.float32)).spread
+        # a single V has no spread: distances alone say how far it is followed
+        self._limit = float(np.percentile(spread, 90)) if np.isfinite(spread).all() else np.inf
         deviation = _deviation(pairs.thetas)
-        near = Neighbours(pairs)
-        object.__setattr__(self, "limit", limit)
-        object.__setattr__(self, "unit", near.usual * deviation / np.sqrt(len(deviation)))
-        object.__setattr__(self, "_path", jax.jit(self._climbed))
+        self._unit = Neighbours(pairs).usual * deviation / np.sqrt(len(deviation))
+        self._climbed = jax.jit(self._climb)
 
     def candidates(
         self, theta: Float[np.ndarray, "P"], radius: float
@@ -180,36 +177,35 @@ class _Region:
         Where it trusts nothing of what it prefers, the nearest are taken all the same: rollouts
         decide.
         """
-        ends = np.asarray(self._path(jnp.asarray(theta), radius), np.float32)
-        found = ends.reshape(-1, len(theta))
-        said = self.predictor(np.concatenate([theta[None], found]))
+        climbs = np.asarray(self._climbed(jnp.asarray(theta), radius), np.float32)
+        found = climbs.reshape(-1, len(theta))
+        said = self._predictor(np.concatenate([theta[None], found]))
         gains = said.mean[1:] - said.mean[0]
-        limit: float = getattr(self, "limit")  # noqa: B009
-        trusted = ~(said.spread[1:] > max(limit, float(np.nan_to_num(said.spread[0]))))
+        allowed = max(self._limit, float(np.nan_to_num(said.spread[0])))
+        trusted = ~(said.spread[1:] > allowed)
         if not trusted.any():
-            trusted[: len(ends[0])] = True
+            trusted[:: climbs.shape[1]] = True
         return found[trusted], gains[trusted]
 
-    def _climbed(self, theta: Any, radius: Any) -> Any:
+    def _climb(self, theta: Any, radius: Any) -> Any:
         """Points of every member's climb `[members, parts, P]`, by normalised gradients."""
-        unit = jnp.asarray(getattr(self, "unit"))  # noqa: B009
-        count = self.predictor.members(theta[None]).shape[0]
+        unit, members = jnp.asarray(self._unit), self._predictor.members
+        places = jnp.asarray([max(0, round(part * STEPS) - 1) for part in PARTS])
 
-        def member(number: Any) -> Any:
+        def member(number: int) -> Any:
             def value(move: Any) -> Any:
-                return self.predictor.members((theta + unit * move)[None])[number, 0]
+                return members((theta + unit * move)[None])[number, 0]
 
             def step(move: Any, _: None) -> Any:
                 slope = jax.grad(value)(move)
-                length = jnp.linalg.norm(slope)
-                move = move + (radius / STEPS) * jnp.sqrt(move.size) * slope / (length + 1e-12)
+                length = radius * jnp.sqrt(float(move.size)) / STEPS
+                move = move + length * slope / (jnp.linalg.norm(slope) + 1e-12)
                 return move, move
 
             _, moves = jax.lax.scan(step, jnp.zeros_like(theta), length=STEPS)
-            places = jnp.asarray([max(0, round(part * STEPS) - 1) for part in PARTS])
             return theta[None, :] + unit[None, :] * moves[places]
 
-        return jnp.stack([member(number) for number in range(count)])
+        return jnp.stack([member(number) for number in range(members(theta[None]).shape[0])])
 
 
 def _select(

@@ -21,7 +21,7 @@ from epvf.tasks.registry import TASKS
 from epvf.training.prepare import Setup
 from epvf.training.state import Report
 from epvf.types import Evaluation
-from epvf.zoo.store import Origin, Rows, Zoo
+from epvf.zoo.store import Origin, Outcomes, Rows, Zoo
 
 SECONDS = 10.0
 """How often at most a shard is written."""
@@ -92,7 +92,7 @@ class Keeper:
             num = returns.shape[1]
             assert self._noise is not None
             population = Perturbed(centres, keys, num, self._noise)
-            told = _rows(np.zeros((0, 0), np.float32), returns.ravel(), lengths.ravel(), 1)
+            told = _outcomes(returns, lengths, 1)
             self._zoo.add_drawn(self._policy, population, told, origin)
         if stored:
             rows = Rows(*(np.concatenate(column) for column in zip(*stored, strict=True)))
@@ -144,10 +144,13 @@ def task_fingerprint(name: str) -> str:
 
 
 def _rows(thetas: np.ndarray, returns: Any, lengths: Any, episodes: int) -> Rows:
+    return Rows(np.asarray(thetas, np.float32), *_outcomes(returns, lengths, episodes))
+
+
+def _outcomes(returns: Any, lengths: Any, episodes: int) -> Outcomes:
     values = np.asarray(returns, np.float32).ravel()
-    return Rows(
-        np.asarray(thetas, np.float32),
-        np.where(np.isfinite(values), values, np.nan),
+    return Outcomes(
+        np.where(np.isfinite(values), values, np.float32(np.nan)),
         np.asarray(lengths, np.float32).ravel(),
         np.full(len(values), episodes, np.int32),
     )
@@ -157,7 +160,7 @@ def _watching(search: PolicySearch, keeper: Keeper) -> PolicySearch:
     """A method of the same kind that tells what it is told."""
     kind: Any = type(search)
 
-    class Watching(kind):  # type: ignore[misc]
+    class Watching(kind):
         def learn(self, state: Any, iteration: Any, thetas: Any, evaluation: Any) -> Any:
             if isinstance(evaluation, Evaluation):
                 self._keep(self.population(state, iteration), evaluation)

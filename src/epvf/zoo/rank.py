@@ -88,7 +88,7 @@ def rank(
     order = np.argsort(-np.nan_to_num(joined[2], nan=-np.inf), kind="stable")
     kinds = [np.int64, np.int64, *[np.float64] * 6]
     ordered = (x[order].astype(kind) for x, kind in zip(joined, kinds, strict=True))
-    return Ranked(*ordered, time.perf_counter() - begin)  # type: ignore[arg-type]
+    return Ranked(*ordered, seconds=time.perf_counter() - begin)
 
 
 def agreement(ranked: Ranked, returns: Float[np.ndarray, "n"]) -> dict[str, Any]:

@@ -69,14 +69,26 @@ class Origin(NamedTuple):
     update: int = -1
 
 
-class Rows(NamedTuple):
-    """Policies and how they did.
+class Outcomes(NamedTuple):
+    """How policies did.
 
     Attributes:
-        thetas: `[n, P]`.
         returns: `[n]` undiscounted, the mean over `episodes`; NaN where not finite or unknown.
         lengths: `[n]` env steps of an episode, the mean.
         episodes: `[n]` that the return is the mean of; 0 where nobody knows.
+    """
+
+    returns: Float[np.ndarray, "n"]
+    lengths: Float[np.ndarray, "n"]
+    episodes: Int[np.ndarray, "n"]
+
+
+class Rows(NamedTuple):
+    """Policies and how they did; see `Outcomes`.
+
+    Attributes:
+        thetas: `[n, P]`.
+        returns, lengths, episodes: `[n]`.
     """
 
     thetas: Float[np.ndarray, "n P"]
@@ -174,10 +186,12 @@ class Zoo:
             UserError: if it cannot be written.
         """
         thetas = np.ascontiguousarray(rows.thetas, np.float32)
-        return self._add(policy, {"thetas": thetas}, rows, origin, None)
+        return self._add(policy, {"thetas": thetas}, Outcomes(*rows[1:]), origin, None)
 
-    def add_drawn(self, policy: Policy, population: Perturbed, rows: Rows, origin: Origin) -> Entry:
-        """Adds populations by centres and keys; the weights in `rows` are not read.
+    def add_drawn(
+        self, policy: Policy, population: Perturbed, told: Outcomes, origin: Origin
+    ) -> Entry:
+        """Adds populations by centres and keys.
 
         Raises:
             UserError: if it cannot be written.
@@ -186,7 +200,7 @@ class Zoo:
             "centres": np.ascontiguousarray(population.centres, np.float32),
             "keys": np.ascontiguousarray(population.keys, np.uint32),
         }
-        return self._add(policy, tensors, rows, origin, population.config)
+        return self._add(policy, tensors, told, origin, population.config)
 
     def read(self, entries: Sequence[Entry] | None = None) -> Iterator[tuple[Entry, Rows]]:
         """The policies of entries, in parts of at most `CHUNK`.
@@ -234,16 +248,16 @@ class Zoo:
         self,
         policy: Policy,
         tensors: dict[str, np.ndarray],
-        rows: Rows,
+        told: Outcomes,
         origin: Origin,
         noise: PerturbationConfig | None,
     ) -> Entry:
         tensors = tensors | {
-            "returns": np.ascontiguousarray(rows.returns, np.float32),
-            "lengths": np.ascontiguousarray(rows.lengths, np.float32),
-            "episodes": np.ascontiguousarray(rows.episodes, np.int32),
+            "returns": np.ascontiguousarray(told.returns, np.float32),
+            "lengths": np.ascontiguousarray(told.lengths, np.float32),
+            "episodes": np.ascontiguousarray(told.episodes, np.int32),
         }
-        returns = np.asarray(rows.returns, np.float64)
+        returns = np.asarray(told.returns, np.float64)
         finite = returns[np.isfinite(returns)]
         content = save(tensors)
         entry = Entry(

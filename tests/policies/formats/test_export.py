@@ -170,3 +170,42 @@ def test_an_archive_with_a_pickle_in_it_is_refused(tmp_path):
     np.savez(tmp_path / "p.npz", metadata=np.array([{}], object))
     with pytest.raises(UserError, match="cannot read policy"):
         load_policy(tmp_path / "p.npz")
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_a_small_program_drives_mujoco_as_python_does(tmp_path):
+    """`examples/drive_hopper.c`, against MuJoCo's Python bindings and numpy."""
+    import mujoco
+
+    from epvf.policies.reference import act
+    from epvf.tasks.gym_models import model_file
+    from epvf.tasks.hopper import BODY
+    from epvf.tasks.interface import interface
+
+    root = Path(mujoco.__file__).parent
+    headers, libraries = root / "include", sorted(root.glob("libmujoco.so*"))
+    if not headers.is_dir() or not libraries:
+        pytest.skip("this MuJoCo has no headers and shared library")
+    policy = Policy((11, 16, 3))
+    saved = _saved(policy)._replace(task="hopper")
+    WRITERS["c"](tmp_path / "hopper.c", contents(saved, interface("hopper")))
+    example = Path(__file__).resolve().parents[3] / "examples" / "drive_hopper.c"
+    program, xml, steps = tmp_path / "drive", tmp_path / "hopper.xml", 100
+    sources = [example, tmp_path / "hopper.c", libraries[0]]
+    flags = ["-Wall", "-Wextra", "-Werror", f"-I{headers}", f"-I{tmp_path}", f"-Wl,-rpath,{root}"]
+    subprocess.run(["cc", "-O2", *flags, *sources, "-lm", "-o", program], check=True)
+    model = BODY.model()
+    shutil.copy(model_file("hopper.xml", "hopper"), xml)
+    done = subprocess.run([program, xml, str(steps)], capture_output=True, text=True, check=True)
+    found = np.array([line.split() for line in done.stdout.splitlines()], float)
+    data, layers = mujoco.MjData(model), policy.unravel(saved.theta)
+    wanted = []
+    for _ in range(steps):
+        state = np.concatenate([data.qpos[1:], data.qvel.clip(-10.0, 10.0)])
+        data.ctrl[:] = act(policy, layers, state.astype(np.float32))
+        mujoco.mj_step(model, data, nstep=BODY.frame_skip)
+        wanted.append(data.qpos[:2].copy())
+    assert np.ptp(found[:, 1]) > 0.05
+    # single precision parts the two by a bit, which contacts enlarge
+    np.testing.assert_allclose(found[:50], np.array(wanted)[:50], atol=1e-3)
+    assert subprocess.run([program], capture_output=True).returncode == 1

@@ -1,0 +1,93 @@
+"""What V learned from a zoo is good for: ranking what it has not seen, and improving policies.
+
+    python benchmarks/zoo.py ZOO --held-out TEXT --out FILE [--policies 5] [--budget 1024]
+
+V is learned from all sources but those that contain TEXT. Policies of these are ranked, beside the
+nearest neighbour and ridge regression, by the returns that the zoo has of them; a few of middling
+return are then improved by V and, with the same episodes, by evolution strategies.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from epvf.files import write_json
+from epvf.runtime import startup
+from epvf.training.offline import OfflineConfig
+from epvf.zoo import fit, improve
+from epvf.zoo.predictors import load_predictor
+from epvf.zoo.rollouts import Roller
+from epvf.zoo.store import Zoo, select
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("zoo", type=Path)
+    parser.add_argument("--held-out", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--policies", type=int, default=5)
+    parser.add_argument("--budget", type=int, default=1024)
+    parser.add_argument("--most", type=int, default=fit.MOST)
+    parser.add_argument("--members", type=int, default=OfflineConfig().members)
+    parser.add_argument("--epochs", type=int, default=OfflineConfig().epochs)
+    parser.add_argument("--representation", default="raw")
+    parser.add_argument("--truth", type=int, default=256, help="episodes of the final comparison")
+    asked = parser.parse_args()
+    startup.use_compilation_cache()
+    zoo = Zoo.open(asked.zoo)
+    entries = [entry for entry in zoo.entries() if entry.num > 5 or entry.noise is None]
+    kinds = [entry.policy for entry in entries]
+    policy = max(set(kinds), key=kinds.count)
+    entries = select(entries, architecture=policy.describe())
+    config = OfflineConfig(
+        members=asked.members, representation=asked.representation, epochs=asked.epochs
+    )
+    value = asked.out.with_suffix(".safetensors")
+    result = fit.fit(zoo, entries, config, asked.most, asked.held_out, value)
+    print(json.dumps(result, indent=1), file=sys.stderr)
+    predictor = load_predictor(value)
+    result["representation"] = asked.representation
+    result["improved"] = []
+    rows = zoo.rows(select(entries, source=asked.held_out))
+    known = np.flatnonzero(np.isfinite(rows.returns))
+    best = rows.returns[known].max()
+    levels = np.linspace(0.1, 0.6, asked.policies) if asked.policies else []
+    origin = entries[0].origin
+    for number, level in enumerate(levels):
+        theta = rows.thetas[known[np.argmin(np.abs(rows.returns[known] - level * best))]]
+        judge = Roller(
+            origin.task, policy, episode_length=origin.episode_length, seed=1000 + number
+        )
+        before = judge(theta[None], asked.truth)[0]
+        one = {"policy": number, "before": float(before.mean())}
+        for method in ("value", "es"):
+            roll = Roller(
+                origin.task,
+                policy,
+                episode_length=origin.episode_length,
+                seed=number,
+                made=judge.task,
+            )
+            if method == "value":
+                found = improve.climb(predictor, theta, roll, asked.budget)
+            else:
+                scale = improve.noise_scale(predictor, theta)
+                found = improve.evolve(scale, theta, roll, asked.budget, number)
+            after = judge(found.theta[None], asked.truth)[0]
+            one[method] = {
+                "better": bool(found.better),
+                "gain": float(after.mean() - before.mean()),
+                "episodes": roll.episodes,
+            }
+        print(json.dumps(one), file=sys.stderr)
+        result["improved"].append(one)
+        write_json(asked.out, result)
+    write_json(asked.out, result)
+
+
+if __name__ == "__main__":
+    main()
