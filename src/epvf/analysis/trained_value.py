@@ -104,10 +104,6 @@ class TrainedValue:
         (only,) = self._checked(theta)
         return np.asarray(jax.grad(lambda x: self._average(x[None])[0])(only))
 
-    def average(self, thetas: Thetas) -> jax.Array:
-        """What V predicts of policies `[N, P]`, as a function that JAX can differentiate."""
-        return self._average(thetas)
-
     def buffer(self) -> Pairs:
         """The (policy, return) pairs that V was last fitted to, oldest rows in no special order.
 
