@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow lint format format-check types check clean help
+.PHONY: demo test test-slow lint format format-check types check docs clean help
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -34,8 +34,11 @@ types: $(VENV)/.dev ## check the types
 
 check: test test-slow lint format-check types ## all that has to pass
 
+docs: $(VENV)/.docs ## the site, in site/
+	$(BIN)/mkdocs build --strict --quiet
+
 clean: ## remove the virtual environment and what tools left
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # Stamps: nothing is installed again until the requirements change.
 $(VENV)/.core: $(SOURCES) | $(VENV)/.made
@@ -44,6 +47,10 @@ $(VENV)/.core: $(SOURCES) | $(VENV)/.made
 
 $(VENV)/.dev: $(SOURCES) | $(VENV)/.made
 	$(PIP_INSTALL) --editable ".[dev,mjx,baselines]"
+	@touch $@ $(VENV)/.core
+
+$(VENV)/.docs: $(SOURCES) | $(VENV)/.made
+	$(PIP_INSTALL) --editable ".[docs,mjx,baselines]"
 	@touch $@ $(VENV)/.core
 
 $(VENV)/.made:

@@ -14,7 +14,7 @@ from epvf.cli import arguments, train
 from epvf.cli.main import COMMANDS
 
 ROOT = SOURCE.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 STANDS_FOR = {
     "TASK": "ant",
