@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,25 @@ def test_the_site_is_built_and_loads_nothing_from_the_network(tmp_path: Path) ->
     assert [name for name, path in pages.items() if loading.search(path.read_text())] == []
     assert "epvf train ant" in pages["reference/commands.html"].read_text()
     assert 'id="epvf.train"' in pages["reference/api.html"].read_text()
+
+
+def test_what_is_cited_is_this_version_and_the_paper() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == epvf.__version__
+    (paper,) = citation["references"]
+    assert [author["family-names"] for author in paper["authors"]] == ["Bohlinger", "Peters"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert citation["license"] == project["license"]
+    assert paper["url"] == project["urls"]["Paper"]
+
+
+@pytest.mark.parametrize("name", ["bug", "idea"])
+def test_a_form_for_issues_asks_for_something(name: str) -> None:
+    form = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / f"{name}.yml").read_text())
+    assert {"name", "description", "body"} <= set(form)
+    ids = [field["id"] for field in form["body"]]
+    assert len(set(ids)) == len(ids)
+    assert any(field.get("validations", {}).get("required") for field in form["body"])
 
 
 def test_the_wheels_readme_has_no_link_that_leads_nowhere() -> None:
