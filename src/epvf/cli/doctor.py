@@ -78,6 +78,7 @@ def _machines(where: str) -> dict[str, str]:
     alike = "yes" if len(kinds) <= 1 else "no: results depend on who computed them, in last digits"
     return told | {"alike": alike}
 
+
 def _unstartable(problems: dict[str, str]) -> bool:
     return not problems.keys() <= environment.RULES.keys()
 

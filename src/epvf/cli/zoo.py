@@ -214,7 +214,7 @@ def _add(asked: AddOptions) -> int:
 
 def _list(asked: ListOptions) -> int:
     zoo, entries = _chosen(asked)
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("shard", "policies", "task", "architecture", "source", "method", "update", "mean", "best")
     ]
     for entry in entries:

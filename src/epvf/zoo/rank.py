@@ -87,8 +87,9 @@ def rank(
     joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
     order = np.argsort(-np.nan_to_num(joined[2], nan=-np.inf), kind="stable")
     kinds = [np.int64, np.int64, *[np.float64] * 6]
-    ordered = (x[order].astype(kind) for x, kind in zip(joined, kinds, strict=True))
-    return Ranked(*ordered, seconds=time.perf_counter() - begin)
+    ordered = [x[order].astype(kind) for x, kind in zip(joined, kinds, strict=True)]
+    parts: Any = (*ordered, time.perf_counter() - begin)
+    return Ranked(*parts)
 
 
 def agreement(ranked: Ranked, returns: Float[np.ndarray, "n"]) -> dict[str, Any]:

@@ -5,28 +5,26 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from epvf.errors import UserError
-from epvf.policies.activations import ON_HOST
 from epvf.policies.formats.contents import contents
 from epvf.policies.formats.registry import WRITERS, load_policy
 from epvf.policies.formats.safetensors import SavedPolicy
+from epvf.policies.layers import ON_HOST
 from epvf.policies.mlp import Policy
 
 SIZES = [(4, 2), (34, 64, 64, 8), (5, 7, 3)]
 POLICIES = [
-    Policy(sizes, activation, output)
-    for sizes, activation, output in [
-        (SIZES[0], "tanh", "argmax"),
-        (SIZES[1], "tanh", "clip"),
-        (SIZES[2], "relu", "tanh"),
-        (SIZES[2], "elu", "argmax"),
-        (SIZES[2], "elu", "clip"),
-    ]
+    Policy(SIZES[0], "tanh", "argmax"),
+    Policy(SIZES[1], "tanh", "clip"),
+    Policy(SIZES[2], "relu", "tanh"),
+    Policy(SIZES[2], "elu", "argmax"),
+    Policy(SIZES[2], "elu", "clip"),
 ]
 ROWS = 10_000
 TOLERANCE = 1e-6
@@ -49,11 +47,12 @@ def _actions(saved: SavedPolicy, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     for kernel, bias in layers[:-1]:
         x = ON_HOST[saved.policy.activation](x @ kernel + bias)
     outputs = x @ layers[-1].kernel + layers[-1].bias
-    return outputs, {
+    bounds: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "argmax": lambda y: y.argmax(axis=1),
         "clip": lambda y: y.clip(-1, 1),
         "tanh": np.tanh,
-    }[saved.policy.output](outputs)
+    }
+    return outputs, bounds[saved.policy.output](outputs)
 
 
 def _assert_same(saved: SavedPolicy, outputs, actions) -> None:

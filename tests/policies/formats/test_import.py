@@ -5,16 +5,16 @@ import json
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from epvf.errors import UserError
-from epvf.policies.activations import ON_HOST
 from epvf.policies.formats import archives
 from epvf.policies.formats.networks import Told
 from epvf.policies.formats.registry import import_policy, load_policy
-from epvf.policies.mlp import forward
+from epvf.policies.layers import ON_HOST, forward
 
 FOREIGN = Path(__file__).resolve().parents[2] / "fixtures" / "foreign"
 EXPECTED = np.load(FOREIGN / "expected.npz")
@@ -178,7 +178,8 @@ def test_models_that_are_no_mlp_are_refused(workplace):
 
 
 def test_a_pickle_of_plain_values_is_no_policy(workplace):
-    for value in (1, "text", [], {}, (1, 2)):
+    values: tuple[Any, ...] = (1, "text", [], {}, (1, 2))
+    for value in values:
         Path("plain.params").write_bytes(pickle.dumps(value))
         with pytest.raises(UserError):
             load_policy("plain.params")

@@ -138,7 +138,9 @@ def _tensor(made: Made, storage: Callable[[str], bytes]) -> Any:
         return _tensor(made.args[0], storage)
     if made.name not in _REBUILT:
         return None  # a size or a device
-    (_, kind, key, _, _, *_), offset, shape, strides = (made.args[0].told, *made.args[1:4])
+    told: Any = made.args[0].told
+    _, kind, key, _, _, *_ = told
+    offset, shape, strides = made.args[1:4]
     name = kind.dotted.rpartition(".")[2]
     numbers = np.frombuffer(storage(key), _STORAGES[name])
     count = math.prod(shape)
