@@ -39,6 +39,10 @@ TERMINATES = {"inverted-double-pendulum", "humanoid", "ant-v5"}
 STEPS = 40
 
 
+COMPILED = ("inverted-double-pendulum", "humanoid")
+"""Bodies whose loops are compiled here; `ant-v5` is below, the others share their kinds."""
+
+
 @pytest.fixture(params=BODIES)
 def pair(request):
     """A body and Gymnasium's environment of it."""
@@ -111,6 +115,7 @@ def test_formulas_make_of_open_loop_steps_what_gymnasium_does(pair) -> None:
 
 
 @pytest.mark.slow  # numba compiles the loops of each
+@pytest.mark.parametrize("pair", COMPILED, indirect=True)
 def test_open_loop_steps_of_the_c_engine_are_gymnasium_s(pair) -> None:
     body, env = pair
     start = start_of(body, seed=1)
@@ -125,9 +130,8 @@ def test_open_loop_steps_of_the_c_engine_are_gymnasium_s(pair) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["reacher", "ant-v5"])
-def test_segments_one_after_the_other_are_an_episode(name) -> None:
-    body = BODIES[name][0]
+def test_segments_one_after_the_other_are_an_episode() -> None:
+    body = ant_v5.BODY
     policy = Policy((body.observation_size, 8, len(body.actions.offset)), output="clip")
     size = policy.num_parameters
     thetas = (0.02 * np.random.default_rng(0).normal(size=(4, size))).astype(np.float32)

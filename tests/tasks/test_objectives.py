@@ -93,7 +93,11 @@ def test_no_plus_in_the_name_of_a_task() -> None:
 @pytest.mark.slow
 def test_v_of_states_and_theta_learns_several_objectives_at_a_time() -> None:
     config = epvf.preset("ant+forward+left", "debug", method="epvf")
-    changes = {"value.condition": "policy+state", "iterations": 2}
+    changes = {
+        "task.backend": "native",
+        "value.condition": "policy+state",
+        "iterations": 2,
+    }
     result = epvf.train(config.replace(changes))
     assert result.policy == Policy((38, 8, 8), output="clip")
     assert np.isfinite(result.records[-1]["rollout/episode_return"])

@@ -9,9 +9,7 @@ import pytest
 from gymnasium.envs.classic_control.acrobot import AcrobotEnv
 from gymnasium.envs.classic_control.pendulum import PendulumEnv
 
-from epvf.analysis.evaluation import evaluate, scaled
-from epvf.policies.formats.safetensors import SavedPolicy
-from epvf.policies.mlp import Policy
+from epvf.analysis.evaluation import scaled
 from epvf.tasks import acrobot, make, pendulum
 
 NUM = 200
@@ -85,20 +83,6 @@ def test_sizes(name, sizes) -> None:
     spec = make(name).spec
     told = (spec.observation_size, spec.action_size, spec.discrete, spec.episode_length)
     assert (*told, spec.terminates) == sizes
-
-
-def test_a_saved_policys_torque_is_the_same_in_gymnasium() -> None:
-    policy = Policy((3, 1), output="clip")
-    theta = np.array([0.0, 0.0, 0.0, 0.7], np.float32)  # 1.4 N m, whatever it sees
-    saved = SavedPolicy(policy, theta, "pendulum", {})
-    here, there, weaker = (
-        evaluate(saved, 60, "jax"),
-        evaluate(saved, 60, "gymnasium"),
-        evaluate(saved._replace(theta=theta / 2.0), 60, "gymnasium"),
-    )
-    assert there.engine == "Gymnasium Pendulum-v1"
-    assert abs(here.returns.mean() - there.returns.mean()) < 100.0
-    assert abs(weaker.returns.mean() - there.returns.mean()) > 100.0
 
 
 def test_actions_are_scaled_to_the_bounds_of_a_box_only() -> None:
