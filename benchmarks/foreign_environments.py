@@ -1,8 +1,10 @@
 """What stepping another library's environments as tasks costs over stepping them bare.
 
     python benchmarks/foreign_environments.py [gymnasium:Pendulum-v1 gymnax:Acrobot-v1 ...] [--json]
+    python benchmarks/foreign_environments.py gymnasium:CartPole-v1 --around POLICY
 
-Gymnasium's: `Evaluate` of a population, policies (hidden layers 64 64) and all, against the same
+Gymnasium's: `Evaluate` of a population, policies (hidden layers 64 64, or those of a file) and all,
+against the same
 environments in as many processes, stepped in the plainest loop with random actions that are drawn
 beforehand, and begun anew where they end; and, for comparison, against `SyncVectorEnv` in one
 process with the same actions. JAX's: the task's step against the library's own, both as a scan
@@ -25,6 +27,7 @@ import jax
 import numpy as np
 from gymnasium.vector import SyncVectorEnv
 
+from epvf.policies.formats.registry import load_policy
 from epvf.policies.mlp import Policy
 from epvf.runtime.processors import num_processors
 from epvf.tasks import make
@@ -36,24 +39,24 @@ HIDDEN = (64, 64)
 STEPS = 100
 
 
-def population(policy: Policy, num: int) -> np.ndarray:
-    """Policies `[num, P]` around one that was drawn as in a run's start."""
-    centre = np.asarray(policy.init(jax.random.key(0)))
+def population(spec: Any, around: str | None, num: int) -> tuple[Policy, np.ndarray]:
+    """Policies `[num, P]` around one in a file, or one that was drawn as at a run's start."""
+    if around is not None:
+        saved = load_policy(around)
+        policy, centre = saved.policy, np.asarray(saved.theta)
+    else:
+        sizes = (spec.observation_size, *HIDDEN, spec.action_size)
+        policy = Policy(sizes, output="argmax" if spec.discrete else "clip")
+        centre = np.asarray(policy.init(jax.random.key(0)))
     noise = np.random.default_rng(0).normal(size=(num, len(centre)))
-    return (centre + 0.1 * noise).astype(np.float32)
+    return policy, (centre + 0.1 * noise).astype(np.float32)
 
 
-def policy_of(spec: Any) -> Policy:
-    """A policy that fits a task."""
-    sizes = (spec.observation_size, *HIDDEN, spec.action_size)
-    return Policy(sizes, output="argmax" if spec.discrete else "clip")
-
-
-def on_host(name: str, num: int) -> dict[str, Callable[[], float]]:
+def on_host(name: str, num: int, around: str | None) -> dict[str, Callable[[], float]]:
     """Env steps per second of both sides, and of Gymnasium's own vector."""
     task = make(name)
-    policy = policy_of(task.spec)
-    thetas, evaluate = population(policy, num), task.evaluator(policy)
+    policy, thetas = population(task.spec, around, num)
+    evaluate = task.evaluator(policy)
     bare = task.bare_stepper(policy, thetas)
 
     def through() -> float:
@@ -151,9 +154,10 @@ def library_s_own(name: str) -> tuple[Any, Any]:
     return its.reset, advance
 
 
-def measure(name: str, num: int, turns: int) -> dict[str, Any]:
+def measure(name: str, num: int, turns: int, around: str | None) -> dict[str, Any]:
     """Medians of both sides' rates, and of their ratios."""
-    sides = on_host(name, num) if name.startswith("gymnasium:") else in_jax(name, num)
+    on_processes = name.startswith("gymnasium:")
+    sides = on_host(name, num, around) if on_processes else in_jax(name, num)
     rates: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(turns):
         for side, rate in sides.items():
@@ -176,10 +180,11 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=NAMES)
     parser.add_argument("--environments", type=int, default=256)
     parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--around", metavar="POLICY")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     for name in asked.names:
-        result = measure(name, asked.environments, asked.turns)
+        result = measure(name, asked.environments, asked.turns, asked.around)
         if asked.json:
             print(json.dumps(result))
             continue

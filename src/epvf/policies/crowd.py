@@ -36,6 +36,7 @@ class Crowd:
         self._architecture = architecture
         # with an axis for the one observation of each
         self._layers = [Layer(k, b[:, None]) for k, b in split(shapes, self.thetas)]
+        self._num, self._first = num_seats, self._layers
 
     def outputs(self, observations: Float[np.ndarray, "N observation"]) -> np.ndarray:
         """The last layers' outputs `[N, A]` of the first `N` policies, before they are actions.
@@ -43,9 +44,10 @@ class Crowd:
         The same bits for every `N`, as every policy's products are computed apart.
         """
         num = len(observations)
-        layers = [Layer(k[:num], b[:num]) for k, b in self._layers]
+        if num != self._num:
+            self._num, self._first = num, [Layer(k[:num], b[:num]) for k, b in self._layers]
         activate = ON_HOST[self._architecture.activation]
-        outputs: np.ndarray = forward(layers, observations[:, None], activate)[:, 0]
+        outputs: np.ndarray = forward(self._first, observations[:, None], activate)[:, 0]
         return outputs
 
     def actions(self, outputs: Float[np.ndarray, "N action"]) -> Num[np.ndarray, "N ..."]:
@@ -54,4 +56,4 @@ class Crowd:
             return outputs.argmax(axis=1)
         if self._architecture.output == "tanh":
             return np.tanh(outputs)
-        return np.clip(outputs, -1.0, 1.0)
+        return np.minimum(np.maximum(outputs, -1.0), 1.0)  # np.clip takes three times as long

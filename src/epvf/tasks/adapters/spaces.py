@@ -137,13 +137,12 @@ def _mapped(space: spaces.Box) -> Callable[[Any], Any]:
     middle, half, bounded = scale(low, high)
     plain = bool((middle == 0.0).all() and (half == 1.0).all())
     whole = np.issubdtype(space.dtype, np.integer)
+    least, most = np.where(bounded, low, -np.inf), np.where(bounded, high, np.inf)
 
     def convert(acted: Float[np.ndarray, "N action"]) -> Any:
-        out = acted if plain else middle + half * acted
-        if not plain:
-            # rounding may leave the bounds by a bit of float32
-            out = np.where(bounded, np.clip(out, low, high), out)
-        out = (np.rint(out) if whole else out).astype(space.dtype)
-        return out.reshape(-1, *space.shape)
+        # rounding may leave the bounds by a bit of float32
+        out = acted if plain else np.minimum(np.maximum(middle + half * acted, least), most)
+        out = np.rint(out) if whole else out
+        return out.astype(space.dtype, copy=False).reshape(-1, *space.shape)
 
     return convert

@@ -4,6 +4,7 @@ Policies go to where the environments are, so that nothing is sent on every step
 here, and this module imports nothing that loads it.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from epvf.policies.crowd import Architecture, Crowd
 from epvf.tasks.adapters.spaces import Actions, Observations, actions, observations
 
-SEATS = 32
+SEATS = 64
 """Policies that a process runs side by side: their weights should stay in the cache."""
 
 
@@ -109,13 +110,13 @@ class Stepped(NamedTuple):
 
     Attributes:
         rewards: `[n]`; NaN where an action, the reward or the observation was not finite.
-        terminated: `[n]` in a terminal state, or where the reward is NaN.
-        truncated: `[n]` ended for another reason, such as its time.
+        terminated: which are in a terminal state, or have no reward.
+        truncated: which ended for another reason, such as their time.
     """
 
     rewards: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
+    terminated: list[int]
+    truncated: list[int]
 
 
 class Stepper:
@@ -140,7 +141,7 @@ class Stepper:
         self._reset(environment, 0, observation[0])
         middle = np.zeros((1, self.acted.size), np.float32)
         chosen = middle.argmax(axis=1) if self.acted.discrete else middle
-        self._step([environment], chosen, np.ones(1, bool), observation)
+        self._step([environment], chosen, observation)
 
     def episodes(self, architecture: Architecture, num_seats: int, ask: Ask) -> list[Lived]:
         """Runs one episode of every policy that is given, `num_seats` side by side.
@@ -185,7 +186,7 @@ class Stepper:
         seats.totals[:num] += step.rewards
         seats.lengths[:num] += 1
         lived = []
-        for seat in np.flatnonzero(step.terminated | step.truncated)[::-1].tolist():
+        for seat in sorted(step.terminated + step.truncated, reverse=True):
             lived.append(seats.leave(seat))
             # the last one has moved there, and takes its environment along
             last = seats.num_taken
@@ -234,11 +235,11 @@ class Stepper:
             rows.observations[:, t] = observed
             rows.outputs[:, t], step = self._act(crowd, environments, observed)
             rows.rewards[:, t] = step.rewards
-            rows.terminated[:, t] = step.terminated
-            rows.truncated[:, t] = step.truncated
+            rows.terminated[step.terminated, t] = True
+            rows.truncated[step.truncated, t] = True
             rows.steps[:] += 1
-            rows.total[:] += np.where(np.isfinite(step.rewards), step.rewards, 0.0)
-            for i in np.flatnonzero(step.terminated | step.truncated).tolist():
+            rows.total[:] += np.nan_to_num(step.rewards)
+            for i in step.terminated + step.truncated:
                 rows.finished[i], rows.finished_steps[i] = rows.total[i], rows.steps[i]
                 rows.total[i], rows.steps[i] = 0.0, 0
                 self._reset(environments[i], None, observed[i])
@@ -298,37 +299,59 @@ class Stepper:
     ) -> tuple[np.ndarray, Stepped]:
         """Outputs of the policies, and the step that they led to; writes what is observed then."""
         outputs = crowd.outputs(observed)
-        sound = np.isfinite(outputs).all(axis=1)
-        return outputs, self._step(environments, crowd.actions(outputs), sound, observed)
+        acted = crowd.actions(outputs)
+        if all_finite(outputs):
+            return outputs, self._step(environments, acted, observed)
+        return outputs, self._step_some(environments, acted, observed, outputs)
 
-    def _step(
-        self, environments: Sequence[Any], acted: Any, sound: np.ndarray, observed: np.ndarray
+    def _step(self, environments: Sequence[Any], acted: Any, observed: np.ndarray) -> Stepped:
+        """Steps environments, and writes what is observed `[n, observation]`."""
+        seen, paid = [], []
+        terminated: list[int] = []
+        truncated: list[int] = []
+        for environment, action in zip(environments, self.acted.convert(acted), strict=True):
+            observation, reward, terminal, cut, _ = environment.step(action)
+            if terminal:
+                terminated.append(len(seen))
+            elif cut:
+                truncated.append(len(seen))
+            seen.append(observation)
+            paid.append(reward)
+        if self.seen.flatten is not None:
+            seen = [self.seen.flatten(observation) for observation in seen]
+        # of all environments at once, as numpy takes longer for a call than for a few numbers
+        observed[:] = np.concatenate(seen).reshape(observed.shape)
+        rewards = np.array(paid, np.float64).reshape(len(paid))
+        if not (all_finite(observed) and all_finite(rewards)):
+            failed = ~(np.isfinite(observed).all(axis=1) & np.isfinite(rewards))
+            np.copyto(observed, 0.0, where=~np.isfinite(observed))
+            rewards[failed] = np.nan
+            terminated = sorted({*terminated, *np.flatnonzero(failed).tolist()})
+            truncated = [i for i in truncated if not failed[i]]
+        return Stepped(rewards, terminated, truncated)
+
+    def _step_some(
+        self, environments: Sequence[Any], acted: Any, observed: np.ndarray, outputs: np.ndarray
     ) -> Stepped:
-        """Steps environments, and writes what is observed `[n, observation]`.
+        """The same where some policies' outputs are not finite: nothing is stepped, they failed."""
+        rewards = np.full(len(environments), np.nan)
+        sound = np.flatnonzero(np.isfinite(outputs).all(axis=1))
+        failed = sorted(set(range(len(environments))) - set(sound.tolist()))
+        if not len(sound):
+            return Stepped(rewards, failed, [])
+        part = observed[sound]
+        step = self._step([environments[i] for i in sound], acted[sound], part)
+        observed[sound], rewards[sound] = part, step.rewards
+        terminated, truncated = ([int(sound[i]) for i in ends] for ends in step[1:])
+        return Stepped(rewards, sorted(terminated + failed), truncated)
 
-        Where an action is not `sound`, nothing is stepped: the episode has failed.
-        """
-        num = len(environments)
-        flatten = self.seen.flatten
-        rewards, terminated, truncated = [0.0] * num, [False] * num, [False] * num
-        if not sound.all():
-            acted = np.where(sound.reshape(-1, *[1] * (acted.ndim - 1)), acted, 0)
-        chosen = self.acted.convert(acted)
-        for i, environment in enumerate(environments):
-            if not sound[i]:
-                rewards[i] = float("nan")
-                continue
-            seen, reward, terminated[i], truncated[i], _ = environment.step(chosen[i])
-            rewards[i] = float(reward)
-            observed[i] = seen if flatten is None else flatten(seen)
-        paid = np.array(rewards, np.float64)
-        finite = np.isfinite(observed)
-        if not finite.all():
-            paid[~finite.all(axis=1)] = np.nan
-            np.copyto(observed, 0.0, where=~finite)
-        over = np.array(terminated, bool) | ~np.isfinite(paid)
-        paid[~np.isfinite(paid)] = np.nan
-        return Stepped(paid, over, np.array(truncated, bool) & ~over)
+
+def all_finite(numbers: np.ndarray) -> bool:
+    """Whether all of a few numbers surely are finite: their sum is, which is quicker to see.
+
+    Where they are so large that it is not, it says no, and who asked looks at each.
+    """
+    return math.isfinite(numbers.sum())
 
 
 class _Seats:
