@@ -3,8 +3,7 @@
     python benchmarks/foreign_environments.py [gymnasium:Pendulum-v1 gymnax:Acrobot-v1 ...] [--json]
     python benchmarks/foreign_environments.py gymnasium:CartPole-v1 --around POLICY
 
-Gymnasium's: `Evaluate` of a population, policies (hidden layers 64 64, or those of a file) and all,
-against the same
+Gymnasium's: `Evaluate` of a population, policies and all, against the same
 environments in as many processes, stepped in the plainest loop with random actions that are drawn
 beforehand, and begun anew where they end; and, for comparison, against `SyncVectorEnv` in one
 process with the same actions. JAX's: the task's step against the library's own, both as a scan
@@ -35,27 +34,26 @@ from epvf.tasks.adapters import from_gymnax
 from epvf.tasks.adapters.stepping import SEATS
 
 NAMES = ("gymnasium:CartPole-v1", "gymnasium:Pendulum-v1", "gymnasium:Hopper-v5")
-HIDDEN = (64, 64)
 STEPS = 100
 
 
-def population(spec: Any, around: str | None, num: int) -> tuple[Policy, np.ndarray]:
-    """Policies `[num, P]` around one in a file, or one that was drawn as at a run's start."""
-    if around is not None:
-        saved = load_policy(around)
+def population(spec: Any, asked: Any) -> tuple[Policy, np.ndarray]:
+    """Policies `[N, P]` around one in a file, or one that was drawn as at a run's start."""
+    if asked.around is not None:
+        saved = load_policy(asked.around)
         policy, centre = saved.policy, np.asarray(saved.theta)
     else:
-        sizes = (spec.observation_size, *HIDDEN, spec.action_size)
+        sizes = (spec.observation_size, *asked.hidden_sizes, spec.action_size)
         policy = Policy(sizes, output="argmax" if spec.discrete else "clip")
         centre = np.asarray(policy.init(jax.random.key(0)))
-    noise = np.random.default_rng(0).normal(size=(num, len(centre)))
+    noise = np.random.default_rng(0).normal(size=(asked.environments, len(centre)))
     return policy, (centre + 0.1 * noise).astype(np.float32)
 
 
-def on_host(name: str, num: int, around: str | None) -> dict[str, Callable[[], float]]:
+def on_host(name: str, asked: Any) -> dict[str, Callable[[], float]]:
     """Env steps per second of both sides, and of Gymnasium's own vector."""
     task = make(name)
-    policy, thetas = population(task.spec, around, num)
+    policy, thetas = population(task.spec, asked)
     evaluate = task.evaluator(policy)
     bare = task.bare_stepper(policy, thetas)
 
@@ -154,20 +152,21 @@ def library_s_own(name: str) -> tuple[Any, Any]:
     return its.reset, advance
 
 
-def measure(name: str, num: int, turns: int, around: str | None) -> dict[str, Any]:
+def measure(name: str, asked: Any) -> dict[str, Any]:
     """Medians of both sides' rates, and of their ratios."""
     on_processes = name.startswith("gymnasium:")
-    sides = on_host(name, num, around) if on_processes else in_jax(name, num)
+    sides = on_host(name, asked) if on_processes else in_jax(name, asked.environments)
     rates: dict[str, list[float]] = {side: [] for side in sides}
-    for _ in range(turns):
+    for _ in range(asked.turns):
         for side, rate in sides.items():
             rates[side].append(rate())
     ratios = [bare / through for through, bare in zip(rates["task"], rates["bare"], strict=True)]
     return {
         "name": name,
         "cores": num_processors(),
-        "environments": num,
-        "turns": turns,
+        "environments": asked.environments,
+        "hidden_sizes": asked.hidden_sizes,
+        "turns": asked.turns,
         "steps_per_second": {side: statistics.median(values) for side, values in rates.items()},
         "cost": statistics.median(ratios),
         "cost_range": [min(ratios), max(ratios)],
@@ -180,11 +179,12 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=NAMES)
     parser.add_argument("--environments", type=int, default=256)
     parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--hidden-sizes", type=int, nargs="*", default=[64, 64])
     parser.add_argument("--around", metavar="POLICY")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     for name in asked.names:
-        result = measure(name, asked.environments, asked.turns, asked.around)
+        result = measure(name, asked)
         if asked.json:
             print(json.dumps(result))
             continue

@@ -316,12 +316,12 @@ class Stepper:
             elif cut:
                 truncated.append(len(seen))
             seen.append(observation)
-            paid.append(reward)
+            paid.append(float(reward))
         if self.seen.flatten is not None:
             seen = [self.seen.flatten(observation) for observation in seen]
         # of all environments at once, as numpy takes longer for a call than for a few numbers
         observed[:] = np.concatenate(seen).reshape(observed.shape)
-        rewards = np.array(paid, np.float64).reshape(len(paid))
+        rewards = np.array(paid, np.float64)
         if not (all_finite(observed) and all_finite(rewards)):
             failed = ~(np.isfinite(observed).all(axis=1) & np.isfinite(rewards))
             np.copyto(observed, 0.0, where=~np.isfinite(observed))
