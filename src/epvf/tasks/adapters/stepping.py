@@ -335,14 +335,16 @@ class Stepper:
     ) -> Stepped:
         """The same where some policies' outputs are not finite: nothing is stepped, they failed."""
         rewards = np.full(len(environments), np.nan)
-        sound = np.flatnonzero(np.isfinite(outputs).all(axis=1))
-        failed = sorted(set(range(len(environments))) - set(sound.tolist()))
-        if not len(sound):
+        sound = np.flatnonzero(np.isfinite(outputs).all(axis=1)).tolist()
+        failed = sorted(set(range(len(environments))) - set(sound))
+        if not sound:
             return Stepped(rewards, failed, [])
         part = observed[sound]
         step = self._step([environments[i] for i in sound], acted[sound], part)
         observed[sound], rewards[sound] = part, step.rewards
-        terminated, truncated = ([int(sound[i]) for i in ends] for ends in step[1:])
+        terminated, truncated = (
+            [sound[i] for i in ends] for ends in (step.terminated, step.truncated)
+        )
         return Stepped(rewards, sorted(terminated + failed), truncated)
 
 
