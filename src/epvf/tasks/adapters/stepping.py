@@ -306,7 +306,8 @@ class Stepper:
 
     def _step(self, environments: Sequence[Any], acted: Any, observed: np.ndarray) -> Stepped:
         """Steps environments, and writes what is observed `[n, observation]`."""
-        seen, paid = [], []
+        seen: list[Any] = []
+        paid: list[float] = []
         terminated: list[int] = []
         truncated: list[int] = []
         for environment, action in zip(environments, self.acted.convert(acted), strict=True):
