@@ -194,9 +194,10 @@ def kill():
 
 
 def lose():
+    # another one joins first, as it takes its time
+    alive.append(machines.add_node(num_cpus=1, wait=False))
     time.sleep(chance.uniform(0.0, 0.05))
     machines.remove_node(alive.pop(chance.randrange(2)), allow_graceful=False)
-    alive.append(machines.add_node(num_cpus=1))
     done["nodes"] += 1
 
 
