@@ -6,7 +6,7 @@ import pytest
 
 from epvf.config.presets import preset
 from epvf.errors import UserError
-from epvf.experiments.space import Choices, Span, applied, grid, parsed
+from epvf.experiments.space import Choices, Span, Value, applied, grid, parsed
 
 BASE = preset("cartpole", "debug", "epvf")
 
@@ -31,7 +31,11 @@ def test_words_and_a_file_name_ranges_and_choices(tmp_path):
 def test_a_trial_has_the_values_of_its_axes_and_nothing_else_changed():
     words = ["num_envs=16:64", "policy.hidden-sizes=none|16 16", "policy_update.weight_clip=none|1"]
     axes = parsed(words, None, BASE)
-    params: Any = {"num_envs": 32, "policy.hidden_sizes": "16 16", "policy_update.weight_clip": "1"}
+    params: dict[str, Value] = {
+        "num_envs": 32,
+        "policy.hidden_sizes": "16 16",
+        "policy_update.weight_clip": "1",
+    }
     wanted = {
         "num_envs": 32,
         "policy.hidden_sizes": [16, 16],

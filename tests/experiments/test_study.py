@@ -72,8 +72,8 @@ def test_a_trial_whose_process_ended_is_gone_on_with_and_not_begun_anew(storage,
             with open_study(tmp_path, sweep).take() as third:
                 assert third is None
     with open_study(tmp_path, sweep).take() as again:
-        assert again is not None
-        assert again.again and again.trial.number == 0 and again.params == first.params
+        assert again is not None and again.again
+        assert again.trial.number == 0 and again.params == first.params
         assert study.trial(0).intermediate_values == {3: 1.0}
 
 

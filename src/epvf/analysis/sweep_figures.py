@@ -1,7 +1,7 @@
 """Figures of a sweep: its history, what mattered, and returns over each of the axes."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -96,6 +96,7 @@ def _scatter(axes: "Axes", points: Sequence[Point], x: Sequence[object]) -> None
     ):
         some = [(at, p.value) for at, p in zip(x, points, strict=True) if p.complete == complete]
         if some:
-            across, up = zip(*some, strict=True)
-            axes.scatter(across, up, s=18, label=label, color=color, marker=marker)
+            places: Any = [at for at, _ in some]  # words, too, of choices
+            values: Any = [value for _, value in some]
+            axes.scatter(places, values, s=18, label=label, color=color, marker=marker)
     axes.grid(alpha=0.3)

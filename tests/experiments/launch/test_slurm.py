@@ -138,8 +138,8 @@ def queue(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_slurm_queues_a_warned_job_again_and_a_second_driver_finds_it(tmp_path, queue):
-    job = Job("long", partial(_last_long, tmp_path))
     told: list[str] = []
+    job = Job("long", partial(_last_long, tmp_path))
     options = {"slurm_use_srun": False, "timeout_min": 10}
     # a driver that is killed as soon as it has queued its job
     first = slurm._Queue(tmp_path / "jobs", options, "slurm").start(job)

@@ -105,8 +105,8 @@ class _Counting:
 
 def test_an_iteration_of_65536_policies_takes_less_than_100_kb_there():
     task, _, policy, lazy = _of("ant", 65_536)
-    workers: Any = _Counting()
-    evaluate = spread(task, workers).evaluator(policy)
+    workers = _Counting()
+    evaluate = spread(task, cast(Any, workers)).evaluator(policy)
     evaluate(KEY, Recipe((lazy,), np.zeros((0, policy.num_parameters), np.float32)))
     assert lazy.centres.nbytes <= workers.sent < 100_000 + lazy.centres.nbytes
     # what nobody has said how to draw is sent itself

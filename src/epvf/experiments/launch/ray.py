@@ -1,5 +1,6 @@
 """Several runs at once on a Ray cluster whose machines share a disk."""
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -40,9 +41,12 @@ class _Tasks:
         try:
             if not ray.is_initialized():
                 ray.init(
-                    address=os.environ.get("RAY_ADDRESS"), log_to_driver=True, logging_level="ERROR"
+                    address=os.environ.get("RAY_ADDRESS"),
+                    log_to_driver=True,
+                    logging_level=logging.ERROR,
                 )
-            self._do = ray.remote(perform).options(**{"num_cpus": 1, "max_retries": -1, **options})
+            given: dict[str, Any] = {"num_cpus": 1, "max_retries": -1, **options}
+            self._do = ray.remote(perform).options(**given)
         except (ConnectionError, RuntimeError) as error:
             raise UserError(f"there is no Ray cluster: {one_line(error):.120}") from None
         except (ValueError, TypeError) as error:

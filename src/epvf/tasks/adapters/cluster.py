@@ -9,6 +9,7 @@ Ray runs parts of the rows again that were on a worker or a machine that died. W
 the end, by a machine that is slow or hangs, is given to a second worker; the first answer counts.
 """
 
+import logging
 import math
 import platform
 import time
@@ -251,7 +252,9 @@ def connect(where: str, threads: int | None) -> Cluster:
             with warnings.catch_warnings():
                 # of a fork that becomes another program at once
                 warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
-                ray.init(**how, logging_level="ERROR", log_to_driver=False, configure_logging=False)
+                ray.init(
+                    **how, logging_level=logging.ERROR, log_to_driver=False, configure_logging=False
+                )
         except (ConnectionError, RuntimeError, ValueError, ImportError, TimeoutError) as error:
             raise UserError(f"there is no cluster at {where}: {one_line(error):.120}") from None
     return Cluster(ray, threads)
