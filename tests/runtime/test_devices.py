@@ -75,7 +75,8 @@ same, where = [], []
 
 def compare(ours, theirs):
     pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
-    same.extend(bool((a == b).all()) for a, b in pairs)
+    # an environment whose first episode goes on has no return yet
+    same.extend(np.array_equal(a, b, equal_nan=a.dtype == np.float32) for a, b in pairs)
 
 
 for slots in (None, 4):

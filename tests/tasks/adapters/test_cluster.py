@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, cast
 
 import jax
 import numpy as np
@@ -106,7 +105,7 @@ class _Counting:
 def test_an_iteration_of_65536_policies_takes_less_than_100_kb_there():
     task, _, policy, lazy = _of("ant", 65_536)
     workers = _Counting()
-    evaluate = spread(task, cast(Any, workers)).evaluator(policy)
+    evaluate = spread(task, workers).evaluator(policy)
     evaluate(KEY, Recipe((lazy,), np.zeros((0, policy.num_parameters), np.float32)))
     assert lazy.centres.nbytes <= workers.sent < 100_000 + lazy.centres.nbytes
     # what nobody has said how to draw is sent itself
@@ -116,7 +115,7 @@ def test_an_iteration_of_65536_policies_takes_less_than_100_kb_there():
 
 def test_bad_input_is_refused_in_a_line(monkeypatch):
     with pytest.raises(UserError, match="cannot be spread over a cluster; use backend native"):
-        spread(make("cartpole"), cast(Any, _Counting()))
+        spread(make("cartpole"), _Counting())
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"a cluster needs ray: pip install 'epvf\[ray\]'"):
         connect("local:2", None)

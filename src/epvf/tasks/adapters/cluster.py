@@ -23,7 +23,7 @@ from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import numpy as np
@@ -77,6 +77,18 @@ class Engine(NamedTuple):
 
 
 Work: TypeAlias = Callable[..., Any]
+
+
+class Workers(Protocol):
+    """Whoever computes rows."""
+
+    @property
+    def threads(self) -> int: ...
+    @property
+    def num_workers(self) -> int: ...
+    def share_out(self, work: Work, common: Any, parts: Sequence[Any]) -> list[Any]:
+        """`work(common, part)` of every part, in their order."""
+        ...
 
 
 @dataclass
@@ -326,7 +338,7 @@ class ClusterTask:
     spec: TaskSpec
     engine: Engine
     here: Any
-    cluster: Cluster
+    cluster: Workers
 
     def evaluator(self, policy: Policy) -> Evaluate:
         """`Evaluate` for policies of this architecture; see `Task.evaluator`."""
@@ -348,7 +360,7 @@ class ClusterTask:
         return [slice(begin, min(begin + size, num)) for begin in range(0, num, size)]
 
 
-def spread(task: Task, cluster: Cluster) -> ClusterTask:
+def spread(task: Task, cluster: Workers) -> ClusterTask:
     """A task whose rows are computed by a cluster.
 
     Raises:
