@@ -91,8 +91,7 @@ def test_markers_stand_where_something_was_measured():
     (axes,) = draw([Group("", [recorded(range(11), 0)], "psvf", "ant")]).axes
     perturbed, unperturbed = axes.lines
     for line, count in ((perturbed, 11), (unperturbed, 3)):
-        every: Any = line.get_markevery()
-        marked = np.asarray(line.get_xdata())[every]
+        marked = np.asarray(line.get_xdata())[np.asarray(line.get_markevery())]
         assert len(marked) == count
     np.testing.assert_allclose(marked, [100.0, 600.0, 1100.0], atol=3.0)
     (axes,) = draw([Group("", [recorded(range(300), 0)])]).axes
@@ -105,6 +104,6 @@ def test_returns_of_before_any_episode_had_ended_are_left_out_and_that_is_said()
         record["rollout/ended"] = float(record["steps/update"] > 4)
     figure = draw([Group("", [records], "psvf", "ant")])
     perturbed, unperturbed = figure.axes[0].lines
-    starts = [np.asarray(line.get_xdata())[0] for line in (perturbed, unperturbed)]
-    assert starts == [500.0, 100.0]
+    begins = [np.asarray(line.get_xdata())[0] for line in (perturbed, unperturbed)]
+    assert begins == [500.0, 100.0]
     assert "perturbed returns begin where the first episode has ended" in figure.get_suptitle()

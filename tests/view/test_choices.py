@@ -39,11 +39,11 @@ def test_a_run_offers_its_newest_its_best_and_where_it_has_been(run):
     np.testing.assert_array_equal(found.theta("update 4"), 4 * newest)
     with pytest.raises(UserError, match="does not hold update 2 any more"):
         found.theta("update 2")
-    live = [found.live]
+    lives = [found.live]
     opened = Run.open(run)
-    live.append(found.live)
+    lives.append(found.live)
     opened.close()
-    assert live == [False, True]
+    assert lives == [False, True]
     before = found.stamp()
     trail_path(run).touch()
     assert found.stamp() != before

@@ -30,7 +30,13 @@ def _wait(videos):
 
 def test_a_video_is_begun_every_so_many_iterations_one_at_a_time(tmp_path, monkeypatch):
     _fake(monkeypatch, "import sys; sys.stdin.read()")
-    said, saved = Said(), []
+    said = Said()
+    saved: list[str] = []
+
+    def save(path):
+        saved.append(path.stem)
+        path.touch()
+
     videos = Videos(tmp_path, 10, said)
 
     def save(path):

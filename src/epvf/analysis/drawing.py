@@ -175,8 +175,8 @@ def learning_curves(
         )
     handles, labels = panels[0][0].get_legend_handles_labels()
     labels = [textwrap.fill(label, LABEL_WIDTH) for label in labels]
-    place: Any = "outside lower center" if narrow else "outside right center"
-    figure.legend(handles, labels, loc=place, fontsize="small", handlelength=3.5)
+    place: dict[str, Any] = {"loc": f"outside {'lower' if narrow else 'right'} center"}
+    figure.legend(handles, labels, fontsize="small", handlelength=3.5, **place)
     told = (_subject(groups), title, _bands(groups), _under_way(groups))
     figure.suptitle("\n".join(filter(None, told)), fontsize="medium")
     if notes:
