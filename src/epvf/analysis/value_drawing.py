@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK = "#101010"
-"""Of what lies on coloured ground, on dark pages too, where black becomes white."""
+HATCHING = "#9a9a9a"
+"""To be seen on the darkest and on the lightest ground, and on pages of either kind."""
 LEVELS = 16
 MOST_POINTS = 400
 GAINS = "policy/predicted_gain", "policy/realized_gain"
@@ -109,7 +109,7 @@ def _draw_fooled(axes: "Axes", points: list[dict[str, Any]]) -> None:
     steps = sorted({point["alpha"] for point in points})
     fooled = np.array([point["fooled"] for point in points], float).reshape(side, side)
     half = (steps[1] - steps[0]) / 2.0
-    look: dict[str, Any] = {"facecolor": "none", "edgecolor": INK, "hatch": "///", "linewidth": 0.0}
+    look: dict[str, Any] = {"facecolor": "none", "edgecolor": HATCHING, "hatch": "///", "linewidth": 0.0}
     for row, beta in enumerate(steps):
         for column, alpha in enumerate(steps):
             if fooled[row, column]:
@@ -118,7 +118,7 @@ def _draw_fooled(axes: "Axes", points: list[dict[str, Any]]) -> None:
                 )
                 axes.fill_between((left, right), low, high, **look)
     if fooled.any():
-        axes.fill_between([], [], label="V is fooled here", **look | {"edgecolor": "black"})
+        axes.fill_between([], [], label="V is fooled here", **look)
 
 
 def _draw_trail(axes: "Axes", trail: np.ndarray) -> None:
