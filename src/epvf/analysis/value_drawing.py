@@ -109,7 +109,8 @@ def _draw_fooled(axes: "Axes", points: list[dict[str, Any]]) -> None:
     steps = sorted({point["alpha"] for point in points})
     fooled = np.array([point["fooled"] for point in points], float).reshape(side, side)
     half = (steps[1] - steps[0]) / 2.0
-    look: dict[str, Any] = {"facecolor": "none", "edgecolor": HATCHING, "hatch": "///", "linewidth": 0.0}
+    look: dict[str, Any] = {"facecolor": "none", "edgecolor": HATCHING, "hatch": "///"}
+    look["linewidth"] = 0.0
     for row, beta in enumerate(steps):
         for column, alpha in enumerate(steps):
             if fooled[row, column]:
