@@ -55,7 +55,7 @@ def run(argv: list[str]) -> int:
         raise UserError(f"{path} does not tell its task; give --task")
     if asked.task not in (None, saved.task) and saved.task:
         raise UserError(f"{path} is a policy of task {saved.task!r}, not {asked.task!r}")
-    saved = saved._replace(task=saved.task or str(asked.task))
+    saved = saved._replace(task=saved.task or asked.task or "")
     result = evaluate(saved, asked.episodes, asked.backend, asked.seed, jitter).summary()
     print_result(result | {"policy": str(path)}, evaluated(result), asked.json)
     return 0

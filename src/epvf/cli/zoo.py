@@ -214,9 +214,18 @@ def _add(asked: AddOptions) -> int:
 
 def _list(asked: ListOptions) -> int:
     zoo, entries = _chosen(asked)
-    rows: list[tuple[str, ...]] = [
-        ("shard", "policies", "task", "architecture", "source", "method", "update", "mean", "best")
-    ]
+    head = (
+        "shard",
+        "policies",
+        "task",
+        "architecture",
+        "source",
+        "method",
+        "update",
+        "mean",
+        "best",
+    )
+    rows: list[tuple[str, ...]] = [head]
     for entry in entries:
         origin = entry.origin
         numbers = ["-" if x is None else f"{x:.1f}" for x in (entry.mean_return, entry.best_return)]
@@ -291,7 +300,7 @@ def _told_ranking(result: dict[str, Any]) -> str:
         return "-" if value is None or value != value else f"{value:.4g}"
 
     names = ("predicted", "spread", "distance", "return", "verified")
-    rows = [("place", "shard", "row", *names, "source")]
+    rows: list[tuple[str, ...]] = [("place", "shard", "row", *names, "source")]
     for one in result["ranking"]:
         shard = one["shard"].removesuffix(".safetensors")
         numbers = [number(one[name]) for name in names]

@@ -86,10 +86,9 @@ def rank(
             row += count
     joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
     order = np.argsort(-np.nan_to_num(joined[2], nan=-np.inf), kind="stable")
-    kinds = [np.int64, np.int64, *[np.float64] * 6]
-    ordered = [x[order].astype(kind) for x, kind in zip(joined, kinds, strict=True)]
-    parts: Any = (*ordered, time.perf_counter() - begin)
-    return Ranked(*parts)
+    entry, row = (x[order].astype(np.int64) for x in joined[:2])
+    rest: Any = [x[order].astype(np.float64) for x in joined[2:]]
+    return Ranked(entry, row, *rest, time.perf_counter() - begin)
 
 
 def agreement(ranked: Ranked, returns: Float[np.ndarray, "n"]) -> dict[str, Any]:

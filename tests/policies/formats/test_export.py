@@ -18,13 +18,12 @@ from epvf.policies.formats.safetensors import SavedPolicy
 from epvf.policies.layers import ON_HOST
 from epvf.policies.mlp import Policy
 
-SIZES = [(4, 2), (34, 64, 64, 8), (5, 7, 3)]
 POLICIES = [
-    Policy(SIZES[0], "tanh", "argmax"),
-    Policy(SIZES[1], "tanh", "clip"),
-    Policy(SIZES[2], "relu", "tanh"),
-    Policy(SIZES[2], "elu", "argmax"),
-    Policy(SIZES[2], "elu", "clip"),
+    Policy((4, 2), "tanh", "argmax"),
+    Policy((34, 64, 64, 8), "tanh", "clip"),
+    Policy((5, 7, 3), "relu", "tanh"),
+    Policy((5, 7, 3), "elu", "argmax"),
+    Policy((5, 7, 3), "elu", "clip"),
 ]
 ROWS = 10_000
 TOLERANCE = 1e-6
@@ -47,12 +46,9 @@ def _actions(saved: SavedPolicy, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     for kernel, bias in layers[:-1]:
         x = ON_HOST[saved.policy.activation](x @ kernel + bias)
     outputs = x @ layers[-1].kernel + layers[-1].bias
-    bounds: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "argmax": lambda y: y.argmax(axis=1),
-        "clip": lambda y: y.clip(-1, 1),
-        "tanh": np.tanh,
-    }
-    return outputs, bounds[saved.policy.output](outputs)
+    if saved.policy.output == "argmax":
+        return outputs, outputs.argmax(axis=1)
+    return outputs, np.tanh(outputs) if saved.policy.output == "tanh" else outputs.clip(-1, 1)
 
 
 def _assert_same(saved: SavedPolicy, outputs, actions) -> None:

@@ -168,6 +168,21 @@ def test_tensors_that_reach_beyond_their_storage_are_refused(workplace):
         load_policy("less.pt")
 
 
+def test_values_that_hold_each_other_too_often_are_refused(workplace):
+    laughs: list = []
+    for _ in range(40):
+        laughs = [laughs] * 10
+    itself: list = []
+    itself.append(itself)
+    deep: list = []
+    for _ in range(300):
+        deep = [deep]
+    for value in (laughs, itself, deep):
+        _archive("laughs.pt", {"a/data.pkl": pickle.dumps({"actor": value}, protocol=2)})
+        with pytest.raises(UserError, match="too deep or too often"):
+            load_policy("laughs.pt")
+
+
 def test_models_that_are_no_mlp_are_refused(workplace):
     file = _sb3(Path("kind.zip"), data=json.dumps({"action_space": {":type:": "MultiBinary"}}))
     with pytest.raises(UserError, match="only Box and Discrete fit"):
@@ -178,8 +193,8 @@ def test_models_that_are_no_mlp_are_refused(workplace):
 
 
 def test_a_pickle_of_plain_values_is_no_policy(workplace):
-    values: tuple[Any, ...] = (1, "text", [], {}, (1, 2))
-    for value in values:
+    plain: list[object] = [1, "text", [], {}, (1, 2)]
+    for value in plain:
         Path("plain.params").write_bytes(pickle.dumps(value))
         with pytest.raises(UserError):
             load_policy("plain.params")

@@ -15,6 +15,8 @@ from typing import IO, Any, TypeAlias
 from epvf.errors import UserError
 
 MOST_INSTRUCTIONS = 2_000_000
+MOST_VALUES = 1_000_000
+MOST_DEPTH = 64
 
 Allowed: TypeAlias = Callable[[str], bool]
 """Whether a dotted name may occur."""
@@ -81,6 +83,37 @@ def read_pickle(file: IO[bytes], allowed: Allowed, source: str) -> Any:
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise UserError(f"cannot read {source}: it is no whole pickle") from error
     return machine.result
+
+
+def check_tree(value: Any, source: str) -> None:
+    """Refuses what cannot be gone through: values that hold each other, or too many of them.
+
+    A value that is named again counts again: a list of ten times a list of ten times ... is as
+    short in the pickle as it is long to go through.
+
+    Raises:
+        UserError: in words.
+    """
+    if _count(value, {}, 0) > MOST_VALUES:
+        raise UserError(f"{source} is refused: its values lie in each other too deep or too often")
+
+
+def _count(value: Any, known: dict[int, float], depth: int) -> float:
+    """How many values there are in a value, itself included; infinity for one that holds itself."""
+    if isinstance(value, Made):
+        inner: Any = (value.args, value.state, value.items)
+    elif isinstance(value, dict):
+        inner = value.values()
+    elif isinstance(value, list | tuple):
+        inner = value
+    else:
+        return 1.0
+    if depth > MOST_DEPTH:
+        return float("inf")
+    if id(value) not in known:
+        known[id(value)] = float("inf")  # met again before it is counted: it holds itself
+        known[id(value)] = 1.0 + sum(_count(item, known, depth + 1) for item in inner)
+    return known[id(value)]
 
 
 class _Machine:

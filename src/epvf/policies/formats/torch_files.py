@@ -16,7 +16,7 @@ import numpy as np
 from epvf.errors import UserError
 from epvf.files import one_line
 from epvf.policies.formats.archives import MOST_BYTES, check_archive
-from epvf.policies.formats.pickles import Made, Name, Persistent, read_pickle
+from epvf.policies.formats.pickles import Made, Name, Persistent, check_tree, read_pickle
 
 _STORAGES = {
     "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "BFloat16Storage": "<u2",
@@ -76,6 +76,7 @@ def _read_archive(archive: zipfile.ZipFile, source: str) -> Any:
 
     with archive.open(pickle) as inner:
         found = read_pickle(inner, NAMES.__contains__, source)
+    check_tree(found, source)
     return _built(found, storage, source)
 
 
@@ -87,6 +88,9 @@ def _read_legacy(file: IO[bytes], source: str) -> Any:
         read_pickle(file, NAMES.__contains__, source)
     found = read_pickle(file, NAMES.__contains__, source)
     keys = read_pickle(file, NAMES.__contains__, source)
+    check_tree((found, keys), source)
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise UserError(f"{source} is not whole: it has no list of storages")
     sizes: dict[str, int] = {}
     _collect_sizes(found, sizes)
     storages = {}
@@ -105,8 +109,11 @@ def _read_legacy(file: IO[bytes], source: str) -> Any:
 def _collect_sizes(value: Any, sizes: dict[str, int]) -> None:
     """Bytes a number of every storage that is named in `value`, by key."""
     if isinstance(value, Persistent):
-        _, kind, key, *_ = value.told
-        sizes[key] = np.dtype(_STORAGES[kind.dotted.rpartition(".")[2]]).itemsize
+        try:
+            _, kind, key, *_ = value.told
+            sizes[key] = np.dtype(_STORAGES[kind.dotted.rpartition(".")[2]]).itemsize
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return  # whoever reads its tensor says that it is not whole
     elif isinstance(value, dict):
         for item in value.values():
             _collect_sizes(item, sizes)
@@ -117,14 +124,12 @@ def _collect_sizes(value: Any, sizes: dict[str, int]) -> None:
         _collect_sizes(value.args, sizes)
 
 
-def _built(value: Any, storage: Callable[[str], bytes], source: str, depth: int = 0) -> Any:
+def _built(value: Any, storage: Callable[[str], bytes], source: str) -> Any:
     """The same with arrays for tensors; what else was made is left out."""
-    if depth > 32:
-        raise UserError(f"{source} is refused: its values lie in each other too deep")
     if isinstance(value, dict):
-        return {key: _built(item, storage, source, depth + 1) for key, item in value.items()}
+        return {key: _built(item, storage, source) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_built(item, storage, source, depth + 1) for item in value]
+        return [_built(item, storage, source) for item in value]
     if isinstance(value, Made):
         try:
             return _tensor(value, storage)
@@ -138,9 +143,8 @@ def _tensor(made: Made, storage: Callable[[str], bytes]) -> Any:
         return _tensor(made.args[0], storage)
     if made.name not in _REBUILT:
         return None  # a size or a device
-    told: Any = made.args[0].told
-    _, kind, key, _, _, *_ = told
-    offset, shape, strides = made.args[1:4]
+    told, (offset, shape, strides) = made.args[0].told, made.args[1:4]
+    kind, key = told[1:3]
     name = kind.dotted.rpartition(".")[2]
     numbers = np.frombuffer(storage(key), _STORAGES[name])
     count = math.prod(shape)

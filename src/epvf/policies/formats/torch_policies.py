@@ -50,13 +50,13 @@ def read_policy(path: Path, told: Told = NOTHING_TOLD) -> SavedPolicy:
 
 
 def _rsl_rl(path: Path, found: Mapping[str, Any]) -> Network:
-    own = found.get("actor_state_dict")
-    tensors: Any = own if isinstance(own, dict) else found.get("model_state_dict")
+    newest = "actor_state_dict" in found
+    tensors = found["actor_state_dict" if newest else "model_state_dict"]
     if not isinstance(tensors, dict):
         raise UserError(f"{path} has no tensors by name")
     if any("memory" in name or "rnn" in name for name in tensors):
         raise UserError(f"{path} has a recurrent policy; only MLPs fit")
-    names = sequence(tensors, "mlp" if own is tensors else "actor")
+    names = sequence(tensors, "mlp" if newest else "actor")
     mean, deviation = _statistics(found, tensors)
     notes = (_UNBOUNDED,)
     layers = read_layers(path, tensors, names)
