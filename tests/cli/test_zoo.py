@@ -8,6 +8,7 @@ import pytest
 
 from epvf.analysis.trained_value import load_value
 from epvf.cli.main import main
+from epvf.cli.zoo import SUBCOMMANDS
 from epvf.policies.formats.safetensors import save_policy
 from epvf.policies.mlp import Policy
 from epvf.runs.metrics import read_metrics
@@ -151,3 +152,9 @@ def test_bad_input(words, message, workplace, refused, capsys):
     assert main(["zoo", "add", "there", "p.safetensors"]) == 0
     capsys.readouterr()
     refused(["zoo", *words], message)
+
+
+def test_help_is_there_for_every_command(capsys):
+    for words in ([], *([name] for name in SUBCOMMANDS)):
+        assert main(["zoo", *words, "--help"]) == 0
+        assert "usage: " + " ".join(["epvf", "zoo", *words]) in capsys.readouterr().out

@@ -86,9 +86,12 @@ def rank(
             row += count
     joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
     order = np.argsort(-np.nan_to_num(joined[2], nan=-np.inf), kind="stable")
-    entry, row = (x[order].astype(np.int64) for x in joined[:2])
-    rest: Any = [x[order].astype(np.float64) for x in joined[2:]]
-    return Ranked(entry, row, *rest, time.perf_counter() - begin)
+    whole = [x[order].astype(np.int64) for x in joined[:2]]
+    mean, spread, distance, neighbour, ridged, returns = (
+        x[order].astype(np.float64) for x in joined[2:]
+    )
+    seconds = time.perf_counter() - begin
+    return Ranked(whole[0], whole[1], mean, spread, distance, neighbour, ridged, returns, seconds)
 
 
 def agreement(ranked: Ranked, returns: Float[np.ndarray, "n"]) -> dict[str, Any]:
