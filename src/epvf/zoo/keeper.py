@@ -167,8 +167,9 @@ def _watching(search: PolicySearch, keeper: Keeper) -> PolicySearch:
             return super().learn(state, iteration, thetas, evaluation)
 
         def record_centre(self, state: Any, evaluation: Any) -> Any:
-            told = (self.centre(state), evaluation.returns, evaluation.lengths)
-            io_callback(keeper.take_centre, None, *told)
+            copies = slice(self.eval_episodes)  # some methods evaluate others beside them
+            told = (evaluation.returns[copies], evaluation.lengths[copies])
+            io_callback(keeper.take_centre, None, self.centre(state), *told)
             return super().record_centre(state, evaluation)
 
         def _keep(self, population: Any, evaluation: Evaluation) -> None:
