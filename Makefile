@@ -35,7 +35,7 @@ types: $(VENV)/.dev ## check the types
 check: test test-slow lint format-check types ## all that has to pass
 
 docs: $(VENV)/.docs ## the site, in site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## remove the virtual environment and what tools left
 	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -110,6 +110,12 @@ def formula():
 task = formula()
 number = 7
 
+class Steady:
+    spec = formula().spec
+
+    def evaluator(self, policy):
+        return task.evaluator(policy)
+
 def nothing():
     return 7
 
@@ -157,7 +163,7 @@ def test_a_body_of_one_s_own_runs_on_mujoco_s_engines(own) -> None:
         make("my_robot:body", "jax")
 
 
-@pytest.mark.parametrize("what", ["formula", "task"])
+@pytest.mark.parametrize("what", ["formula", "task", "Steady"])
 def test_a_task_whose_name_cannot_be_set_is_wrapped(own, what) -> None:
     task = make(f"my_robot:{what}")
     assert task.spec.name == f"my_robot:{what}" and task.spec.observation_size == 3

@@ -193,10 +193,9 @@ def product(factory: Any, name: str, options: dict[str, Any]) -> tuple[Any, set[
 
 
 def is_task(value: Any) -> bool:
-    """Whether it has what a task needs."""
-    return isinstance(getattr(value, "spec", None), TaskSpec) and callable(
-        getattr(value, "evaluator", None)
-    )
+    """Whether it has what a task needs; a class makes one, even if its `spec` is its own."""
+    spec, evaluator = getattr(value, "spec", None), getattr(value, "evaluator", None)
+    return isinstance(spec, TaskSpec) and callable(evaluator) and not isinstance(value, type)
 
 
 def _taken(factory: Callable[..., Any]) -> set[str]:

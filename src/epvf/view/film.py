@@ -229,7 +229,8 @@ def render(
         out: the video, `.mp4` or `.gif` (at most 300 kB a second); None: return the pictures.
         which: of a run's policies, `best` or `last`.
         seconds: of the task's time, at most; None: one whole episode.
-        width, height: of one policy's picture in pixels, even numbers.
+        width: of one policy's picture in pixels, an even number.
+        height: of it, likewise.
         fps: pictures a second; None: 25, or one an env step where these are fewer.
         perturbed: perturbations of each policy that play in the same scene, transparent; with the
             noise of its run, where that is known.
