@@ -142,16 +142,35 @@ def test_ten_lines_of_numpy_act_as_the_library_does(
 PAGES_WITH_PYTHON = ["index.md", "concepts.md", "own_task.md", "resume.md", "start.md"]
 
 
+RUN_EACH = """
+import json, os, pathlib, sys
+
+for name, program in json.load(sys.stdin).items():
+    folder = pathlib.Path(name).absolute()
+    folder.mkdir()
+    os.chdir(folder)
+    exec(compile(program, name, "exec"), {"__name__": "__main__"})
+    os.chdir("..")
+"""
+"""Programs by name, each in a folder of its own; one process, since most of the time is imports."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PAGES_WITH_PYTHON)
-def test_the_python_of_a_page_runs(name: str, workplace: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / name).read_text(), re.DOTALL)
-    assert blocks
-    program = "\n".join(blocks)
+def test_the_python_of_the_pages_runs(tmp_path: Path) -> None:
+    programs = {}
+    for name in PAGES_WITH_PYTHON:
+        text = (ROOT / "docs" / name).read_text()
+        programs[name] = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+        assert programs[name]
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=workplace, env=_environment(), capture_output=True
+        [sys.executable, "-W", "error", "-c", RUN_EACH],
+        cwd=tmp_path,
+        env=_environment(),
+        input=json.dumps(programs),
+        capture_output=True,
+        text=True,
     )
-    assert done.returncode == 0, done.stderr.decode()
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -180,10 +199,10 @@ def test_a_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_notebook_runs_in_a_kernel(tmp_path: Path) -> None:
-    client = pytest.importorskip("nbclient", reason="needs the extra `notebooks`")
-    pytest.importorskip("ipykernel", reason="needs the extra `notebooks`")
-    import nbformat
-
+    client, nbformat, _ = (
+        pytest.importorskip(name, reason="needs the extra `notebooks`")
+        for name in ("nbclient", "nbformat", "ipykernel")
+    )
     notebook = nbformat.read(ROOT / "examples" / "first_steps.ipynb", as_version=4)
     client.NotebookClient(
         notebook, timeout=120, resources={"metadata": {"path": tmp_path}}
