@@ -1,6 +1,5 @@
 """What a figure shows."""
 
-from typing import Any
 
 import numpy as np
 import pytest

@@ -1,6 +1,5 @@
 """Search spaces: what words and files name, and what is refused."""
 
-from typing import Any
 
 import pytest
 

@@ -38,11 +38,6 @@ def test_a_video_is_begun_every_so_many_iterations_one_at_a_time(tmp_path, monke
         path.touch()
 
     videos = Videos(tmp_path, 10, said)
-
-    def save(path):
-        saved.append(path.stem)
-        path.touch()
-
     for iteration in range(1, 35):
         videos(iteration, save)
         if iteration == 10:

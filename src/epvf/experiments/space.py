@@ -215,7 +215,7 @@ def _points(axis: Axis) -> list[Value]:
 def _number(hint: Any) -> type | None:
     """`int` or `float` where a field takes one number of that kind."""
     if hint in (int, float):
-        kind: type = hint
+        kind: type | None = hint
         return kind
     if typing.get_origin(hint) is tuple:
         return None
