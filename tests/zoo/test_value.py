@@ -112,6 +112,13 @@ def test_ranking_puts_the_best_first_and_says_how_far_it_is_from_what_was_seen(
     np.testing.assert_allclose(measured, returns[places], atol=0.5)
 
 
+def test_another_task_is_refused(fitted, tmp_path):
+    other = Zoo.create(tmp_path / "other")
+    other.add(POLICY, _pairs(4), Origin("ant"))
+    with pytest.raises(UserError, match=r"is of task 'formula', but zoo .* of 'ant'"):
+        ranking.rank(other, other.entries(), load_predictor(fitted[0]))
+
+
 def test_another_architecture_is_refused(fitted, tmp_path):
     other = Zoo.create(tmp_path / "other")
     policy = Policy((3, 2, 1))
@@ -181,7 +188,7 @@ def test_a_v_that_knows_nothing_changes_nothing_for_the_worse():
     rows = _pairs(300, shuffled=True)
     fitted = fit_value(POLICY, rows.thetas, rows.returns, rows.episodes, CONFIG)
     pairs = Pairs(rows.thetas, rows.returns)
-    predictor = fitting.fitted_predictor("v", POLICY, CONFIG, fitted, pairs)
+    predictor = fitting.fitted_predictor("v", "formula", POLICY, CONFIG, fitted, pairs)
     found = improve.climb(predictor, BEST.copy(), _Rollouts(), 512)
     assert not found.better
     np.testing.assert_array_equal(found.theta, BEST)
@@ -191,7 +198,7 @@ def test_what_cannot_be_done_is_refused(fitted, tmp_path):
     predictor = load_predictor(fitted[0])
     with pytest.raises(UserError, match="must be at least 64"):
         improve.climb(predictor, BEST, _Rollouts(), 10)
-    unknown = Predictor("v", POLICY, "return", None, predictor.members)
+    unknown = Predictor("v", "formula", POLICY, "return", None, predictor.members)
     with pytest.raises(UserError, match="does not say what it has learned from"):
         improve.climb(unknown, BEST, _Rollouts(), 512)
     with pytest.raises(UserError, match="V needs 20"):

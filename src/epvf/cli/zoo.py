@@ -364,11 +364,7 @@ def _improve(asked: ImproveOptions) -> int:
     length = int(told) if told.isdigit() else None
     roll = Roller(saved.task, saved.policy, asked.backend, length, asked.seed)
     predictor = _predictor(asked, saved)
-    if predictor.policy != saved.policy:
-        raise UserError(
-            f"V of {predictor.name} reads policies {predictor.policy.describe()}, but {path} is "
-            f"{saved.policy.describe()}"
-        )
+    predictor.check(saved.task, saved.policy, f"{path}")
     if asked.method == "es":
         scale = improve.noise_scale(predictor, saved.theta)
         found = improve.evolve(scale, saved.theta, roll, asked.budget, asked.seed)

@@ -48,7 +48,7 @@ def fit(
         )
     policy, task = entries[0].policy, entries[0].origin.task
     rows = zoo.rows(learning, most)
-    predictor, fitted, pairs = _learn(f"{out}", policy, rows, config)
+    predictor, fitted, pairs = _learn(f"{out}", task, policy, rows, config)
     held = fitted.held_out
     result: dict[str, Any] = {
         "value": str(out),
@@ -66,7 +66,8 @@ def fit(
 def learned(zoo: Zoo, entries: Sequence[Entry], config: OfflineConfig, most: int) -> Predictor:
     """V of a zoo's entries, kept nowhere."""
     rows = zoo.rows(entries, most)
-    return _learn(f"{zoo.path}", entries[0].policy, rows, config)[0]
+    first = entries[0]
+    return _learn(f"{zoo.path}", first.origin.task, first.policy, rows, config)[0]
 
 
 def told(result: dict[str, Any]) -> str:
@@ -86,13 +87,13 @@ def told(result: dict[str, Any]) -> str:
 
 
 def _learn(
-    name: str, policy: Policy, rows: Rows, config: OfflineConfig
+    name: str, task: str, policy: Policy, rows: Rows, config: OfflineConfig
 ) -> tuple[Predictor, Fitted, Pairs]:
     fitted = fit_value(policy, rows.thetas, rows.returns, rows.episodes, config)
     learned = np.isfinite(rows.returns)
     learned[fitted.held_out] = False
     pairs = Pairs(rows.thetas[learned], rows.returns[learned])
-    return fitted_predictor(name, policy, config, fitted, pairs), fitted, pairs
+    return fitted_predictor(name, task, policy, config, fitted, pairs), fitted, pairs
 
 
 def _measured(predictor: Predictor, pairs: Pairs, rows: Rows) -> dict[str, Any]:

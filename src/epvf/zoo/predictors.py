@@ -55,6 +55,7 @@ class Predictor:
 
     Attributes:
         name: of its run or file.
+        task: that it speaks of; empty where nobody knows.
         policy: the architecture that it reads.
         units: of predictions.
         pairs: what it learned from, at most `SEEN` policies; None where nobody knows.
@@ -62,6 +63,7 @@ class Predictor:
     """
 
     name: str
+    task: str
     policy: Policy
     units: str
     pairs: Pairs | None
@@ -79,6 +81,20 @@ class Predictor:
             means.append(found.mean(axis=0))
             spreads.append(found.std(axis=0, ddof=1) if len(found) > 1 else found[0] * np.nan)
         return Predicted(np.concatenate(means), np.concatenate(spreads))
+
+    def check(self, task: str, policy: Policy, where: str) -> None:
+        """Checks that V speaks of such policies.
+
+        Raises:
+            UserError: if they are of another task or architecture.
+        """
+        if self.task and task != self.task:
+            raise UserError(f"V of {self.name} is of task {self.task!r}, but {where} of {task!r}")
+        if policy != self.policy:
+            raise UserError(
+                f"V of {self.name} reads policies {self.policy.describe()}, but {where} has "
+                f"{policy.describe()}"
+            )
 
     @cached_property
     def _compiled(self) -> Any:
@@ -120,7 +136,12 @@ def save_fitted(
 
 
 def fitted_predictor(
-    name: str, policy: Policy, config: OfflineConfig, fitted: Fitted, pairs: Pairs | None
+    name: str,
+    task: str,
+    policy: Policy,
+    config: OfflineConfig,
+    fitted: Fitted,
+    pairs: Pairs | None,
 ) -> Predictor:
     """An ensemble as a predictor of returns."""
     value = value_of(policy, config)
@@ -131,7 +152,7 @@ def fitted_predictor(
         predict = partial(value, thetas=thetas, frame=frame)
         return fitted.mean + fitted.deviation * jax.vmap(predict)(params)
 
-    return Predictor(name, policy, "return", _thinned(pairs), members)
+    return Predictor(name, task, policy, "return", _thinned(pairs), members)
 
 
 def _of_run(run: Path) -> Predictor:
@@ -143,7 +164,9 @@ def _of_run(run: Path) -> Predictor:
     def members(thetas: Any) -> Any:
         return jnp.stack([value.average(thetas) for value in values])
 
-    return Predictor(str(run), first.policy, first.units, _pairs_of(values), members)
+    return Predictor(
+        str(run), config.task.name, first.policy, first.units, _pairs_of(values), members
+    )
 
 
 def _pairs_of(values: list[TrainedValue]) -> Pairs | None:
@@ -205,7 +228,7 @@ def _assembled(path: Path, metadata: dict[str, str], tensors: dict[str, Any]) ->
     pairs = Pairs(tensors["seen"], tensors["returns"])
     if pairs.thetas.shape != (len(pairs.returns), policy.num_parameters):
         raise ValueError("what it has seen has another size")
-    return fitted_predictor(str(path), policy, config, fitted, pairs)
+    return fitted_predictor(str(path), metadata["task"], policy, config, fitted, pairs)
 
 
 class Neighbours:

@@ -55,11 +55,7 @@ def rank(
     if not found:
         raise UserError(f"zoo {zoo.path} has no such policies; see epvf zoo list {zoo.path}")
     for entry in found:
-        if entry.policy != predictor.policy:
-            raise UserError(
-                f"V of {predictor.name} reads policies {predictor.policy.describe()}, but zoo "
-                f"{zoo.path} has {entry.policy.describe()}; choose by --architecture"
-            )
+        predictor.check(entry.origin.task, entry.policy, f"zoo {zoo.path}")
     begin = time.perf_counter()
     pairs = predictor.pairs
     usable = pairs is not None and len(pairs.returns) >= 2 * LEAST

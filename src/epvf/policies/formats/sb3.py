@@ -76,7 +76,9 @@ def _network(path: Path, data: Any, tensors: Any, low: Any, high: Any) -> Networ
     if not isinstance(tensors, dict):
         raise UserError(f"{path} is no model of Stable-Baselines3: policy.pth has no tensors")
     kind = str(_told(data, "policy_class").get("__module__", "")).split(".")
-    name = f"stable-baselines3 {kind[1] if len(kind) > 2 else 'policy'}"
+    algorithm = kind[1] if len(kind) > 2 else "common"
+    # actors beside a critic are common to these two
+    name = f"stable-baselines3 {'ppo or a2c' if algorithm == 'common' else algorithm}"
     if any("features_extractor" in key for key in tensors):
         raise UserError(f"{path} reads its observations by a network of its own; only MLPs fit")
     discrete = low is None
