@@ -20,8 +20,10 @@ PACKAGE = SOURCE / "epvf"
 OPTIONAL = {
     "methods": {"brax"},
     "policies": {"onnx"},
-    "tasks": {"warp"},
-    "view": {"imageio_ffmpeg", "PIL", "pygame"},
+    "tasks": {"brax", "gymnax", "mujoco_menagerie", "mujoco_playground", "ray", "warp"},
+    "runs": {"mlflow", "wandb"},
+    "experiments": {"optuna", "ray", "submitit"},
+    "view": {"imageio_ffmpeg", "mjviser", "PIL", "pygame", "viser"},
 }
 """What only an extra installs, and the room that may import it, once somebody asks for it."""
 
