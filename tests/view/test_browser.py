@@ -4,11 +4,12 @@ import socket
 import urllib.error
 import urllib.request
 
+import numpy as np
 import pytest
 
 from epvf.cli.main import main
 from epvf.errors import UserError
-from epvf.view.browser import Settings, _check_port
+from epvf.view.browser import CELLS, Settings, _check_port, _coarse
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,20 @@ from epvf.view.browser import Settings, _check_port
 def test_bad_settings(settings, message):
     with pytest.raises(UserError, match=message):
         Settings(**settings)
+
+
+def test_a_mesh_of_many_vertices_keeps_its_size_on_few():
+    side = np.linspace(0.0, 1.0, 60)
+    x, y = (grid.ravel() for grid in np.meshgrid(side, side, indexing="ij"))
+    vertices = np.stack([x, y, 0.1 * np.sin(6.0 * x)], axis=1)
+    corner = (np.arange(59)[:, None] * 60 + np.arange(59)[None, :]).ravel()
+    faces = np.concatenate([corner[:, None] + np.array(t) for t in ((0, 60, 1), (1, 60, 61))])
+    fewer, left = _coarse(vertices, faces)
+    assert len(fewer) < 400 and len(left) < 800 and left.max() == len(fewer) - 1
+    span = np.ptp(fewer, axis=0) - np.ptp(vertices, axis=0)
+    assert np.abs(span).max() <= 1.0 / CELLS
+    few = vertices[:100], faces[:5]
+    assert all(one is other for one, other in zip(_coarse(*few), few, strict=True))
 
 
 def test_a_port_that_is_taken_is_refused():

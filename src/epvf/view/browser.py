@@ -32,6 +32,8 @@ MOST_PERTURBED = 64
 ORANGE = (213, 94, 0)
 """Of θ itself; the swarm has colours by value."""
 BY_VALUE, BY_RETURN = "V's prediction", "true return so far"
+FEW_VERTICES, CELLS = 200, 12
+"""A body's mesh of more vertices is made coarser: to so many cells on its longest side."""
 CELL = 1.0
 """Side of the floor's squares (m)."""
 
@@ -290,8 +292,22 @@ def _shapes(body: Body) -> list[tuple[int, np.ndarray, np.ndarray]]:
         geoms = [g for g in np.flatnonzero(model.geom_bodyid == number) if model.geom_group[g] < 3]
         if geoms:
             mesh = conversions.merge_geoms(model, [int(g) for g in geoms])
-            shapes.append((number, np.asarray(mesh.vertices), np.asarray(mesh.faces)))
+            shapes.append((number, *_coarse(np.asarray(mesh.vertices), np.asarray(mesh.faces))))
     return shapes
+
+
+def _coarse(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mesh on fewer vertices, those of a cell in one: of capsules it has thousands, and many
+    robots of them are slow without a GPU."""
+    if len(vertices) <= FEW_VERTICES:
+        return vertices, faces
+    size = float(np.ptp(vertices, axis=0).max()) / CELLS
+    _, first, cell = np.unique(
+        np.round(vertices / size), axis=0, return_index=True, return_inverse=True
+    )
+    faces = cell.reshape(-1)[faces]
+    a, b, c = faces.T
+    return vertices[first], faces[(a != b) & (b != c) & (c != a)]
 
 
 def _body_of(task: str) -> Body:
