@@ -50,7 +50,7 @@ $(VENV)/.dev: $(SOURCES) | $(VENV)/.made
 	@touch $@ $(VENV)/.core
 
 $(VENV)/.docs: $(SOURCES) | $(VENV)/.made
-	$(PIP_INSTALL) --editable ".[docs,mjx,baselines]"
+	$(PIP_INSTALL) --editable ".[docs]"
 	@touch $@ $(VENV)/.core
 
 $(VENV)/.made:
