@@ -1,6 +1,5 @@
 """What a figure shows."""
 
-
 import numpy as np
 import pytest
 

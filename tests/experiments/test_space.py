@@ -1,6 +1,5 @@
 """Search spaces: what words and files name, and what is refused."""
 
-
 import pytest
 
 from epvf.config.presets import preset
