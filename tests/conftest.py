@@ -1,6 +1,7 @@
 """What every test runs under: no silent broadcasting, and programs compiled once."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,13 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 jax.config.update(
     "jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
 )
+
+# What was ignored when the tests were started (in the background, say) would be for programs that
+# they start, too, and nothing could be said of what a signal does.
+for number in (signal.SIGHUP, signal.SIGINT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, default)
 
 # The first example of a property compiles; its time says nothing.
 settings.register_profile("epvf", deadline=None)

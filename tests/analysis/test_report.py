@@ -78,7 +78,7 @@ def test_a_page_of_a_run_needs_nothing_but_itself(name, tmp_path):
 def test_what_a_run_holds_is_text_and_nothing_else(run, tmp_path):
     info = json.loads((run / "run.json").read_text())
     evil = "</pre><script>alert(1)</script><img src=http://example.org/x onerror=alert(1)>\x1b[31m"
-    info |= {"argv": ["epvf", "train", evil], "started": evil, "status": evil}
+    info |= {"argv": ["epvf", "train", evil], "started": evil}
     info |= {"git": {"commit": evil}}
     (run / "run.json").write_text(json.dumps(info))
     text = report.write([run], tmp_path / "page.html").read_text()

@@ -95,6 +95,7 @@ def test_predictions_are_returns_whatever_the_targets(tmp_path, transform):
     assert value(thetas).mean() == pytest.approx(returns.mean(), rel=0.3)
 
 
+@pytest.mark.slow
 def test_v_of_states_predicts_what_is_earned_and_ranks_as_the_diagnosis_does(of_states):
     found = restore(RUNS / "psvf")
     around = found.around()

@@ -27,8 +27,9 @@ def test_one_run_or_several_are_drawn(finished, workplace, capsys):
     assert Path("one.svg").stat().st_size > 1000 and Path("return.png").stat().st_size > 1000
 
 
-def test_a_run_that_has_ended_is_followed_no_longer(finished, workplace, refused):
+def test_a_run_that_has_ended_is_followed_no_longer(finished, workplace, refused, capsys):
     assert main(["plot", str(finished), "--out", "one.png", "--follow"]) == 0
+    assert capsys.readouterr().out == "plot: one.png\n"
     refused(["plot", str(finished), "--follow", "--every", "0"], "every is 0 s, but must be")
 
 

@@ -39,7 +39,7 @@ BAD = [
     ("cartpol", "unknown task 'cartpol' (did you mean 'cartpole'?)"),
     ("cartpole ant", "unexpected argument 'ant'; see epvf train --help"),
     ("cartpole --preset fast", "unknown preset 'fast'; valid: paper, tuned, debug"),
-    ("cartpole --foo 3", "unknown option --foo; see epvf train --help"),
+    ("cartpole --foo 3", "unknown option --foo (did you mean --zoo?); see epvf train --help"),
     ("ant --perturbation.scal 3", "did you mean --perturbation.scale?"),
     ("cartpole --noise gaussian", "unknown option --noise (did you mean --perturbation.noise?)"),
     ("ant --task.name cartpole", "unknown option --task.name"),

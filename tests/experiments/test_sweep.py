@@ -93,7 +93,7 @@ def test_a_trial_behind_the_others_is_given_up_and_one_that_diverges_has_failed(
             from epvf.training.state import TrainingDiverged
 
             raise RunFailed("diverged") from TrainingDiverged("diverged")
-        return original(run, setup, display, given_up)
+        return original(run, setup, display, given_up=given_up)
 
     original = sweeping.record
     monkeypatch.setattr(sweeping._Curve, "behind", behind)

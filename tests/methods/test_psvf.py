@@ -262,6 +262,7 @@ def test_where_all_fail_nothing_is_learned_and_the_run_goes_on():
         _assert_equal(getattr(after, name), getattr(state, name))
 
 
+@pytest.mark.slow
 def test_until_an_episode_has_ended_the_running_one_is_reported():
     task = _task(episode_length=10)
     learner, state = _start(_config(num_envs=8), task)

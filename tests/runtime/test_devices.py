@@ -214,7 +214,7 @@ def test_a_checkpoint_of_another_kind_of_device_is_restored(tmp_path):
     assert files
     for file in files:
         here = file.read_text()
-        file.write_text(here.replace("TFRT_CPU_0", "cuda:0").replace("CPU_0", "cuda:0"))
+        file.write_text(here.replace("cpu:0", "cuda:0").replace("TFRT_CPU_0", "cuda:0"))
         assert file.read_text() != here
     assert resumed(run, {"iterations": 3}).status == "finished"
     assert [r["steps/update"] for r in read_metrics(run / "metrics.jsonl")] == [1, 2, 3]

@@ -170,6 +170,7 @@ def test_the_key_decides_where_episodes_start_and_threads_nothing(pair):
     assert (rolled[0].returns != rolled[2].returns).all()
 
 
+@pytest.mark.slow
 def test_an_evaluation_tells_what_policies_saw_first(pair):
     body, _ = pair
     task, thetas, key = native.make(body, 5, 1), _thetas(body, 3), jax.random.key(2)

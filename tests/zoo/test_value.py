@@ -92,6 +92,7 @@ def test_what_is_saved_predicts_the_same(fitted, zoo):
     assert np.median(far.spread) > 3.0 * np.median(said.spread)
 
 
+@pytest.mark.slow
 def test_ranking_puts_the_best_first_and_says_how_far_it_is_from_what_was_seen(
     fitted, zoo, tmp_path
 ):

@@ -45,7 +45,7 @@ COMMANDS: dict[str, Command] = {
     "sweep": Command("sweep", "Search hyperparameters with Optuna."),
     "diagnose": Command("diagnose", "Measure what a run's value function knows."),
     "landscape": Command("landscape", "Draw V around a run's policy, with the true returns."),
-    "report": Command("report", "Sum a run, or several, up on one HTML page."),
+    "report": Command("report", "Sum up a run, or several, on an HTML page."),
     "plot": Command("plot", "Draw learning curves of runs."),
     "doctor": Command("doctor", "Tell what epvf finds on this machine."),
     "runs": Command("runs", "List runs: how far they are, and how well they do."),

@@ -29,8 +29,8 @@ SAID = 80
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A `.json` or `.yaml` file of a mapping, dotted names taken apart.
+def read(path: Path, flat: bool = False) -> dict[str, Any]:
+    """A `.json` or `.yaml` file of a mapping, dotted names taken apart unless it is to stay flat.
 
     Raises:
         UserError: if it cannot be read or is no mapping.
@@ -43,7 +43,7 @@ def read(path: Path) -> dict[str, Any]:
         values = _json(text) if _is_json(path, text) else _yaml(text)
         if not isinstance(values, dict):
             raise _Wrong("is not a mapping of fields to values")
-        return nested(values)
+        return values if flat else nested(values)
     except _Wrong as wrong:
         place = "" if wrong.place is None else ", line {}, column {}".format(*wrong.place)
         told = wrong.args[0]

@@ -84,7 +84,7 @@ def parsed(words: Sequence[str], file: Path | None, config: Config) -> list[Axis
             values that are none of the field's.
     """
     asked = [_halves(word) for word in words]
-    asked += [] if file is None else list(reading.read(file).items())
+    asked += [] if file is None else list(reading.read(file, flat=True).items())
     if not asked:
         raise UserError("what is to be searched? --search psvf.noise=0.2:0.8, or --space FILE")
     axes = [_axis(str(name).replace("-", "_"), value, config) for name, value in asked]

@@ -50,6 +50,7 @@ ENGINES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "backend"), ENGINES)
 def test_some_rows_do_as_they_do_in_the_midst_of_all(name, backend):
     task, engine, policy, lazy = _of(name, 8, backend)
