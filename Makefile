@@ -10,8 +10,9 @@ SOURCES := pyproject.toml constraints.txt
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
-demo: $(VENV)/.core ## install, train on CartPole, print the evaluated return and where the run lies
-	$(BIN)/epvf train cartpole
+demo: $(VENV)/.core ## install, train the Ant until it walks, print its return and where run and video lie
+	$(BIN)/epvf train ant --iterations 900
+	-$(BIN)/epvf play latest --seconds 8 # without OpenGL or a codec there is no video, and it says why
 
 test: $(VENV)/.dev ## the tests that take no more than a few seconds each
 	$(BIN)/python -m pytest -n 2 -m "not slow"
@@ -42,7 +43,7 @@ clean: ## remove the virtual environment and what tools left
 
 # Stamps: nothing is installed again until the requirements change.
 $(VENV)/.core: $(SOURCES) | $(VENV)/.made
-	$(PIP_INSTALL) --editable .
+	$(PIP_INSTALL) --editable ".[mjx,video]"
 	@touch $@
 
 $(VENV)/.dev: $(SOURCES) | $(VENV)/.made
