@@ -209,7 +209,13 @@ class Fuzzer:
         if (self._folder / "ran").exists():
             (self._folder / "ran").unlink()
             return "ran a file", "make.py"
-        gone = [path for path in before if "/checkpoints/" in path and not Path(path).exists()]
+        aside = [path for path in place.glob("*/set-aside/**/*") if path.is_file()]
+        kept = {path.read_bytes() for path in aside}
+        gone = [
+            path
+            for path, content in before.items()
+            if "/checkpoints/" in path and not Path(path).exists() and content not in kept
+        ]
         if gone:
             return "lost", f"{len(gone)} files such as {gone[0]}"
         return None

@@ -296,7 +296,7 @@ def test_what_cannot_be_resumed_is_said_before_it_starts(workplace, capsys):
     assert main([*DEBUG, *words]) == 0
     assert capsys.readouterr().err.startswith("note: a run of method 'ppo' cannot be resumed")
     assert main(["resume", "run", "--iterations", "3"]) == 2
-    assert "is of method 'ppo', which cannot be resumed" in capsys.readouterr().err
+    assert "of method 'ppo' cannot be resumed" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import time
 from functools import partial
@@ -119,7 +120,8 @@ def test_finished_runs_are_kept_and_missing_ones_made(tmp_path):
     kept = folder / "runs" / "one" / "metrics.jsonl"
     before = kept.stat().st_mtime_ns
     leftover = folder / "runs" / "two"
-    (leftover / "run.json").unlink()  # as if killed while the folder was being made
+    shutil.rmtree(leftover)
+    leftover.mkdir()  # as if killed while the folder was being made
     assert _complete(folder, _plan("one", "two")) == 0
     assert kept.stat().st_mtime_ns == before
     assert read_info(leftover)["status"] == "finished"

@@ -125,7 +125,7 @@ def _check_resumable(path: Path, config: "Config") -> None:
     name = config.method.name
     if not METHODS[name].resumable:
         raise UserError(
-            f"run {path} is of method {name!r}, which cannot be resumed; start anew with epvf "
-            f"train {config.task.name} --method {name}, or use what it saved: epvf eval {path} "
+            f"a run of method {name!r} cannot be resumed; start anew with epvf train "
+            f"{config.task.name} --method {name}, or use what it saved: epvf eval {path} "
             "--policy last"
         )

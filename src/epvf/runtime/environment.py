@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from epvf.errors import UserError, brief
+from epvf.files import one_line
 
 FALSE = ("", "0", "false", "off", "no", "n", "f")
 TRUE = ("1", "true", "on", "yes", "y", "t")
@@ -86,9 +87,9 @@ def unusable() -> dict[str, str]:
     platforms = os.environ.get("JAX_PLATFORMS", "")
     try:
         jax.devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # which one depends on JAX's version
         if not platforms:
-            return {"JAX": f"JAX cannot start: {str(error).splitlines()[0][:100]}"}
+            return {"JAX": f"JAX cannot start: {one_line(error)[:100]}"}
         told = brief(platforms)[1:-1]
         return {
             "JAX_PLATFORMS": f"JAX_PLATFORMS={told}: JAX finds no such device here; unset it, or "

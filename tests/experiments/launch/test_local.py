@@ -42,9 +42,10 @@ def _sleep(folder, name, display):
 def _end_well(folder, name, display):
     received: list[int] = []
     signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
-    (folder / name).touch()
-    while not received:
-        time.sleep(0.05)
+    with signals.saving():
+        (folder / name).touch()
+        while not received:
+            time.sleep(0.05)
     return 0
 
 
@@ -190,6 +191,7 @@ sys.path.insert(0, {here!r})
 from test_local import _end_at_sigterm
 from epvf.experiments.launch.job import Job
 from epvf.experiments.launch.local import run, shares
+from epvf.runtime import signals
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
@@ -200,10 +202,11 @@ if __name__ == "__main__":
 def _end_at_sigterm(folder, display):
     received: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
-    (folder / "begun").touch()
-    while not received:
-        time.sleep(0.02)
-    (folder / "saved").touch()
+    with signals.saving():
+        (folder / "begun").touch()
+        while not received:
+            time.sleep(0.02)
+        (folder / "saved").touch()
     return 143
 
 

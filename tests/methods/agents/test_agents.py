@@ -405,7 +405,7 @@ def test_ctrl_c_saves_and_says_that_it_cannot_be_resumed(epvf, tmp_path, capsys)
     assert last.metadata["update"] == str(len(records))
     assert main(["resume", str(run)]) == 2
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "'ppo', which cannot be resumed; start anew" in err
+    assert err.count("\n") == 1 and "of method 'ppo' cannot be resumed; start anew" in err
 
 
 @pytest.mark.slow
@@ -426,7 +426,7 @@ def test_the_ant_is_trained_too(method, epvf, tmp_path):
         *("train", "ant", "--method", method, "--preset", "debug", "--out", "run", "--json"),
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["evaluation"]["engine"] == "native"
+    assert json.loads(done.stdout)["evaluation"]["engine"] == "lanes"
     records = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert len(records) == 10 and records[-1]["rollout/episode_length"] > 0
     assert all(np.isfinite(record["loss/policy"]) for record in records)
