@@ -11,7 +11,7 @@ def fuzzer(tmp_path_factory):
 
 
 NUMBERS = {"config": 8, "options": 8, "policy": 6, "run": 4, "checkpoint": 1, "plan": 1}
-SLOW_NUMBERS = {"config": 60, "options": 50, "policy": 40, "run": 60, "checkpoint": 30, "plan": 20}
+SLOW_NUMBERS = {"config": 40, "options": 30, "policy": 25, "run": 30, "checkpoint": 16, "plan": 8}
 
 
 def test_every_kind_is_tried():
