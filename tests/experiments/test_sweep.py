@@ -22,6 +22,7 @@ pytest.importorskip("optuna", reason="the extra sweep is not installed")
 QUICK = ("sweep", "cartpole", "--preset", "debug", "--env-steps", "3e3")
 
 
+@pytest.mark.slow
 def test_trials_are_trained_once_and_the_best_of_them_can_be_trained_again(workplace, capsys):
     search = ("--search", "policy-update.learning-rate=0.3|1e-3", "--sampler", "grid")
     command = [*QUICK, *search, "--seeds", "2", "--pruner", "none", "--out", "s", "--json"]

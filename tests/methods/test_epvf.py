@@ -162,6 +162,7 @@ def test_a_population_that_is_all_non_finite_leaves_a_healthy_learner():
     assert bool(after.progress.healthy) and np.isfinite(after.centres).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("traceable", [True, False])
 def test_an_update_that_is_not_finite_stops_the_run_and_is_not_applied(traceable):
     config = config_of(

@@ -54,6 +54,7 @@ def test_samples_come_from_the_filled_rows_only_and_reach_all_of_them():
     assert set(rows.tolist()) == set(range(10))
 
 
+@pytest.mark.slow
 def test_a_ring_of_seeds_holds_the_same_pairs_as_one_of_weights():
     config = PerturbationConfig()
     empty = perturbed(config, jax.random.key(0), jnp.zeros((1, 3)), 4)

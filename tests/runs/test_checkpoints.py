@@ -170,6 +170,7 @@ def test_a_checkpoint_of_another_device_is_restored_on_the_one_at_hand(state, co
     _check_same(_restored(copy, state), state, 2)
 
 
+@pytest.mark.slow
 def test_resuming_from_an_earlier_checkpoint_sets_later_ones_aside(workplace, capsys):
     _make_run(Path("run"), "interrupted")
     capsys.readouterr()

@@ -56,6 +56,7 @@ def test_its_parts_are_read(name):
         assert np.isfinite(saved.theta).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS, ids=str)
 def test_its_policies_are_evaluated(name):
     saved = load_policy(policy_path(EARLIER / name, "best"))

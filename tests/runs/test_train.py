@@ -98,6 +98,7 @@ def test_it_is_silent_where_nobody_looks(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("out", [None, "run"])
 def test_it_works_in_a_thread(out, workplace):
     config, found = config_of(iterations=3), []

@@ -96,6 +96,7 @@ print(json.dumps({"same": same, "where": where}))
 """
 
 
+@pytest.mark.slow
 def test_rollouts_are_those_of_one_device_to_the_bit():
     found = run(ROLLOUTS)
     assert len(found["same"]) > 15 and all(found["same"])

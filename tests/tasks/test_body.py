@@ -87,6 +87,7 @@ def test_making_a_body_says_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_episodes_pay_what_gymnasium_pays(pair):
     body, env = pair
     policy, runner = _policy(body), Episode(_policy(body), body)

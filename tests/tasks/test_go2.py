@@ -82,6 +82,7 @@ def model() -> mujoco.MjModel:
         pytest.skip(str(error))
 
 
+@pytest.mark.slow
 def test_the_robot_stands_on_its_feet(model) -> None:
     spec = make("go2", "native").spec
     assert (spec.observation_size, spec.action_size, spec.step_seconds) == (48, 12, 0.02)

@@ -73,6 +73,7 @@ def test_actions_spread_over_the_control_range() -> None:
 BOTH = ["native", pytest.param("mjx", marks=pytest.mark.slow)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BOTH)
 def test_engines_pay_what_the_formulas_say(backend) -> None:
     body = pole(

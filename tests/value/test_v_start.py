@@ -179,6 +179,7 @@ def test_v_of_start_and_policy_tells_luck_from_skill(traceable):
     assert spearman("policy") < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("traceable", [True, False])
 def test_a_task_that_does_not_tell_its_starts_is_refused(traceable):
     task = RandomStartTask(_linear, traceable, tells=False)

@@ -52,6 +52,7 @@ def test_importance_gains_nothing_beyond_its_bound_but_loses_without_one():
     assert (bound[up] <= 1.2 * batch.advantages[up] + 1e-5).all()
 
 
+@pytest.mark.slow
 def test_slopes_of_importance_at_the_centre_are_those_of_a_regression():
     # E[A z] is the least-squares slope of A over white offsets z
     batch = _steps(num=20_000)

@@ -61,6 +61,7 @@ def fitted(zoo):
     return out, fitting.fit(zoo, zoo.entries(), CONFIG, 600, "run2", out)
 
 
+@pytest.mark.slow
 def test_v_ranks_policies_of_a_source_that_it_has_not_seen(fitted):
     _, result = fitted
     found = result["held_out_source"]

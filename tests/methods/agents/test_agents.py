@@ -161,6 +161,7 @@ def test_before_an_episode_ends_its_return_is_unknown():
 # --- policies
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalised", [True, False])
 @pytest.mark.parametrize("method", ["ppo", "sac", "discrete"])
 def test_an_exported_policy_acts_like_brax(method, normalised):

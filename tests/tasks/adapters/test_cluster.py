@@ -67,6 +67,7 @@ def test_some_rows_do_as_they_do_in_the_midst_of_all(name, backend):
             np.testing.assert_array_equal(given[i], array[3:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "backend"), ENGINES)
 def test_some_environments_go_on_as_they_do_in_the_midst_of_all(name, backend):
     task, engine, policy, lazy = _of(name, 8, backend)

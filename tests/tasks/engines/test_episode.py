@@ -114,6 +114,7 @@ def test_sees_the_alarms_of_its_simulation(tmp_path, monkeypatch) -> None:
     assert runner._simulation.alarms.any()
 
 
+@pytest.mark.slow
 def test_alarm_shows_in_the_return_of_that_episode_only() -> None:
     policy = Policy((34, 8))
     runner = Episode(policy, ant.BODY)

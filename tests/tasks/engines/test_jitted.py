@@ -43,6 +43,7 @@ def compiled(body, rows):
     return result
 
 
+@pytest.mark.slow
 def test_the_same_state_gives_the_same_on_every_engine() -> None:
     body, rows = made(3.0), states()
     assert body.reads == {"qpos", "qvel", "ctrl", "time"}

@@ -52,6 +52,7 @@ def test_single_steps_agree_with_the_c_engine(step: Step) -> None:
         assert terminated[i] == ours.terminated
 
 
+@pytest.mark.slow
 def test_open_loop_agrees_with_native_before_the_first_contact(step: Step) -> None:
     actions = np.random.default_rng(0).uniform(-1, 1, (12, NUM_ENVS, 8)).astype(np.float32)
     actions[11, 3] = np.nan

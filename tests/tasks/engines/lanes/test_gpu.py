@@ -119,6 +119,7 @@ def test_segments_go_on_from_each_other(host: LanesTask, device: Device) -> None
         envs, own = found.envs, expected.envs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 def test_seeds_become_one_launch(host: LanesTask, device: Device, shared: bool) -> None:
     task, seeds = device.task(), 2
