@@ -17,6 +17,7 @@ from epvf.errors import RunFailed, UserError
 from epvf.experiments.launch.job import Job
 from epvf.experiments.launch.local import run, shares
 from epvf.runs.metrics import read_metrics
+from epvf.runtime import signals
 
 PINNED = hasattr(os, "sched_getaffinity")
 CORES = sorted(os.sched_getaffinity(0) if PINNED else range(os.cpu_count() or 1))
@@ -191,7 +192,6 @@ sys.path.insert(0, {here!r})
 from test_local import _end_at_sigterm
 from epvf.experiments.launch.job import Job
 from epvf.experiments.launch.local import run, shares
-from epvf.runtime import signals
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])

@@ -84,6 +84,7 @@ def test_what_is_wrong_is_told_in_a_line(name, message) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Brax System", "ignore::DeprecationWarning")  # Brax's own
 @pytest.mark.parametrize(
     "name", ["brax:inverted_pendulum", "playground:CartpoleBalance", "playground:PendulumSwingup"]
 )
