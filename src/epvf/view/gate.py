@@ -57,6 +57,7 @@ class Gate:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0.05)  # a connection that is closed says so to the loop later
 
     def _end(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -64,18 +65,23 @@ class Gate:
         self._loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(*_REFUSED):
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), HEAD_SECONDS)
-            if self._has_cookie(head):
-                await self._pass_on(head, reader, writer)
-            elif self._has_token(head):
-                cookie = f"Set-Cookie: {COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/\r\n"
-                writer.write(_answer("303 See Other", "", f"Location: /\r\n{cookie}"))
-            else:
-                writer.write(_answer("403 Forbidden", "the address needs its ?token=...\n", ""))
-            with suppress(OSError):
-                await writer.drain()
-        writer.close()
+        try:
+            with suppress(*_REFUSED):
+                await self._answer(reader, writer)
+        finally:  # also where the gate is closed meanwhile
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), HEAD_SECONDS)
+        if self._has_cookie(head):
+            await self._pass_on(head, reader, writer)
+        elif self._has_token(head):
+            cookie = f"Set-Cookie: {COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/\r\n"
+            writer.write(_answer("303 See Other", "", f"Location: /\r\n{cookie}"))
+        else:
+            writer.write(_answer("403 Forbidden", "the address needs its ?token=...\n", ""))
+        with suppress(OSError):
+            await writer.drain()
 
     def _has_token(self, head: bytes) -> bool:
         words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
@@ -104,11 +110,13 @@ class Gate:
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while chunk := await reader.read(_CHUNK):
-            writer.write(chunk)
-            await writer.drain()
-    writer.close()
+    try:
+        with suppress(OSError):
+            while chunk := await reader.read(_CHUNK):
+                writer.write(chunk)
+                await writer.drain()
+    finally:
+        writer.close()
 
 
 def _answer(status: str, text: str, more: str) -> bytes:
