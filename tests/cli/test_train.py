@@ -14,6 +14,7 @@ from epvf.config.variants import vary
 from epvf.errors import UserError
 from epvf.policies.formats.registry import load_policy
 from epvf.policies.formats.safetensors import save_policy
+from epvf.runs.folder import OWN
 from probes import KEYS
 
 DEBUG = ("train", "cartpole", "--preset", "debug")
@@ -195,6 +196,10 @@ def test_a_run_tells_its_progress_and_result(epvf):
     names = [line.split(":")[0] for line in following]
     assert names == ["watch", "page", "measure", "curves", "go on"]
     assert "epvf play run" in following[0] and (epvf.folder / "run" / "report.html").exists()
+
+
+def test_all_that_a_run_leaves_is_looked_through_for_links(finished):
+    assert {path.name for path in finished.iterdir()} <= set(OWN)
 
 
 def test_a_run_leaves_what_the_design_says(finished):

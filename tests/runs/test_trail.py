@@ -1,5 +1,6 @@
 """Where θ has been: evenly spread, never too much, and gone on with."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,14 @@ def test_large_policies_leave_a_shorter_trail(tmp_path, monkeypatch):
     assert 4 <= len(read_trail(tmp_path / "trail").updates) <= 8
 
 
+def _of_type(kind):
+    """A file of tensors of a type that numpy lacks."""
+    tensor = {"dtype": kind, "shape": [1, 1, 2], "data_offsets": [0, 4]}
+    header = {"__metadata__": {"format": module.FORMAT}, "thetas": tensor}
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(4)
+
+
 def test_what_is_no_trail_is_refused_and_begun_anew_by_a_run(tmp_path):
     file = tmp_path / "trail.safetensors"
     meta = {"format": module.FORMAT}
@@ -54,6 +63,7 @@ def test_what_is_no_trail_is_refused_and_begun_anew_by_a_run(tmp_path):
         {"thetas": np.zeros((2, 1, 3), np.float32), "updates": np.arange(3)},
         {"thetas": np.full((1, 1, 3), np.nan, np.float32), "updates": np.arange(1)},
         {"thetas": np.zeros((2, 3), np.float32), "updates": np.arange(2)},
+        *(_of_type(kind) for kind in ("BF16", "F8_E4M3", "F4")),
     ]  # fmt: skip
     for content in bad:
         if isinstance(content, bytes):

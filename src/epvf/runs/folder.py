@@ -45,7 +45,8 @@ LOCK = ".lock"
 
 OWN = (
     *("config.json", "run.json", "metrics.jsonl", "checkpoints", "policies", "tb", "nan", LOCK),
-    *("plots", "videos", "diagnosis", "set-aside"),
+    *("plots", "videos", "diagnosis", "landscape", "set-aside"),
+    *("trail.safetensors", "evaluation.json", "report.html"),
 )
 """What a run's folder holds."""
 

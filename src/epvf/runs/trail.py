@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from epvf.errors import UserError
 from epvf.files import one_line, write_atomically
+from epvf.policies.formats.safetensors import UNREADABLE
 from epvf.types import Array
 
 FORMAT = "epvf-trail/1"
@@ -80,7 +81,7 @@ def read_trail(file: Path) -> Points:
             if (opened.metadata() or {}).get("format") != FORMAT:
                 raise UserError(f"{file} is not of format {FORMAT!r}")
             thetas, updates = opened.get_tensor("thetas"), opened.get_tensor("updates")
-    except (OSError, SafetensorError, TypeError) as error:
+    except UNREADABLE as error:
         raise UserError(f"cannot read {file}: {one_line(error)}") from error
     fits = thetas.ndim == 3 and updates.ndim == 1 and len(thetas) == len(updates)
     if not fits or thetas.dtype != np.float32 or not np.isfinite(thetas).all():

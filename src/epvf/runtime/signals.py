@@ -62,16 +62,6 @@ def guarded() -> bool:
     return _guarded
 
 
-@contextmanager
-def noting(note: Note) -> Iterator[None]:
-    """While the block runs, a signal that ends the process calls `note` first."""
-    add_note(note)
-    try:
-        yield
-    finally:
-        remove_note(note)
-
-
 def add_note(note: Note) -> None:
     """Has `note` called before a signal ends the process."""
     _notes.append(note)

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from epvf.tasks.base import Task, TaskSpec
+from epvf.tasks.base import TaskSpec
 from epvf.tasks.engines.environment import Environment
 from epvf.tasks.engines.rollout import JaxTask
-from epvf.tasks.entry import Engine, TaskEntry
+from epvf.tasks.entry import of_environment
 from epvf.types import PRNGKey
 
 EPISODE_LENGTH = 500
@@ -124,11 +124,4 @@ def make(episode_length: int | None = None, num_slots: int | None = None) -> Jax
     return JaxTask(spec, Environment(reset, step, observe), num_slots)
 
 
-def _lanes(episode_length: int | None = None, num_threads: int | None = None) -> Task:
-    from epvf.tasks.engines import lanes
-
-    task = make(episode_length)
-    return lanes.make(task.environment, task.spec, num_threads)
-
-
-TASK = TaskEntry({"jax": Engine(make, ("num_slots",)), "lanes": Engine(_lanes, ("num_threads",))})
+TASK = of_environment(make)

@@ -1,12 +1,10 @@
 """Gymnasium's Ant of 105 observations (`Ant-v5`), not the paper's: that is `epvf.tasks.ant`."""
 
-from functools import cache
+from functools import partial
 from typing import Any
 
-import mujoco
-
 from epvf.tasks.body import Body
-from epvf.tasks.gym_models import model_file
+from epvf.tasks.gym_models import load
 from epvf.tasks.starts import Around
 
 FRAME_SKIP = 5  # of 0.01 s
@@ -39,15 +37,8 @@ def terminated(s: Any) -> Any:
     return (s.qpos[2] < HEIGHT_RANGE[0]) | (s.qpos[2] > HEIGHT_RANGE[1])
 
 
-@cache
-def model() -> mujoco.MjModel:
-    """Gymnasium's model as it is; made once, not to be changed.
-
-    Raises:
-        UserError: if Gymnasium's model file is not installed.
-    """
-    return mujoco.MjModel.from_xml_path(str(model_file("ant.xml", "ant-v5")))
-
+model = partial(load, "ant.xml", "ant-v5")
+"""Of the physics."""
 
 BODY = Body(
     name="ant-v5",

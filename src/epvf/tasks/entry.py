@@ -106,6 +106,29 @@ def of_body(body: Body) -> TaskEntry:
     return TaskEntry(engines, accelerator="mjx", quickest=quickest)
 
 
+def of_environment(
+    make: Callable[..., Any], interface: Mapping[str, str] | None = None
+) -> TaskEntry:
+    """An environment written in JAX: as XLA's program, and on lanes.
+
+    Args:
+        make: `episode_length` and `num_slots` to the `JaxTask`.
+        interface: see `TaskEntry`.
+    """
+    engines = {
+        "jax": Engine(make, ("num_slots",)),
+        "lanes": Engine(partial(_on_lanes, make), ("num_threads",)),
+    }
+    return TaskEntry(engines, interface=interface or {})
+
+
+def _on_lanes(make: Callable[..., Any], num_threads: int | None = None, **options: Any) -> Task:
+    from epvf.tasks.engines import lanes
+
+    task = make(**options)
+    return lanes.make(task.environment, task.spec, num_threads)
+
+
 def _on_nvidia() -> bool:
     """Whether JAX's accelerators are NVIDIA's."""
     devices = jax.devices()

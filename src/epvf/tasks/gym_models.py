@@ -1,7 +1,10 @@
-"""Where the MuJoCo models lie that come with Gymnasium."""
+"""The MuJoCo models that come with Gymnasium."""
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+
+import mujoco
 
 from epvf.errors import UserError
 
@@ -19,3 +22,13 @@ def model_file(name: str, task: str) -> Path:
             f"task {task!r} needs the model that comes with gymnasium: pip install gymnasium"
         )
     return folder / name
+
+
+@cache
+def load(name: str, task: str) -> mujoco.MjModel:
+    """A model as it is; made once, not to be changed.
+
+    Raises:
+        UserError: if its file is not installed.
+    """
+    return mujoco.MjModel.from_xml_path(str(model_file(name, task)))

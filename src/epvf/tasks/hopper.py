@@ -1,12 +1,10 @@
 """Gymnasium's Hopper (`Hopper-v5`): its model, what it observes and is paid for."""
 
-from functools import cache
+from functools import partial
 from typing import Any
 
-import mujoco
-
 from epvf.tasks.body import Body, Draws
-from epvf.tasks.gym_models import model_file
+from epvf.tasks.gym_models import load
 
 FRAME_SKIP = 4  # of 0.002 s
 SECONDS = 0.008
@@ -44,15 +42,8 @@ def starts(random: Draws, num: int) -> tuple[Any, Any]:
     return offsets[:, :nq], offsets[:, nq:]
 
 
-@cache
-def model() -> mujoco.MjModel:
-    """Gymnasium's model as it is; made once, not to be changed.
-
-    Raises:
-        UserError: if Gymnasium's model file is not installed.
-    """
-    return mujoco.MjModel.from_xml_path(str(model_file("hopper.xml", "hopper")))
-
+model = partial(load, "hopper.xml", "hopper")
+"""Of the physics."""
 
 BODY = Body(
     name="hopper",

@@ -1,13 +1,11 @@
 """Gymnasium's Humanoid (`Humanoid-v5`): its model, what it observes and is paid for."""
 
-from functools import cache
+from functools import partial
 from typing import Any
-
-import mujoco
 
 from epvf.tasks.body import Body
 from epvf.tasks.formulas import minimum
-from epvf.tasks.gym_models import model_file
+from epvf.tasks.gym_models import load
 from epvf.tasks.starts import Around
 
 FRAME_SKIP = 5  # of 0.003 s
@@ -42,15 +40,8 @@ def terminated(s: Any) -> Any:
     return (s.qpos[2] <= HEIGHT_RANGE[0]) | (s.qpos[2] >= HEIGHT_RANGE[1])
 
 
-@cache
-def model() -> mujoco.MjModel:
-    """Gymnasium's model as it is; made once, not to be changed.
-
-    Raises:
-        UserError: if Gymnasium's model file is not installed.
-    """
-    return mujoco.MjModel.from_xml_path(str(model_file("humanoid.xml", "humanoid")))
-
+model = partial(load, "humanoid.xml", "humanoid")
+"""Of the physics."""
 
 BODY = Body(
     name="humanoid",

@@ -17,7 +17,8 @@ def of_body(body: Body) -> str | None:
     """A string that is equal only for bodies whose functions compute the same on MJX.
 
     None for formulas that are not of this package: what they depend on cannot be known, so that
-    only their traces tell.
+    only their traces tell. (`engines.fingerprint` tells when numba's code of formulas is out of
+    date; here MJX's translation of them counts too, and all of it is source of this package.)
     """
     formulas = (body.observe, body.reward, body.terminated)
     if body.foreign or any(getattr(f, "__closure__", None) for f in formulas):

@@ -1,13 +1,11 @@
 """Gymnasium's inverted double pendulum (`InvertedDoublePendulum-v5`)."""
 
-from functools import cache
+from functools import partial
 from typing import Any
-
-import mujoco
 
 from epvf.tasks.body import Body
 from epvf.tasks.formulas import cos, sin
-from epvf.tasks.gym_models import model_file
+from epvf.tasks.gym_models import load
 from epvf.tasks.starts import Around
 
 FRAME_SKIP = 5  # of 0.01 s
@@ -41,16 +39,8 @@ def terminated(s: Any) -> Any:
     return s.site_xpos[TIP][2] <= MIN_HEIGHT
 
 
-@cache
-def model() -> mujoco.MjModel:
-    """Gymnasium's model as it is; made once, not to be changed.
-
-    Raises:
-        UserError: if Gymnasium's model file is not installed.
-    """
-    file = model_file("inverted_double_pendulum.xml", "inverted-double-pendulum")
-    return mujoco.MjModel.from_xml_path(str(file))
-
+model = partial(load, "inverted_double_pendulum.xml", "inverted-double-pendulum")
+"""Of the physics."""
 
 BODY = Body(
     name="inverted-double-pendulum",

@@ -1,14 +1,12 @@
 """Gymnasium's Reacher (`Reacher-v5`): its model, what it observes and is paid for."""
 
 import math
-from functools import cache
+from functools import partial
 from typing import Any
-
-import mujoco
 
 from epvf.tasks.body import Body, Draws
 from epvf.tasks.formulas import cos, sin, sqrt
-from epvf.tasks.gym_models import model_file
+from epvf.tasks.gym_models import load
 
 FRAME_SKIP = 2  # of 0.01 s
 EPISODE_LENGTH = 50
@@ -43,15 +41,8 @@ def starts(random: Draws, num: int) -> tuple[Any, Any]:
     return xp.concat([arm, x, y], axis=1), xp.concat([velocities, 0.0 * velocities], axis=1)
 
 
-@cache
-def model() -> mujoco.MjModel:
-    """Gymnasium's model as it is; made once, not to be changed.
-
-    Raises:
-        UserError: if Gymnasium's model file is not installed.
-    """
-    return mujoco.MjModel.from_xml_path(str(model_file("reacher.xml", "reacher")))
-
+model = partial(load, "reacher.xml", "reacher")
+"""Of the physics."""
 
 BODY = Body(
     name="reacher",

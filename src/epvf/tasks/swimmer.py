@@ -1,12 +1,10 @@
 """Gymnasium's Swimmer (`Swimmer-v5`): its model, what it observes and is paid for."""
 
-from functools import cache
+from functools import partial
 from typing import Any
 
-import mujoco
-
 from epvf.tasks.body import Body
-from epvf.tasks.gym_models import model_file
+from epvf.tasks.gym_models import load
 from epvf.tasks.starts import Around
 
 FRAME_SKIP = 4  # of 0.01 s
@@ -25,15 +23,8 @@ def reward(s: Any) -> Any:
     return (s.qpos[0] - s.previous_qpos[0]) / SECONDS - CONTROL_COST * (s.ctrl**2).sum()
 
 
-@cache
-def model() -> mujoco.MjModel:
-    """Gymnasium's model as it is; made once, not to be changed.
-
-    Raises:
-        UserError: if Gymnasium's model file is not installed.
-    """
-    return mujoco.MjModel.from_xml_path(str(model_file("swimmer.xml", "swimmer")))
-
+model = partial(load, "swimmer.xml", "swimmer")
+"""Of the physics."""
 
 BODY = Body(
     name="swimmer",

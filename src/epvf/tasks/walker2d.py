@@ -1,12 +1,10 @@
 """Gymnasium's Walker2d (`Walker2d-v5`): its model, what it observes and is paid for."""
 
-from functools import cache
+from functools import partial
 from typing import Any
 
-import mujoco
-
 from epvf.tasks.body import Body, Draws
-from epvf.tasks.gym_models import model_file
+from epvf.tasks.gym_models import load
 
 FRAME_SKIP = 4  # of 0.002 s
 SECONDS = 0.008
@@ -43,15 +41,8 @@ def starts(random: Draws, num: int) -> tuple[Any, Any]:
     return offsets[:, :nq], offsets[:, nq:]
 
 
-@cache
-def model() -> mujoco.MjModel:
-    """Gymnasium's model as it is; made once, not to be changed.
-
-    Raises:
-        UserError: if Gymnasium's model file is not installed.
-    """
-    return mujoco.MjModel.from_xml_path(str(model_file("walker2d_v5.xml", "walker2d")))
-
+model = partial(load, "walker2d_v5.xml", "walker2d")
+"""Of the physics."""
 
 BODY = Body(
     name="walker2d",

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from epvf.analysis.trained_value import Pairs, TrainedValue, load_value
 from epvf.errors import UserError
 from epvf.files import one_line, write_atomically
+from epvf.policies.formats.safetensors import UNREADABLE
 from epvf.policies.mlp import Policy
 from epvf.runs.folder import read_config
 from epvf.training.offline import Fitted, OfflineConfig, value_of
@@ -194,7 +195,7 @@ def _of_file(path: Path) -> Predictor:
                     "epvf zoo fit writes one"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, TypeError) as error:
+    except UNREADABLE as error:
         raise UserError(f"cannot read V {path}: {one_line(error)}") from error
     try:
         return _assembled(path, metadata, tensors)

@@ -26,12 +26,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from epvf.errors import UserError
 from epvf.files import known, one_line, read_json, write_json
 from epvf.policies.activations import Activation
+from epvf.policies.formats.safetensors import UNREADABLE
 from epvf.policies.host_noise import draw_rows, reproducible
 from epvf.policies.mlp import Output, Policy
 from epvf.policies.noise import Noise, PerturbationConfig
@@ -333,7 +333,7 @@ class Zoo:
         name = f"shard {self.path / SHARDS / entry.shard}"
         try:
             tensors = load(self._content(entry))
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (*UNREADABLE, KeyError) as error:
             raise UserError(f"cannot read {name}: {one_line(error)}") from error
         size = entry.policy.num_parameters
         wanted: dict[str, Any] = dict.fromkeys(("returns", "lengths", "episodes"), (entry.num,))

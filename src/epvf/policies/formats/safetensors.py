@@ -22,6 +22,9 @@ from epvf.policies.activations import Activation
 from epvf.policies.mlp import Layer, Output, Policy
 from epvf.types import Array
 
+UNREADABLE = (OSError, SafetensorError, TypeError, ValueError, AttributeError)
+"""What reading a file of tensors raises; of types that numpy lacks it is any of the last three."""
+
 FORMAT = "epvf-policy/1"
 
 MOST_LAYERS = 1000
@@ -153,8 +156,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
                     f"{FORMAT!r}"
                 )
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (OSError, SafetensorError, TypeError, ValueError, AttributeError) as error:
-        # types that numpy lacks are any of the last three
+    except UNREADABLE as error:
         raise UserError(f"cannot read policy {path}: {one_line(error)}") from error
 
 
