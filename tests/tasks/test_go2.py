@@ -67,7 +67,9 @@ def test_without_the_package_the_extra_is_named(monkeypatch) -> None:
 def test_what_cannot_be_downloaded_is_told_in_a_line(monkeypatch, tmp_path) -> None:
     pytest.importorskip("mujoco_menagerie")
     monkeypatch.setenv("MENAGERIE_ROOT", str(tmp_path))
-    with pytest.raises(UserError, match="cannot get the Go2's model") as error:
+    with pytest.raises(
+        UserError, match="downloads the robot's model once, and could not: connect"
+    ) as error:
         go2.model.__wrapped__()
     assert "\n" not in str(error.value) and len(str(error.value)) <= 200
 

@@ -14,7 +14,6 @@ from epvf.errors import UserError
 from epvf.files import one_line
 from epvf.tasks.ant import torso_frame
 from epvf.tasks.body import Body, Draws
-from epvf.tasks.calls import LONGEST
 from epvf.tasks.formulas import exp, maximum
 
 TIMESTEP = 0.004  # s
@@ -125,8 +124,10 @@ def _robot() -> mujoco.MjSpec:
         robot.path(progress=None)
         return robot.spec("go2_mjx")
     except (mujoco_menagerie.MenagerieError, OSError, ValueError) as error:
-        told = f"MuJoCo Menagerie cannot get the Go2's model: {one_line(error)}"
-        raise UserError(told if len(told) <= LONGEST else f"{told[: LONGEST - 4]} ...") from error
+        raise UserError(
+            "task 'go2' downloads the robot's model once, and could not: connect to the network "
+            f"and try again ({one_line(error):.80})"
+        ) from error
 
 
 _STANCE = np.array(STANCE)
