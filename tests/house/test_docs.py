@@ -48,7 +48,8 @@ def test_there_are_commands_to_be_tried() -> None:
 
 
 @pytest.mark.parametrize(("page", "line"), sorted(set(CASES)))
-def test_a_command_in_the_docs_is_understood(page: str, line: str) -> None:
+def test_a_command_in_the_docs_is_understood(page: str, line: str, monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)  # where pages say that examples/ lies
     words = shlex.split(line, comments=True)[1:]
     words = [told for word in words if (told := STANDS_FOR.get(word, word)) is not None]
     name, *argv = words

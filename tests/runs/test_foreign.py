@@ -255,7 +255,7 @@ def test_a_kill_while_a_folder_is_made_leaves_what_train_takes_and_resume_explai
         Run.create(Path("run"), Config(), [])
     monkeypatch.undo()
     (workplace / "run" / ".run.json.0123.tmp").touch()
-    os.chdir(workplace)
+    monkeypatch.chdir(workplace)
     assert sorted(os.listdir("run")) == [
         *(".lock", ".run.json.0123.tmp", "checkpoints", "config.json", "policies")
     ]
