@@ -36,9 +36,11 @@ for number in (signal.SIGHUP, signal.SIGINT):
         default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, default)
 
-# The first example of a property compiles; its time says nothing.
-settings.register_profile("epvf", deadline=None)
-settings.load_profile("epvf")
+# The first example of a property compiles; its time says nothing. A change is judged by the same
+# examples everywhere; HYPOTHESIS_PROFILE=explore looks for new ones.
+settings.register_profile("epvf", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "epvf"))
 
 
 def pytest_configure(config):

@@ -6,7 +6,8 @@ turns into SIMD code. The generator is threefry2x32 (Salmon et al. 2011, "Parall
 as easy as 1, 2, 3") as JAX counts it; normals are the inverse error function (Giles 2010,
 "Approximating the erfinv function") of uniforms, as XLA has it.
 
-Uniform noise is that of `population[rows]` to the bit, Gaussian noise within `ULPS`.
+Uniform noise is that of `population[rows]` to the bit, Gaussian noise within `ULPS`. What is so
+small that XLA takes it for zero (below 1.2e-38) stays what it is.
 """
 
 from collections.abc import Callable
