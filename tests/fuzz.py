@@ -418,7 +418,14 @@ def _config(rng: random.Random, place: Path, outside: Path) -> list[str]:
                 whole = _structure(rng, whole)
             text = _json(whole, indent=rng.choice((None, "\t"))).encode()
     path.write_bytes(text)
-    return ["train", "cartpole" if rng.random() < 0.5 else task, "--config", str(path), "--dry-run"]
+    return [
+        "train",
+        "cartpole" if rng.random() < 0.5 else task,
+        "--config",
+        str(path),
+        "--dry-run",
+        "--no-timing",
+    ]
 
 
 OWN_OPTIONS = {
@@ -435,7 +442,7 @@ OWN_OPTIONS = {
 def _options(rng: random.Random, place: Path, outside: Path) -> list[str]:
     command = rng.choice([*COMMANDS, *["train"] * 12, "eval", "plot", "nonsense"])
     first = {
-        "train": ["cartpole", "--dry-run", "--preset", "debug"],
+        "train": ["cartpole", "--dry-run", "--no-timing", "--preset", "debug"],
         "resume": ["finished"],
         "eval": ["policy.safetensors", "--episodes", "2"],
         "plot": ["finished"],
@@ -536,7 +543,16 @@ def _policy(rng: random.Random, place: Path, outside: Path) -> list[str]:
         (
             ["eval", str(path), "--episodes", "2"],
             ["eval", str(path), "--episodes", "2", "--json"],
-            ["train", "cartpole", "--preset", "debug", "--init", str(path), "--dry-run"],
+            [
+                "train",
+                "cartpole",
+                "--preset",
+                "debug",
+                "--init",
+                str(path),
+                "--dry-run",
+                "--no-timing",
+            ],
             ["plot", str(path)],
         )
     )
@@ -559,7 +575,7 @@ def _run(rng: random.Random, place: Path, outside: Path) -> list[str]:
             ["plot", run],
             ["plot", run, "finished", "--out", "p.png"],
             ["runs", "."],
-            ["train", "cartpole", "--preset", "debug", "--out", run, "--dry-run"],
+            ["train", "cartpole", "--preset", "debug", "--out", run, "--dry-run", "--no-timing"],
         )
     )
 

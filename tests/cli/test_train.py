@@ -265,6 +265,19 @@ def test_a_policy_that_does_not_fit_is_refused_with_both_shapes(finished, workpl
     )
 
 
+@pytest.mark.parametrize("words", [[], ["--no-timing"]])
+def test_a_dry_run_tells_what_a_run_takes_and_makes_nothing(workplace, capsys, words):
+    command = ["train", "cartpole", "--preset", "debug", "--dry-run", "--json"]
+    assert main([*command, *words]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["policy_parameters"] > 0 and told["memory_bytes"] > 0
+    assert told["env_steps"] == told["iterations"] * told["env_steps_per_iteration"]
+    assert ("seconds_long_episodes" in told) == (not words)
+    if not words:
+        assert 0.0 < told["seconds_short_episodes"] <= told["seconds_long_episodes"]
+    assert list(workplace.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_several_seeds_share_a_run(workplace, capsys):
     assert main([*DEBUG, "--seed", "7", "--num-seeds", "2", "--out", "run", "--json"]) == 0

@@ -7,14 +7,31 @@ import jax
 
 from epvf.cli.results import print_result
 from epvf.methods.registry import METHODS
+from epvf.runs.display import clock, make_display
+from epvf.runtime import startup
 from epvf.runtime.memory import free_device_bytes, free_host_bytes, num_bytes
+from epvf.training import pace
 from epvf.training.prepare import Setup, run_needs
 
 
-def tell(setup: Setup, as_json: bool) -> None:
-    """Prints the parameters, memory and env steps of a run."""
-    told = size(setup)
+def tell(setup: Setup, timing: bool, as_json: bool) -> None:
+    """Prints the parameters, memory and env steps of a run, and the time it takes if asked to."""
+    told = size(setup) | (seconds(setup) if timing else {})
     print_result(told, _text(told), as_json)
+
+
+def seconds(setup: Setup) -> dict[str, Any]:
+    """Least and most seconds of a run, from its first iterations; None for agents."""
+    expected = None
+    if setup.method is not None:
+        startup.use_compilation_cache()
+        announce = make_display().announce
+        announce("timing the first iterations ...")
+        expected = pace.expect(setup, pace.measure(setup))
+    return {
+        "seconds_short_episodes": expected and expected.short,
+        "seconds_long_episodes": expected and expected.long,
+    }
 
 
 def size(setup: Setup) -> dict[str, Any]:
@@ -79,5 +96,11 @@ def _text(told: dict[str, Any]) -> str:
             f"memory: at least {told['memory_bytes'] / 1e6:,.1f} MB"
             + ("" if free is None else f" of {free / 1e6:,.0f} MB that are free")
             + f"; a checkpoint takes up to {told['checkpoint_bytes'] / 1e6:,.1f} MB of disk"
+        )
+    if told.get("seconds_long_episodes") is not None:
+        short, long = (clock(told[f"seconds_{which}_episodes"]) for which in ("short", "long"))
+        lines.append(
+            f"time: {short} on this machine if episodes stay as they begin, "
+            f"{long} if all run to their end"
         )
     return "\n".join([*lines, "nothing was trained (--dry-run)"])

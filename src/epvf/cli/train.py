@@ -44,7 +44,8 @@ class Options:
         report: write report.html at the end.
         devices: of this machine that share the run, for engines on JAX: a number, or all.
         cluster: whose workers roll out: local:N, auto, HOST:PORT or ray://HOST:PORT.
-        dry_run: check everything and tell the run's size, but do not train.
+        dry_run: check everything and tell the run's size and time, but do not train.
+        timing: with --dry-run: run the first iterations, to tell the time.
         json: print the result as JSON.
     """
 
@@ -67,6 +68,7 @@ class Options:
     devices: Annotated[str, Shown("INT|all")] = "1"
     cluster: Annotated[str | None, Shown("WHERE")] = None
     dry_run: bool = False
+    timing: bool = True
     json: bool = False
 
 
@@ -98,7 +100,7 @@ def run(argv: list[str]) -> int:
     if asked.dry_run:
         from epvf.cli import dry_run
 
-        dry_run.tell(setup, asked.json)
+        dry_run.tell(setup, asked.timing, asked.json)
         return 0
     make_room(config.num_seeds)
     zoo = None if asked.zoo is None else Zoo.create(asked.zoo)

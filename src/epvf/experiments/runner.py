@@ -106,7 +106,7 @@ def complete(folder: Path, plan: Plan, show: ShowWith, argv: Sequence[str]) -> i
         UserError: if a run cannot be made or resumed.
         RunFailed: if one failed.
     """
-    left = _unfinished(folder, plan)
+    left = unfinished(folder, plan)
     begin = time.monotonic()
     for number, arm in enumerate(left):
         name = f"{len(plan.arms) - len(left) + number + 1}/{len(plan.arms)} {arm.name}"
@@ -131,7 +131,7 @@ def complete_abreast(
     """
     jobs = [
         Job(arm.name, partial(_complete_run, run_folder(folder, arm), arm.config, argv))
-        for arm in _unfinished(folder, plan)
+        for arm in unfinished(folder, plan)
     ]
     return launcher.run(folder, jobs, tell)
 
@@ -143,7 +143,8 @@ def _whole(name: str, done: int, runs: int, begin: float, progress: float) -> di
     return {"run": name, "all left": clock(seconds)}
 
 
-def _unfinished(folder: Path, plan: Plan) -> list[Arm]:
+def unfinished(folder: Path, plan: Plan) -> list[Arm]:
+    """Runs that are not at their end, those that were not begun among them."""
     return [arm for arm in plan.arms if not is_finished(run_folder(folder, arm))]
 
 
