@@ -2,13 +2,13 @@
 
     python tests/storm.py --kills 200 --signals 200 --seed 0
 
-A run is begun, ended and resumed until it has finished, then compared with one that nobody disturbed.
-Each end is counted by where it came: while the program started, while it trained, within the writing
-of a checkpoint. One line for each end after which something was lost, stuck or said wrongly.
-`tests/runs/test_storm.py` tries a few.
+A run is begun, ended and resumed until it has finished, then compared with one that nobody
+disturbed. Each end is counted by where it came: while the program started, while it trained, within
+the writing of a checkpoint. One line for each end after which something was lost, stuck or said
+wrongly. `tests/runs/test_storm.py` tries a few.
 
-Most programs are forked off this one, which has imported everything but has not started JAX, so that
-many can be tried; every fourth is started afresh.
+Most programs are forked off this one, which has imported everything but has not started JAX, so
+that many can be tried; every fourth is started afresh.
 """
 
 import argparse
