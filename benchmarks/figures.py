@@ -5,7 +5,7 @@ python benchmarks/figures.py draw                            docs/data to docs/f
 python benchmarks/figures.py table NAME...                   of docs/data/NAME-s*.jsonl
 python benchmarks/figures.py at MILLIONS NAME...             the same after so many env steps
 
-The paper's figures are not made here but by `epvf experiment`.
+`epvf experiment`, `epvf compare` and `epvf diagnose` draw the same figures of the runs themselves.
 """
 
 import csv
@@ -17,7 +17,8 @@ import numpy as np
 from scipy import stats
 
 from epvf.analysis.curves import Group
-from epvf.analysis.drawing import learning_curves, save
+from epvf.analysis.drawing import diagnosis, learning_curves, save
+from epvf.experiments.paper import EXPERIMENTS
 from epvf.experiments.report import COLUMNS
 from epvf.runs.metrics import Record, read_metrics
 
@@ -47,6 +48,7 @@ COMPARISONS = {
 }
 COMPARISONS |= {"cartpole": "compare-cartpole"}
 """Task to the name of its comparison's table and summary."""
+DIAGNOSES = ("diagnose-ant-psvf", "diagnose-ant-epvf")
 BUDGETS = (5, 10, 15, 20, 25, 30, 40, 50)
 """Millions of env steps."""
 
@@ -63,6 +65,11 @@ def collect(run: Path, out: Path, every: int) -> None:
                 file.write(json.dumps(kept) + "\n")
 
 
+def drawn() -> set[str]:
+    """Names of the figures that `draw` makes."""
+    return {*FIGURES, *COMPARISONS.values(), *EXPERIMENTS, *DIAGNOSES}
+
+
 def draw_all() -> None:
     """Draws every figure from the data that is there."""
     for name, (title, patterns) in FIGURES.items():
@@ -76,8 +83,20 @@ def draw_all() -> None:
         told = json.loads((DOCS / "data" / f"{name}.json").read_text())
         title = f"{told['budget']}, preset {told['preset']}"
         axes, best = ("env-steps", "seconds"), told["max_return"]
-        figure = learning_curves(_compared(name, task), axes, title, best, ended=True)
+        figure = learning_curves(_tidy(name, task), axes, title, best, ended=True)
         save(figure, DOCS / "figures" / f"{name}.png")
+    for name, experiment in EXPERIMENTS.items():
+        told = json.loads((DOCS / "data" / f"{name}.json").read_text())
+        title = f"{experiment.title}\nscale {told['scale']}, preset {told['preset']}"
+        notes = [f"The paper: {claim}." for claim in experiment.claims]
+        groups = [group._replace(method="epvf") for group in _tidy(name, experiment.task)]
+        figure = learning_curves(
+            groups, experiment.axes, title, experiment.best, notes, experiment.smooth
+        )
+        save(figure, DOCS / "figures" / f"{name}.png")
+    for name in DIAGNOSES:
+        found = json.loads((DOCS / "data" / f"{name}.json").read_text())
+        save(diagnosis({"task": "ant"} | found), DOCS / "figures" / f"{name}.png")
 
 
 def table(names: list[str]) -> None:
@@ -138,13 +157,15 @@ def _read(pattern: str) -> list[list[Record]]:
     ]
 
 
-def _compared(name: str, task: str) -> list[Group]:
-    """Groups of a comparison's tidy table."""
+def _tidy(name: str, task: str) -> list[Group]:
+    """Groups of the tidy table of a comparison, whose settings are methods, or an experiment."""
     runs: dict[str, dict[str, list[Record]]] = {}
     with (DOCS / "data" / f"{name}.csv").open() as file:
         for row in csv.DictReader(file):
             seeds = runs.setdefault(row["setting"], {})
-            record = {key: float(row[column]) for column, key in COLUMNS.items() if row[column]}
+            told = {key: row[column] for column, key in COLUMNS.items() if row[column]}
+            record: Record = {key: float(value) for key, value in told.items()}
+            record |= {"steps/update": int(told["steps/update"])}
             seeds.setdefault(row["seed"], []).append(record)
     return [Group(label, list(seeds.values()), label, task) for label, seeds in runs.items()]
 

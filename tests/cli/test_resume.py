@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from epvf.cli import resume
 from epvf.cli.main import main
 from epvf.config.schema import load
+from epvf.runs import provenance
 
 
 def _iterations(run):
@@ -63,3 +65,22 @@ def test_a_run_is_extended_by_env_steps(run, capsys):
     result = json.loads(capsys.readouterr().out)
     assert (result["status"], result["iterations"]) == ("finished", 6)
     assert result["env_steps"] > steps
+
+
+def test_going_on_elsewhere_is_told(capsys):
+    here, versions = provenance.processor(), provenance.versions()
+
+    def told(cpu, began_with):
+        resume._tell_machine({"devices": {"cpu": cpu}, "versions": began_with})
+        return capsys.readouterr().err
+
+    assert here["model"] is not None and here["flags"]
+    assert told(here, versions) == ""
+    model = f"'Z80', here it is {here['model']!r}"
+    end = ": it goes on, but not to the bit as there\n"
+    assert told({"model": "Z80", "flags": ""}, versions) == f"note: the run began on {model}{end}"
+    assert "with other features" in told(here | {"flags": "none"}, versions)
+    told_versions = told(here, versions | {"jax": "0.0.1", "brax": None})
+    assert told_versions == (f"note: the run began with jax 0.0.1 (here {versions['jax']}){end}")
+    resume._tell_machine({"devices": None, "versions": [1]})
+    assert capsys.readouterr().err == ""

@@ -1,7 +1,10 @@
 """Commands in README and docs are such that the command line takes; links lead somewhere."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -88,6 +91,35 @@ def test_modules_that_are_named_exist(page: Path) -> None:
     assert missing == []
     files = re.findall(r"(?:src/epvf|tests|benchmarks|examples)/[\w/.-]+\.(?:py|sh)", text)
     assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+FIGURES = [
+    (page.relative_to(ROOT).as_posix(), figure)
+    for page in PAGES
+    for figure in re.findall(r"!\[[^\]]*\]\((?:docs/)?figures/([^)]+)\)", page.read_text())
+]
+
+
+@pytest.mark.parametrize(("page", "figure"), FIGURES)
+def test_a_figure_has_the_command_that_makes_it_beside_it(page: str, figure: str) -> None:
+    sections = re.split(r"^#+ ", (ROOT / page).read_text(), flags=re.MULTILINE)
+    around = next(section for section in sections if f"figures/{figure})" in section)
+    assert re.search(r"epvf (train|compare|experiment|diagnose|landscape|play) ", around)
+
+
+def test_figures_are_drawn_from_data_that_is_committed() -> None:
+    drawings = {"algorithm.svg", "ant.gif", "landscape-ant.png"}  # by hand, and of a whole run
+    folder = ROOT / "docs" / "figures"
+    done = subprocess.run(
+        [sys.executable, "-c", "import figures; print(*figures.drawn())"],
+        env={"PYTHONPATH": f"{SOURCE}{os.pathsep}{ROOT / 'benchmarks'}"},
+        capture_output=True,
+        text=True,
+    )
+    drawn = {f"{name}.png" for name in done.stdout.split()}
+    there = {path.name for path in folder.iterdir()}
+    assert there == drawn | drawings
+    assert there == {figure for _, figure in FIGURES}
 
 
 def _is_module(parts: list[str]) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from epvf.cli.main import main
 from epvf.errors import LONGEST_LINE, UserError
-from epvf.runs.checkpoints import FORMAT, Checkpoints
+from epvf.runs.checkpoints import FORMAT, Checkpoints, size_on_disk
 from epvf.runs.folder import read_info
 from epvf.runs.metrics import read_metrics
 from epvf.training.loop import init_state
@@ -198,3 +198,9 @@ def test_a_checkpoint_of_before_there_were_hashes_is_restored(state, copy):
         del told[name]
     meta.write_text(json.dumps(told | {"format": "epvf-checkpoint/2"}))
     _check_same(_restored(copy, state), state, 2)
+
+
+def test_what_a_checkpoint_takes_is_no_less_than_what_it_says(state, saved):
+    files = (saved / f"{2:012}").rglob("*")
+    taken = sum(path.stat().st_blocks * 512 for path in files)
+    assert taken <= size_on_disk(state.learner) < 5 * taken

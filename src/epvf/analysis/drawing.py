@@ -190,18 +190,19 @@ def diagnosis(result: dict[str, Any]) -> "Figure":
 
     figure = Figure(figsize=(15.0, 4.2), layout="constrained")
     cosines, gains, ranking = figure.subplots(1, 3)
-    names = list(result["cosines"])
-    colours = [styles.of_direction(name).colour for name in names]
+    names, method = list(result["cosines"]), result["method"]
+    colours = [styles.of_direction(name, method).colour for name in names]
     cosines.bar(names, [result["cosines"][name] for name in names], color=colours)
     cosines.axhspan(
         -2 * result["cosine_by_chance"], 2 * result["cosine_by_chance"], alpha=0.2, color="grey"
     )
+    cosines.tick_params(axis="x", labelrotation=20)
     cosines.set_ylabel("cosine with the reference gradient")
     for name in (*names, "reference"):
         rows = result["gains"][name]
         means = [row["perturbed"]["mean"] for row in rows]
         errors = [row["perturbed"]["error"] for row in rows]
-        steps, look = [row["step"] for row in rows], styles.of_direction(name).line
+        steps, look = [row["step"] for row in rows], styles.of_direction(name, method).line
         gains.errorbar(steps, means, errors, label=name, capsize=2, **look)
     gains.set_xscale("log")
     gains.axhline(0.0, color="black", linewidth=0.8)
@@ -210,11 +211,12 @@ def diagnosis(result: dict[str, Any]) -> "Figure":
     gains.legend(fontsize="small")
     rows = result["ranking"]
     distances, ranks = ([row[name] for row in rows] for name in ("distance", "spearman"))
-    ranking.errorbar(distances, ranks, [row["error"] for row in rows], marker="o", capsize=2)
+    errors, look = [row["error"] for row in rows], styles.of_method(method).line
+    ranking.errorbar(distances, ranks, errors, capsize=2, **look)
     ranking.axhline(0.0, color="black", linewidth=0.8)
     ranking.set_xlabel("distance, in units of the noise")
     ranking.set_ylabel("V's rank correlation with returns")
-    subject = f"{result.get('task', '')} {result['method']}".strip()
+    subject = f"{result.get('task', '')} {method}".strip()
     where = f"{result['run']}, update {result['update']}"
     figure.suptitle(f"{subject}: {where}", fontsize="medium")
     return figure

@@ -61,8 +61,6 @@ METHOD_STYLES = {
 
 
 _DIRECTIONS = {
-    "value": METHOD_STYLES["psvf"],
-    "value-long": METHOD_STYLES["psvf"]._replace(dash="--"),
     "matched-es": METHOD_STYLES["matched-openes"],
     "ridge": METHOD_STYLES["ridge"],
     "reference": Style(GREY, ":", "h"),
@@ -70,8 +68,16 @@ _DIRECTIONS = {
 }
 
 
-def of_direction(name: str) -> Style:
-    """The style of a direction that `diagnosis` looks at: that of the method that goes along it."""
+def of_direction(name: str, method: str) -> Style:
+    """The style of a direction that `diagnosis` looks at: of the method that goes along it.
+
+    Args:
+        name: of the direction.
+        method: whose V is looked at.
+    """
+    if name.startswith("value"):
+        style = of_method(method)
+        return style if name == "value" else style._replace(dash="--", marker="D")
     return _DIRECTIONS.get(name, Style(GREEN))
 
 

@@ -281,7 +281,7 @@ def _check_loose(options: Sequence[Option], loose: list[str], prog: str) -> None
         raise UserError(f"unexpected argument {brief(loose[len(places)])}; see {prog} --help")
     for option in places[len(loose) :]:
         if option.default is REQUIRED:
-            missing = f"missing: {_metavar(option)}; see {prog} --help"
+            missing = f"missing: {metavar(option)}; see {prog} --help"
             raise UserError(option.shown.missing or missing)
 
 
@@ -321,7 +321,7 @@ def _annotation(option: Option) -> Any:
     told = tyro.conf.arg(
         help=option.text,
         help_behavior_hint="(required)" if option.default is REQUIRED else _default(option),
-        metavar=None if option.switch else _metavar(option),
+        metavar=None if option.switch else metavar(option),
     )
     if option.switch:
         # a field of a configuration may be turned off again, what only a command knows need not
@@ -329,7 +329,7 @@ def _annotation(option: Option) -> Any:
         return Annotated[(bool, told, *pairs)]
     spec: Any = tyro.constructors.PrimitiveConstructorSpec(
         nargs="*" if option.many else 1,
-        metavar=_metavar(option),
+        metavar=metavar(option),
         instance_from_str=lambda words: value(words, option.hint, option.name),
         is_instance=lambda anything: True,
         str_from_instance=lambda anything: [str(anything)],
@@ -367,7 +367,7 @@ def _default(option: Option) -> str:
     return f"(default: {told})"
 
 
-def _metavar(option: Option) -> str:
+def metavar(option: Option) -> str:
     return option.shown.metavar or _type_name(option.hint)
 
 

@@ -7,10 +7,12 @@ import jax
 
 from epvf.cli.results import print_result
 from epvf.methods.registry import METHODS
+from epvf.runs.checkpoints import size_on_disk
 from epvf.runs.display import clock, make_display
 from epvf.runtime import startup
-from epvf.runtime.memory import free_device_bytes, free_host_bytes, num_bytes
+from epvf.runtime.memory import free_device_bytes, free_host_bytes
 from epvf.training import pace
+from epvf.training.loop import init_state
 from epvf.training.prepare import Setup, run_needs
 
 
@@ -55,7 +57,7 @@ def size(setup: Setup) -> dict[str, Any]:
         "num_seeds": config.num_seeds,
         "memory_bytes": None if setup.method is None else _memory(setup),
         "memory_free_bytes": free_host_bytes() if free is None else free,
-        "checkpoint_bytes": None if setup.method is None else _state_bytes(setup),
+        "checkpoint_bytes": None if setup.method is None else _checkpoint(setup),
     }
 
 
@@ -70,8 +72,8 @@ def _state(setup: Setup) -> Any:
     return jax.eval_shape(setup.search.init_state, jax.eval_shape(lambda: jax.random.key(0)))
 
 
-def _state_bytes(setup: Setup) -> int:
-    return setup.config.num_seeds * num_bytes(_state(setup))
+def _checkpoint(setup: Setup) -> int:
+    return size_on_disk(jax.eval_shape(lambda: init_state(setup).learner))
 
 
 def _value_parameters(setup: Setup) -> int | None:

@@ -51,6 +51,7 @@ COMMANDS: dict[str, Command] = {
     "runs": Command("runs", "List runs: how far they are, and how well they do."),
     "tasks": Command("tasks", "List the tasks, their engines, and what those need."),
     "methods": Command("methods", "List the methods, and what they need."),
+    "completion": Command("completion", "Print a script that completes words in a shell."),
 }
 
 

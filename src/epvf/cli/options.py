@@ -88,7 +88,7 @@ def started_by(own: Sequence[Option], argv: Sequence[str]) -> Start:
         own: options of the command beside those of the configuration.
         argv: all words.
     """
-    words = arguments.split([*own, *_all_options()], argv)
+    words = arguments.split([*own, *of_all_methods()], argv)
     named = {name: values[0] for name, values in words.named.items() if values}
     task = words.loose[0] if words.loose else DEFAULT_TASK
     return Start(
@@ -133,7 +133,7 @@ def changed(config: Config, values: Mapping[str, Any]) -> Config:
 
 def unread(config: Config, flag: str) -> str | None:
     """Why an option of another method is refused; None where no method has it."""
-    for option in _all_options():
+    for option in of_all_methods():
         if flag in (option.flag, option.negation) and not reads(config.method.name, option.name):
             return _unread(config.method.name, flag, readers(option.name))
     return None
@@ -154,7 +154,7 @@ def _varied(config: Config, name: str) -> Config:
     return vary(config, name)
 
 
-def _all_options() -> list[Option]:
+def of_all_methods() -> list[Option]:
     """Options of the fields of all methods, each once."""
     found: dict[str, Option] = {}
     for method in METHODS.usable():

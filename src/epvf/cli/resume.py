@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from epvf.cli import arguments
 from epvf.cli.arguments import Shown
 from epvf.cli.results import print_result
-from epvf.errors import UserError, brief
+from epvf.errors import UserError, brief, shortened
 
 if TYPE_CHECKING:
     from epvf.config.schema import Config
@@ -102,21 +102,39 @@ def _tell_schedules(before: "Config") -> None:
 
 
 def _tell_machine(info: dict[str, Any]) -> None:
-    """Says so where the run began on another processor, which may round otherwise."""
+    """Says so where the run began on another processor, or with other versions: they may round
+    otherwise."""
     from epvf.runs import provenance
 
     devices = info.get("devices")
     before = devices.get("cpu") if isinstance(devices, dict) else None
     here = provenance.processor()
     if isinstance(before, dict) and before != here:
-        told = f"{brief(before.get('model'))}, here it is {brief(here['model'])}"
+        told = f"on {brief(before.get('model'))}, here it is {brief(here['model'])}"
         if before.get("model") == here["model"]:
-            told = f"a {brief(before.get('model'))} with other features"
-        print(
-            f"note: the run began on {told}: it goes on, but not to the bit as there",
-            file=sys.stderr,
-            flush=True,
-        )
+            told = f"on a {brief(before.get('model'))} with other features"
+        _tell_began(told)
+    if changed := _changed_versions(info.get("versions"), provenance.versions()):
+        _tell_began(f"with {', '.join(changed)}")
+
+
+def _changed_versions(before: Any, here: dict[str, str | None]) -> list[str]:
+    """What is installed in another version than a run began with, in words."""
+    if not isinstance(before, dict):
+        return []
+    return [
+        f"{name} {brief(before[name])[1:-1]} (here {version or 'none'})"
+        for name, version in here.items()
+        if isinstance(before.get(name), str) and before[name] != version
+    ]
+
+
+def _tell_began(told: str) -> None:
+    print(
+        f"note: the run began {shortened(told, 120)}: it goes on, but not to the bit as there",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _check_resumable(path: Path, config: "Config") -> None:

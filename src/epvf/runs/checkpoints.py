@@ -29,6 +29,7 @@ from epvf.files import check_inside, one_line
 from epvf.methods.base import Progress, State
 from epvf.methods.replay import Buffer
 from epvf.runtime.devices import at_hand
+from epvf.runtime.memory import num_bytes
 from epvf.training.state import TrainState
 
 FORMAT = "epvf-checkpoint/3"
@@ -39,6 +40,15 @@ _FLAT = "epvf-checkpoint/1"
 
 TRANSFER_SECONDS = 0.3
 """How long the other transfers of a failed save or restore are given to end."""
+
+
+BESIDES = 100_000
+"""Bytes of disk that Orbax's own files take in each checkpoint, as blocks of a file system."""
+
+
+def size_on_disk(learner: State) -> int:
+    """Bytes that a checkpoint of a learner's state, or of its shapes, takes at most."""
+    return num_bytes(learner) + BESIDES
 
 
 class Checkpoints:

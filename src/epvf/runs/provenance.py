@@ -21,6 +21,8 @@ PACKAGES = (
     "mujoco",
     "mujoco-mjx",
     "warp-lang",
+    "numba",
+    "llvmlite",
     "gymnasium",
     "brax",
 )

@@ -15,13 +15,12 @@ from epvf.errors import RunFailed, UserError
 from epvf.files import one_line
 from epvf.methods.registry import METHODS
 from epvf.policies.formats.safetensors import save_policy
-from epvf.runs.checkpoints import Checkpoints
+from epvf.runs.checkpoints import Checkpoints, size_on_disk
 from epvf.runs.display import Display, count
 from epvf.runs.folder import Run, Status
 from epvf.runs.interrupt import Interrupt, Interrupted
 from epvf.runs.metrics import MetricsLog
 from epvf.runs.trail import Trail
-from epvf.runtime.memory import num_bytes
 from epvf.training.agents import planned, train_agent
 from epvf.training.loop import init_state, iterate
 from epvf.training.prepare import Setup
@@ -136,7 +135,7 @@ class _Recorder:
             like = jax.eval_shape(lambda: init_state(setup).learner)
             self._state = self._checkpoints.restore(like, checkpoint)
             self._check_seeds()
-            self._size = num_bytes(like)
+            self._size = size_on_disk(like)
         done = 0 if self._state is None else self._state.iteration
         self._metrics = MetricsLog(run.path, config, done, sinks)
         self._trail = Trail(run.trail, done)
