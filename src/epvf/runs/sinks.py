@@ -177,6 +177,11 @@ def open_sink(name: str, session: Session) -> Sink:
     except (UserError, OSError):
         raise
     except Exception as error:  # of whatever kind the service has
+        if "MLFLOW_ALLOW_FILE_STORE" in str(error):
+            raise UserError(
+                "mlflow keeps files only with MLFLOW_ALLOW_FILE_STORE=true; set it, or have "
+                "MLFLOW_TRACKING_URI name a server"
+            ) from error
         raise UserError(f"{name} cannot be used: {one_line(error)[:120]}") from error
 
 

@@ -80,6 +80,9 @@ class Page:
         check_policy(task.spec, saved.policy)
         self._most = task.spec.episode_length
         viser = _viser()
+        _ = (
+            choices.value
+        )  # which takes seconds: before the address is open, so that no page is half
         outside = settings.host not in LOOPBACK
         inner = _free_port() if outside else settings.port
         if not outside:
@@ -254,9 +257,9 @@ class Page:
         values = self._values()
         low, high = _ends(values)
         share = np.nan_to_num((values - low) / max(high - low, 1e-12))
-        colours = (255 * colormaps["viridis"](share)[:, :3]).astype(np.uint8)
-        colours[0] = ORANGE
-        return colours
+        colours = colormaps["viridis"](share)[:, :3]
+        colours[0] = np.array(ORANGE) / 255
+        return _linear(colours)
 
     def _tell(self) -> None:
         returns = self._troupe.returns
@@ -276,6 +279,13 @@ class Page:
         scale = f"dark {low:.4g}, light {high:.4g}: {self._by.value}"
         if scale != self._scale.content:
             self._scale.content = scale
+
+
+def _linear(colours: Float[np.ndarray, "N 3"]) -> UInt8[np.ndarray, "N 3"]:
+    """Colours of sRGB (IEC 61966-2-1) as viser takes those of many meshes: in linear light."""
+    bright = ((colours + 0.055) / 1.055) ** 2.4
+    linear = np.where(colours <= 0.04045, colours / 12.92, bright)
+    return np.asarray(np.round(255 * linear), np.uint8)
 
 
 def _ends(values: Float[np.ndarray, "N"]) -> tuple[float, float]:
