@@ -65,8 +65,9 @@ class Chromium:
         self._process.wait()
 
     def open(self, address):
-        """Goes to a page."""
+        """Goes to a page, and waits for it."""
         self._call("Page.navigate", url=address)
+        self.until("document.readyState == 'complete' && location.href != 'about:blank'")
 
     def script(self, expression):
         """The value of an expression on the page."""
@@ -80,7 +81,7 @@ class Chromium:
         """Waits for an expression to be true, and gives it."""
         end = time.monotonic() + PATIENCE
         while not (found := self.script(expression)):
-            assert time.monotonic() < end, f"{expression} is {found}; {self.text()!r}"
+            assert time.monotonic() < end, f"{expression} is {found}"
             time.sleep(0.2)
         return found
 
@@ -88,9 +89,22 @@ class Chromium:
         """All words of the page."""
         return self.script("document.body.innerText")
 
+    def click(self, element):
+        """Clicks with the mouse into the middle of an element, an expression."""
+        x, y = self.script(
+            f"(() => {{ const e = {element}; e.scrollIntoView({{block: 'nearest'}}); "
+            "const r = e.getBoundingClientRect(); "
+            "return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self._call(
+                "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
+            )  # fmt: skip
+
     def write(self, field, text):
         """Writes into a field, an expression, and ends with Enter."""
-        self.script(f"(() => {{ const f = {field}; f.focus(); f.select(); }})()")
+        self.click(field)
+        self.script(f"{field}.select()")
         self._call("Input.insertText", text=text)
         for kind in ("keyDown", "keyUp"):
             self._call(

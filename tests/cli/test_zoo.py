@@ -225,6 +225,13 @@ def test_bad_input(words, message, workplace, refused, capsys):
     refused(["zoo", *words], message)
 
 
+def test_a_zoo_that_is_damaged_is_not_taken_over_in_parts(workplace, refused, capsys):
+    _made(Path("good"), [1.0, 2.0])
+    (entry,) = _made(Path("bad"), [3.0]).entries()
+    (Path("bad/shards") / entry.shard).write_bytes(b"other")
+    refused(["zoo", "merge", "all", "good", "bad"], "it has changed")
+
+
 def test_help_is_there_for_every_command(capsys):
     for words in ([], *([name] for name in SUBCOMMANDS)):
         assert main(["zoo", *words, "--help"]) == 0

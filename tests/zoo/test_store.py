@@ -160,6 +160,15 @@ def test_a_torn_line_hides_nothing_else(zoo):
     assert [entry.num for entry in zoo.entries()] == [2, 3]
 
 
+@pytest.mark.parametrize("line", ["nonsense", "root:x:0:0:root:/root:/bin/bash", "[]", "\xff"])
+def test_a_line_that_no_writer_began_is_refused(line, zoo):
+    zoo.add(POLICY, _rows(2), ORIGIN)
+    with (zoo.path / INDEX).open("a") as index:
+        index.write(f"{line}\n")
+    with pytest.raises(UserError, match=r"line 2 of .*index\.jsonl is no entry"):
+        zoo.entries()
+
+
 def _changed(zoo: Zoo, **changes) -> None:
     line = json.loads((zoo.path / INDEX).read_text())
     for name, value in changes.items():

@@ -146,7 +146,7 @@ class FitOptions:
         hidden_sizes: of each network.
         epochs: passes over the policies, at most.
         learning_rate: of Adam.
-        most: policies to learn from, evenly spaced over the zoo.
+        most: policies to learn from, of each source as many.
         held_out_source: policies of sources whose names contain this only test V.
         task: only of this task.
         architecture: only of this architecture.
@@ -338,6 +338,8 @@ def _merge(asked: MergeOptions) -> int:
     from epvf.zoo.store import Zoo
 
     others = [Zoo.open(path) for path in asked.others]
+    for other in others:  # before anything is written
+        other.check()
     zoo = Zoo.create(asked.zoo)
     count = sum(zoo.merge(other) for other in others)
     print_result(

@@ -158,6 +158,7 @@ class Page:
         )  # fmt: skip
         self._stamp, self._changed, self._live = self._choices.stamp(), True, False
         self._meshes: list[tuple[int, Any]] = []
+        self._shapes, self._drawn = _shapes(self._body), 0
         camera = self._server.initial_camera
         camera.position, camera.look_at = (0.0, -4.5, 1.8), (0.0, 0.0, 0.3)
         camera.up = (0.0, 0.0, 1.0)
@@ -200,6 +201,9 @@ class Page:
 
     def _draw_robots(self, number: int) -> None:
         """Their shapes, one mesh a body for all of them."""
+        if number == self._drawn:
+            return
+        self._drawn = number
         for _, mesh in self._meshes:
             mesh.remove()
         places, orientations = self._troupe.places()
@@ -217,7 +221,7 @@ class Page:
                     lod="off",
                 ),
             )
-            for body, vertices, faces in _shapes(self._body)
+            for body, vertices, faces in self._shapes
         ]
 
     def _pass(self, seconds: float) -> None:
