@@ -14,7 +14,7 @@ from epvf.view.browser import Page, Settings, _free_port
 from epvf.view.choices import choices
 
 LABEL = "[...document.querySelectorAll('label')].find(e => e.innerText == '{}')"
-FIELD = f"document.evaluate('following::input[@type=\"text\"][1]', {LABEL}, null, 9)"
+FIELD = f"document.evaluate('following::input[not(@type) or @type=\"text\"][1]', {LABEL}, null, 9)"
 SECONDS = r"(document.body.innerText.match(/([\d.]+) s, return/) || [])[1]"
 
 
