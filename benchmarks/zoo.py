@@ -1,10 +1,10 @@
 """What V learned from a zoo is good for: ranking what it has not seen, and improving policies.
 
-    python benchmarks/zoo.py ZOO --held-out TEXT --out FILE [--policies 5] [--budget 1024]
+    python benchmarks/zoo.py ZOO --held-out TEXT ... --out FILE [--policies 5] [--budget 1024]
 
-V is learned from all sources but those that contain TEXT. Policies of these are ranked, beside the
-nearest neighbour and ridge regression, by the returns that the zoo has of them; a few of middling
-return are then improved by V and, with the same episodes, by evolution strategies.
+V is learned from all sources but those that contain one of the texts. Policies of these are ranked,
+beside the nearest neighbour and ridge regression, by the returns that the zoo has of them; a few of
+middling return are then improved by V and, with the same episodes, by evolution strategies.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import numpy as np
 from epvf.files import write_json
 from epvf.runtime import startup
 from epvf.training.offline import OfflineConfig
-from epvf.zoo import fit, improve
+from epvf.zoo import fit, improve, rank
 from epvf.zoo.predictors import load_predictor
 from epvf.zoo.rollouts import Roller
 from epvf.zoo.store import Zoo, select
@@ -27,7 +27,7 @@ def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("zoo", type=Path)
-    parser.add_argument("--held-out", required=True)
+    parser.add_argument("--held-out", nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--policies", type=int, default=5)
     parser.add_argument("--budget", type=int, default=1024)
@@ -46,13 +46,21 @@ def main() -> None:
     config = OfflineConfig(
         members=asked.members, representation=asked.representation, epochs=asked.epochs
     )
+    tested = {text: select(entries, source=text) for text in asked.held_out}
+    others = [one for one in entries if not any(one in some for some in tested.values())]
     value = asked.out.with_suffix(".safetensors")
-    result = fit.fit(zoo, entries, config, asked.most, asked.held_out, value)
-    print(json.dumps(result, indent=1), file=sys.stderr)
+    result = fit.fit(zoo, others, config, asked.most, None, value)
     predictor = load_predictor(value)
     result["representation"] = asked.representation
+    result["sources"] = {
+        text: rank.agreement(ranked, ranked.returns)
+        for text, some in tested.items()
+        for ranked in [rank.rank(zoo, some, predictor)]
+    }
+    print(json.dumps(result, indent=1), file=sys.stderr, flush=True)
+    write_json(asked.out, result)
     result["improved"] = []
-    rows = zoo.rows(select(entries, source=asked.held_out))
+    rows = zoo.rows([one for some in tested.values() for one in some])
     known = np.flatnonzero(np.isfinite(rows.returns))
     best = rows.returns[known].max()
     levels = np.linspace(0.1, 0.6, asked.policies) if asked.policies else []
@@ -83,7 +91,7 @@ def main() -> None:
                 "gain": float(after.mean() - before.mean()),
                 "episodes": roll.episodes,
             }
-        print(json.dumps(one), file=sys.stderr)
+        print(json.dumps(one), file=sys.stderr, flush=True)
         result["improved"].append(one)
         write_json(asked.out, result)
     write_json(asked.out, result)

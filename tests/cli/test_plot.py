@@ -1,9 +1,11 @@
 """`epvf plot`: learning curves of runs."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from epvf.cli import plot
 from epvf.cli.main import main
 
 
@@ -31,6 +33,29 @@ def test_a_run_that_has_ended_is_followed_no_longer(finished, workplace, refused
     assert main(["plot", str(finished), "--out", "one.png", "--follow"]) == 0
     assert capsys.readouterr().out == "plot: one.png\n"
     refused(["plot", str(finished), "--follow", "--every", "0"], "every is 0 s, but must be")
+
+
+def test_a_run_is_drawn_as_it_goes_on_and_its_end_too(finished, workplace, monkeypatch, capsys):
+    shutil.copytree(finished, "run")
+    metrics = Path("run/metrics.jsonl")
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text(lines[0])
+    plots, written = [], iter(range(2, len(lines) + 1))
+
+    def goes_on(runs):
+        file = Path("one.svg")
+        plots.append(file.read_bytes())
+        there = next(written, None)
+        metrics.write_text("".join(lines[:there]))
+        return there is not None
+
+    monkeypatch.setattr(plot, "_any_goes_on", goes_on)
+    monkeypatch.setattr(plot.time, "sleep", lambda seconds: None)
+    assert main(["plot", "run", "--out", "one.svg", "--follow"]) == 0
+    assert len(set(plots)) == len(plots) - 1 == len(lines) - 1
+    metrics.write_text("".join(lines))
+    assert main(["plot", "run", "--out", "whole.svg"]) == 0
+    assert len(Path("one.svg").read_text()) == len(Path("whole.svg").read_text())
 
 
 def test_a_format_that_cannot_be_written_is_refused(finished, refused):

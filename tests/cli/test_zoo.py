@@ -1,6 +1,7 @@
 """`epvf zoo`: policies of runs and files are kept, ranked, learned from, improved."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 from epvf.analysis.trained_value import load_value
 from epvf.cli.main import main
 from epvf.cli.zoo import SUBCOMMANDS
+from epvf.policies.formats.registry import load_policy
 from epvf.policies.formats.safetensors import save_policy
 from epvf.policies.mlp import Policy
 from epvf.runs.metrics import read_metrics
-from epvf.zoo.store import Zoo
+from epvf.zoo.store import Origin, Rows, Zoo
 
 FOREIGN = Path(__file__).resolve().parents[1] / "fixtures" / "foreign"
 
@@ -55,6 +57,24 @@ def test_a_run_keeps_every_policy_with_its_return(kept):
 
 
 @pytest.mark.slow
+def test_a_run_that_goes_on_adds_what_is_new(kept, workplace):
+    shutil.copytree(kept / "run", "run")
+    shutil.copytree(kept / "zoo", "zoo")
+    index, zoo = Path("zoo/index.jsonl"), Zoo.open(Path("zoo"))
+    index.write_text(index.read_text().replace(f'"{kept / "run"}"', '"run"'))
+    before = len(zoo.entries())
+    # four of these iterations are done again, but do not come twice
+    words = ["resume", "run", "--zoo", "zoo", "--no-report"]
+    assert main([*words, "--checkpoint", "1", "--iterations", "7"]) == 0
+    new, records = zoo.entries()[before:], read_metrics(Path("run/metrics.jsonl"))
+    rows = zoo.rows([entry for entry in new if entry.noise is not None])
+    means = rows.returns.reshape(-1, 32).mean(axis=1)
+    told = [record["rollout/episode_return"] for record in records]
+    np.testing.assert_allclose(means, told[-2:], rtol=1e-5)
+    assert len(records) == 7 and {entry.origin.source for entry in zoo.entries()} == {"run"}
+
+
+@pytest.mark.slow
 def test_keeping_changes_nothing_of_a_run(kept, finished):
     ours, theirs = (read_metrics(run / "metrics.jsonl") for run in (kept / "run", finished))
     plain = [
@@ -83,6 +103,57 @@ def test_runs_and_files_are_added_listed_and_ranked(finished, workplace, capsys)
     assert predicted == sorted(predicted, reverse=True) and len(predicted) >= 10
     assert main(["zoo", "rank", "zoo", "--value", str(finished), *ours]) == 0
     assert "rank correlation of value with returns in the zoo" in capsys.readouterr().out
+
+
+def _made(folder: Path, returns: list[float]) -> Zoo:
+    """A zoo of linear policies of CartPole, whose first weights are their numbers."""
+    zoo, policy = Zoo.create(folder), Policy((4, 2), output="argmax")
+    thetas = np.zeros((len(returns), policy.num_parameters), np.float32)
+    thetas[:, 0] = np.arange(len(returns))
+    nothing = np.full(len(returns), np.nan, np.float32)
+    ones = np.ones(len(returns), np.int32)
+    origin = Origin("cartpole", "native", episode_length=200, source="a", method="epvf", update=0)
+    zoo.add(policy, Rows(thetas, np.array(returns, np.float32), nothing, ones), origin)
+    return zoo
+
+
+def test_a_zoo_a_shard_and_a_policy_are_shown(workplace, capsys):
+    (entry,) = _made(Path("zoo"), [1.0, np.nan, 8.0, 3.0]).entries()
+    (kind,) = _json(["zoo", "show", "zoo"], capsys)["kinds"]
+    assert (kind["policies"], kind["shards"], kind["best_return"]) == (4, 1, 8.0)
+    (shard,) = _json(["zoo", "show", "zoo", entry.shard[:6]], capsys)["shards"]
+    assert shard["returns"] == {
+        "known": 3, "mean": 4.0, "min": 1.0, "low": 2.0, "median": 3.0, "high": 5.5, "max": 8.0
+    }  # fmt: skip
+    assert (shard["lengths"], shard["episode_length"], shard["seed"]) == (None, 200, -1)
+    assert main(["zoo", "show", "zoo", entry.shard[:6]]) == 0
+    told = capsys.readouterr().out
+    assert "quartiles 2, 3, 5.5 (3 known)" in told and "lengths         not known" in told
+    for row, number in (("best", 2), ("3", 3)):
+        words = ["zoo", "show", "zoo", entry.shard, "--row", row, "--out", f"{row}.safetensors"]
+        assert _json(words, capsys)["row"] == number
+        saved = load_policy(Path(f"{row}.safetensors"))
+        assert saved.theta[0] == number and saved.task == "cartpole"
+        assert saved.metadata["zoo_row"] == f"{number}" and saved.metadata["update"] == "0"
+        assert "seed" not in saved.metadata
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nope"], "has no shard 'nope'"),
+        (["ab"], "has no shard 'ab'"),
+        (["--out", "p.safetensors"], "which policy?"),
+        (["SHARD", "--row", "4", "--out", "p.safetensors"], "has rows 0 to 3"),
+        (["SHARD", "--row", "-1", "--out", "p.safetensors"], "row is '-1'"),
+        (["SHARD", "--out", "no/p.safetensors"], "there is no folder no"),
+        (["SHARD", "--out", "zoo"], "zoo exists already"),
+    ],
+)
+def test_what_cannot_be_shown(words, message, workplace, refused):
+    (entry,) = _made(Path("zoo"), [1.0, 2.0, 3.0, 4.0]).entries()
+    words = [entry.shard if word == "SHARD" else word for word in words]
+    refused(["zoo", "show", "zoo", *words], message)
 
 
 @pytest.mark.slow
@@ -152,6 +223,13 @@ def test_bad_input(words, message, workplace, refused, capsys):
     assert main(["zoo", "add", "there", "p.safetensors"]) == 0
     capsys.readouterr()
     refused(["zoo", *words], message)
+
+
+def test_a_zoo_that_is_damaged_is_not_taken_over_in_parts(workplace, refused, capsys):
+    _made(Path("good"), [1.0, 2.0])
+    (entry,) = _made(Path("bad"), [3.0]).entries()
+    (Path("bad/shards") / entry.shard).write_bytes(b"other")
+    refused(["zoo", "merge", "all", "good", "bad"], "it has changed")
 
 
 def test_help_is_there_for_every_command(capsys):

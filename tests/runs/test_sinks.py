@@ -1,9 +1,11 @@
 """Other places for records."""
 
 import math
+import time
 
 import pytest
 
+from epvf.cli.main import main
 from epvf.config.schema import Config
 from epvf.errors import UserError
 from epvf.runs import sinks
@@ -58,6 +60,28 @@ def test_what_a_service_says_is_one_line(tmp_path, monkeypatch):
         open_sink("own", Session(tmp_path, Config(), [0], {}))
 
 
+def test_mlflow_says_what_it_wants_of_a_folder(tmp_path, monkeypatch):
+    def broken(session):
+        raise RuntimeError("... set `MLFLOW_ALLOW_FILE_STORE=true` to opt out ...")
+
+    monkeypatch.setitem(sinks.SINKS, "mlflow", broken)
+    monkeypatch.setattr(sinks, "_imported", lambda module, extra: None)
+    with pytest.raises(UserError, match=r"^mlflow keeps files only with MLFLOW_ALLOW_FILE_STORE"):
+        open_sink("mlflow", Session(tmp_path, Config(), [0], {}))
+
+
+def test_a_run_whose_records_nobody_takes_leaves_nothing(workplace, monkeypatch, capsys):
+    def broken(session):
+        raise RuntimeError("no key")
+
+    monkeypatch.setitem(sinks.SINKS, "own", broken)
+    monkeypatch.setattr(sinks, "_imported", lambda module, extra: None)
+    words = ["train", "cartpole", "--preset", "debug", "--track", "own", "--out", "run"]
+    assert main(words) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "epvf: error: own cannot be used: no key"
+    assert list(workplace.iterdir()) == []
+
+
 def test_wandb_keeps_a_run_offline(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="needs the extra wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -79,4 +103,5 @@ def test_mlflow_keeps_metrics_over_env_steps(tmp_path, monkeypatch):
     (run,) = client.search_runs([experiment.experiment_id])
     (point,) = client.get_metric_history(run.info.run_id, "z")
     assert (point.step, point.value) == (100, 2.0) and run.info.status == "FINISHED"
+    assert abs(point.timestamp / 1000 - time.time()) < 600 and run.info.run_name == "run"
     assert run.data.params["num_envs"] == str(Config().num_envs)

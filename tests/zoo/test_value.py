@@ -70,6 +70,17 @@ def test_v_ranks_policies_of_a_source_that_it_has_not_seen(fitted):
     assert found["value"]["policies"] == 250
 
 
+def test_v_learns_of_each_source_as_much(tmp_path):
+    zoo = Zoo.create(tmp_path / "zoo")
+    for source, count in (("many", 400), ("few", 30), ("some", 90)):
+        rows = _pairs(count)
+        rows.episodes[:] = count
+        zoo.add(POLICY, rows, Origin("formula", source=source))
+    counts = fitting.balanced(zoo, zoo.entries(), 150).episodes.tolist()
+    assert [counts.count(count) for count in (30, 90, 400)] == [30, 45, 67]
+    assert len(fitting.balanced(zoo, zoo.entries(), 10_000).returns) == 520
+
+
 @pytest.mark.slow
 def test_returns_without_rhyme_are_not_learned(tmp_path):
     zoo = Zoo.create(tmp_path / "zoo")

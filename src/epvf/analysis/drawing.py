@@ -173,6 +173,8 @@ def learning_curves(
         axes.xaxis.set_major_formatter(
             StrMethodFormatter("{x:g}") if seconds else EngFormatter(sep="")
         )
+        if axes.get_xscale() == "log":
+            _label_decades(axes)
     handles, labels = panels[0][0].get_legend_handles_labels()
     labels = [textwrap.fill(label, LABEL_WIDTH) for label in labels]
     place: dict[str, Any] = {"loc": f"outside {'lower' if narrow else 'right'} center"}
@@ -182,6 +184,16 @@ def learning_curves(
     if notes:
         figure.supxlabel("\n".join(notes), fontsize="small", x=0.01, ha="left")
     return figure
+
+
+def _label_decades(axes: "Axes") -> None:
+    """Labels 1, 2 and 5 of few decades, and powers of ten of many, where none overlap."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low, high = axes.get_xlim()
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if high < 100.0 * low:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
 
 
 def diagnosis(result: dict[str, Any]) -> "Figure":

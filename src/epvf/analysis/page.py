@@ -40,7 +40,7 @@ table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0;
   border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
 td:first-child:not(:last-child) { white-space: nowrap; }
-th { color: var(--faint); font-weight: 600; }
+th { color: var(--faint); font-weight: 600; overflow-wrap: normal; }
 pre { background: var(--raised); border-radius: .5rem; padding: .7rem; overflow-x: auto;
   white-space: pre-wrap; overflow-wrap: anywhere; font-size: .88rem; }
 figure { margin: .5rem 0; }

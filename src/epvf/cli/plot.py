@@ -62,8 +62,10 @@ def run(argv: list[str]) -> int:
     print_result(result, f"plot: {drawn.file}", asked.json)
     if asked.follow:
         sys.stdout.flush()
-        while _any_goes_on(asked.runs):
+        goes_on = _any_goes_on(asked.runs)
+        while goes_on:
             time.sleep(asked.every)
+            goes_on = _any_goes_on(asked.runs)  # before drawing, so that the end is drawn
             draw(replace=True)
     return 0
 

@@ -71,9 +71,11 @@ def record_and_tell(
     display = make_display()
     videos = _videos(run, besides, display)
     try:
-        train = partial(record, run, display=display, sinks=besides.track, watch=videos)
+        train = partial(
+            record, run, display=display, sinks=besides.track, watch=videos, checkpoint=checkpoint
+        )
         if keeper is None:
-            outcome = train(setup=setup, checkpoint=checkpoint)
+            outcome = train(setup=setup)
         else:
             with keeper:
                 outcome = train(setup=keeper.watched(setup), listener=keeper.report)

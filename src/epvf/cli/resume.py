@@ -24,6 +24,7 @@ class Options:
         run: folder of the run.
         iterations: at which the run ends from now on, counted from its start.
         env_steps: at which it ends instead, counted from its start, e.g. 5e6.
+        zoo: folder to keep all policies in that are rolled out, with their returns.
         video_every: iterations from one video of the policy, in the run's videos/, to the next.
         track: where records go besides metrics.jsonl and TensorBoard: wandb, mlflow.
         report: write report.html at the end.
@@ -36,6 +37,7 @@ class Options:
     run: Annotated[Path, Shown("RUN", positional=True)]
     iterations: Annotated[int | None, Shown(default="as asked for before")] = None
     env_steps: Annotated[int | None, Shown(default="as asked for before")] = None
+    zoo: Annotated[Path | None, Shown("DIR")] = None
     video_every: Annotated[int | None, Shown("N")] = None
     track: Annotated[tuple[str, ...], Shown("[NAME ...]")] = ()
     report: bool = True
@@ -52,6 +54,8 @@ def run(argv: list[str]) -> int:
     from epvf.runs.folder import Run, current_info, extended, read_config
     from epvf.runtime.handles import make_room
     from epvf.training.prepare import prepare
+    from epvf.zoo.keeper import Keeper
+    from epvf.zoo.store import Zoo
 
     extends = asked.iterations is not None or asked.env_steps is not None
     info = current_info(asked.run)
@@ -77,8 +81,13 @@ def run(argv: list[str]) -> int:
         if extends:
             _tell_schedules(opened.config)
             opened.reconfigure(setup.config)
+        keeper = None
+        if asked.zoo is not None:
+            keeper = Keeper(Zoo.create(asked.zoo), setup, f"{opened.path}", goes_on=True)
         opened.resumed(["epvf", "resume", *argv])
-        return recording.record_and_tell(opened, setup, asked.json, besides, asked.checkpoint)
+        return recording.record_and_tell(
+            opened, setup, asked.json, besides, asked.checkpoint, keeper
+        )
     finally:
         opened.close()
 

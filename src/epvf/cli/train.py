@@ -114,6 +114,9 @@ def run(argv: list[str]) -> int:
     keeper = None if zoo is None else Keeper(zoo, setup, f"{made.path}")
     try:
         return recording.record_and_tell(made, setup, asked.json, besides, keeper=keeper)
+    except UserError:  # a place for its records says no, say
+        made.discard()
+        raise
     finally:
         made.close()
 

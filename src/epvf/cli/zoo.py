@@ -67,6 +67,25 @@ class ListOptions:
 
 
 @dataclass(frozen=True)
+class ShowOptions:
+    """Tell what is known of a zoo, or of a shard, and take a policy out of it.
+
+    Attributes:
+        zoo: folder.
+        shard: beginnings of names, as epvf zoo list tells them; none: the zoo as a whole.
+        row: of the policy to take out; best is by its return in the zoo.
+        out: policy file to write.
+        json: print the result as JSON.
+    """
+
+    zoo: Annotated[Path, ZOO]
+    shard: Annotated[tuple[str, ...], Shown("[SHARD ...]", positional=True)] = ()
+    row: Annotated[str, Shown("N|best")] = "best"
+    out: Annotated[Path | None, Shown("FILE", default="none")] = None
+    json: bool = False
+
+
+@dataclass(frozen=True)
 class MergeOptions:
     """Take over what other zoos have.
 
@@ -127,7 +146,7 @@ class FitOptions:
         hidden_sizes: of each network.
         epochs: passes over the policies, at most.
         learning_rate: of Adam.
-        most: policies to learn from, evenly spaced over the zoo.
+        most: policies to learn from, of each source as many.
         held_out_source: policies of sources whose names contain this only test V.
         task: only of this task.
         architecture: only of this architecture.
@@ -241,10 +260,86 @@ def _list(asked: ListOptions) -> int:
     return 0
 
 
+def _show(asked: ShowOptions) -> int:
+    from epvf.zoo import show
+    from epvf.zoo.store import Zoo
+
+    zoo = Zoo.open(asked.zoo)
+    if asked.out is not None:
+        return _take_out(zoo, asked, asked.out)
+    if asked.shard:
+        shards = [show.shard(zoo, show.shard_of(zoo, name)) for name in asked.shard]
+        text = "\n\n".join(_told_shard(one) for one in shards)
+        print_result({"zoo": str(zoo.path), "shards": shards}, text, asked.json)
+        return 0
+    found = show.kinds(zoo.entries())
+    rows: list[tuple[str, ...]] = [("task", "architecture", "method", *_COUNTED, "best")]
+    for kind in found:
+        counts = (f"{kind.policies}", f"{kind.shards}", f"{kind.sources}")
+        best = "-" if kind.best_return is None else f"{kind.best_return:.1f}"
+        rows.append((kind.task, kind.architecture, kind.method or "-", *counts, best))
+    count = sum(kind.policies for kind in found)
+    result = {"zoo": str(zoo.path), "policies": count, "kinds": [k._asdict() for k in found]}
+    print_result(result, f"{table(rows)}\n{count} policies", asked.json)
+    return 0
+
+
+_COUNTED = ("policies", "shards", "sources")
+
+
+def _take_out(zoo: "Zoo", asked: ShowOptions, out: Path) -> int:
+    """Writes a policy of a shard to a file."""
+    from epvf.policies.formats.safetensors import save_policy
+    from epvf.zoo import show
+
+    if len(asked.shard) != 1:
+        raise UserError("which policy? epvf zoo show ZOO SHARD --row N --out FILE")
+    if asked.row != "best" and not asked.row.isdecimal():
+        raise UserError(f"row is {asked.row!r:.40}, but must be a number or best")
+    if out.exists():
+        raise UserError(f"{out} exists already; choose another --out")
+    if not out.parent.is_dir():
+        raise UserError(f"cannot write {out}: there is no folder {out.parent}")
+    entry = show.shard_of(zoo, asked.shard[0])
+    row = show.best_row(zoo, entry) if asked.row == "best" else int(asked.row)
+    found, origin = show.policy_of(zoo, entry, row), entry.origin
+    # what nobody knows is left out
+    extra = {
+        "backend": origin.engine,
+        "method": origin.method,
+        "episode_length": origin.episode_length or -1,
+        "seed": origin.seed,
+        "update": origin.update,
+    }
+    known = {name: value for name, value in extra.items() if value not in ("", -1)}
+    source = {"zoo_shard": entry.shard, "zoo_row": row}
+    value = float(found.returns[0])
+    save_policy(out, entry.policy, found.thetas[0], origin.task, value, known | source)
+    result = {"policy": str(out), "row": row, "return": value, **source}
+    text = f"policy: {out} (row {row}, return {value:.2f})"
+    print_result(result, text, asked.json)
+    return 0
+
+
+def _told_shard(shard: dict[str, Any]) -> str:
+    lines = []
+    for name, value in shard.items():
+        if isinstance(value, dict):
+            told = "mean {mean:.4g}, {min:.4g} to {max:.4g}"
+            if value["known"] > 1:
+                told += ", quartiles {low:.4g}, {median:.4g}, {high:.4g} ({known} known)"
+            value = told.format(**value)
+        unknown = value in ("", None, -1) or (name == "episode_length" and value == 0)
+        lines.append(f"{name.replace('_', ' '):15} {'not known' if unknown else value}")
+    return "\n".join(lines)
+
+
 def _merge(asked: MergeOptions) -> int:
     from epvf.zoo.store import Zoo
 
     others = [Zoo.open(path) for path in asked.others]
+    for other in others:  # before anything is written
+        other.check()
     zoo = Zoo.create(asked.zoo)
     count = sum(zoo.merge(other) for other in others)
     print_result(
@@ -451,6 +546,7 @@ def _plain(entry: "Entry") -> dict[str, Any]:
 SUBCOMMANDS = {
     "add": Subcommand(AddOptions, _add),
     "list": Subcommand(ListOptions, _list),
+    "show": Subcommand(ShowOptions, _show),
     "merge": Subcommand(MergeOptions, _merge),
     "rank": Subcommand(RankOptions, _rank),
     "fit": Subcommand(FitOptions, _fit),

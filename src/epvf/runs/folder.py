@@ -267,6 +267,14 @@ class Run:
         write_json(self.info_file, info)
         self._stopped()
 
+    def discard(self) -> None:
+        """Removes the folder of a run that was refused before anything was recorded."""
+        metrics = self.path / "metrics.jsonl"
+        if metrics.exists() and metrics.stat().st_size:
+            return
+        self._stopped()
+        shutil.rmtree(self.path, ignore_errors=True)
+
     def close(self) -> None:
         """Unlocks the folder; a session that has not said how it ended is noted first."""
         if self._running:

@@ -6,6 +6,7 @@ every record, and is closed at the end. Steps are env steps, so that methods can
 
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -99,13 +100,11 @@ class WeightsAndBiases:
     def __init__(self, session: Session) -> None:
         wandb = _imported("wandb", "wandb")
         self._first, self._runs = session.seeds[0], {}
-        name = session.folder.resolve().name
         for seed in session.seeds:
-            several = len(session.seeds) > 1
             self._runs[seed] = wandb.init(
                 project="epvf",
-                name=f"{name}-seed{seed}" if several else name,
-                group=name,
+                name=_name(session, seed),
+                group=session.folder.resolve().name,
                 dir=str(session.folder),
                 config=flatten(session.config) | {"seed": seed},
                 reinit="create_new",
@@ -136,13 +135,13 @@ class MLflow:
         found = self._client.get_experiment_by_name(name)
         experiment = found.experiment_id if found else self._client.create_experiment(name)
         for seed in session.seeds:
-            run = self._client.create_run(experiment, run_name=session.folder.resolve().name)
+            run = self._client.create_run(experiment, run_name=_name(session, seed))
             self._runs[seed] = run.info.run_id
             for field, value in (flatten(session.config) | {"seed": seed}).items():
                 self._client.log_param(run.info.run_id, field, str(value)[:500])
 
     def write(self, record: Record) -> None:
-        now = round(1000 * record["time/wall"])
+        now = round(1000 * time.time())
         pending = self._pending[record.get("seed", self._first)]
         pending += [self._metric(name, x, now, record[AXIS]) for name, x in scalars(record).items()]
 
@@ -156,6 +155,12 @@ class MLflow:
         self.flush()
         for run in self._runs.values():
             self._client.set_terminated(run)
+
+
+def _name(session: Session, seed: int) -> str:
+    """Of a seed's run elsewhere."""
+    name = session.folder.resolve().name
+    return f"{name}-seed{seed}" if len(session.seeds) > 1 else name
 
 
 SINKS: dict[str, Callable[[Session], Sink]] = {
@@ -177,6 +182,11 @@ def open_sink(name: str, session: Session) -> Sink:
     except (UserError, OSError):
         raise
     except Exception as error:  # of whatever kind the service has
+        if "MLFLOW_ALLOW_FILE_STORE" in str(error):
+            raise UserError(
+                "mlflow keeps files only with MLFLOW_ALLOW_FILE_STORE=true; set it, or have "
+                "MLFLOW_TRACKING_URI name a server"
+            ) from error
         raise UserError(f"{name} cannot be used: {one_line(error)[:120]}") from error
 
 

@@ -80,6 +80,9 @@ class Page:
         check_policy(task.spec, saved.policy)
         self._most = task.spec.episode_length
         viser = _viser()
+        _ = (
+            choices.value
+        )  # which takes seconds: before the address is open, so that no page is half
         outside = settings.host not in LOOPBACK
         inner = _free_port() if outside else settings.port
         if not outside:
@@ -155,6 +158,7 @@ class Page:
         )  # fmt: skip
         self._stamp, self._changed, self._live = self._choices.stamp(), True, False
         self._meshes: list[tuple[int, Any]] = []
+        self._shapes, self._drawn = _shapes(self._body), 0
         camera = self._server.initial_camera
         camera.position, camera.look_at = (0.0, -4.5, 1.8), (0.0, 0.0, 0.3)
         camera.up = (0.0, 0.0, 1.0)
@@ -197,6 +201,9 @@ class Page:
 
     def _draw_robots(self, number: int) -> None:
         """Their shapes, one mesh a body for all of them."""
+        if number == self._drawn:
+            return
+        self._drawn = number
         for _, mesh in self._meshes:
             mesh.remove()
         places, orientations = self._troupe.places()
@@ -214,7 +221,7 @@ class Page:
                     lod="off",
                 ),
             )
-            for body, vertices, faces in _shapes(self._body)
+            for body, vertices, faces in self._shapes
         ]
 
     def _pass(self, seconds: float) -> None:
@@ -254,9 +261,9 @@ class Page:
         values = self._values()
         low, high = _ends(values)
         share = np.nan_to_num((values - low) / max(high - low, 1e-12))
-        colours = (255 * colormaps["viridis"](share)[:, :3]).astype(np.uint8)
-        colours[0] = ORANGE
-        return colours
+        colours = colormaps["viridis"](share)[:, :3]
+        colours[0] = np.array(ORANGE) / 255
+        return _linear(colours)
 
     def _tell(self) -> None:
         returns = self._troupe.returns
@@ -276,6 +283,13 @@ class Page:
         scale = f"dark {low:.4g}, light {high:.4g}: {self._by.value}"
         if scale != self._scale.content:
             self._scale.content = scale
+
+
+def _linear(colours: Float[np.ndarray, "N 3"]) -> UInt8[np.ndarray, "N 3"]:
+    """Colours of sRGB (IEC 61966-2-1) as viser takes those of many meshes: in linear light."""
+    bright = ((colours + 0.055) / 1.055) ** 2.4
+    linear = np.where(colours <= 0.04045, colours / 12.92, bright)
+    return np.asarray(np.round(255 * linear), np.uint8)
 
 
 def _ends(values: Float[np.ndarray, "N"]) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from epvf.policies.mlp import Policy
 from epvf.training.offline import Fitted, OfflineConfig, fit_value
 from epvf.zoo.predictors import SEEN, Neighbours, Predictor, Ridge, fitted_predictor, save_fitted
 from epvf.zoo.rank import correlation
-from epvf.zoo.store import Entry, Rows, Zoo, select
+from epvf.zoo.store import Entry, Rows, Zoo, check_alike, select
 
 MOST = 20_000
 """Policies to learn from, unless told otherwise."""
@@ -47,7 +47,7 @@ def fit(
             "there has to be something to learn from, and something to test"
         )
     policy, task = entries[0].policy, entries[0].origin.task
-    rows = zoo.rows(learning, most)
+    rows = balanced(zoo, learning, most)
     predictor, fitted, pairs = _learn(f"{out}", task, policy, rows, config)
     held = fitted.held_out
     result: dict[str, Any] = {
@@ -65,9 +65,34 @@ def fit(
 
 def learned(zoo: Zoo, entries: Sequence[Entry], config: OfflineConfig, most: int) -> Predictor:
     """V of a zoo's entries, kept nowhere."""
-    rows = zoo.rows(entries, most)
+    rows = balanced(zoo, entries, most)
     first = entries[0]
     return _learn(f"{zoo.path}", first.origin.task, first.policy, rows, config)[0]
+
+
+def balanced(zoo: Zoo, entries: Sequence[Entry], most: int) -> Rows:
+    """About `most` policies: of each source as many, of one that has fewer all, evenly spaced.
+
+    A run of evolution strategies has a thousand times the policies of a run of PPO, of which V
+    would else learn nothing.
+
+    Raises:
+        UserError: if there are none, or of several kinds.
+    """
+    check_alike(zoo.path, entries)
+    sources: dict[str, list[Entry]] = {}
+    for entry in entries:
+        sources.setdefault(entry.origin.source, []).append(entry)
+    parts, left = [], most
+    for place, some in enumerate(sorted(sources.values(), key=_count)):
+        share = max(1, left // (len(sources) - place))
+        parts.append(zoo.rows(some, share))
+        left -= len(parts[-1].returns)
+    return Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _count(entries: Sequence[Entry]) -> int:
+    return sum(entry.num for entry in entries)
 
 
 def told(result: dict[str, Any]) -> str:

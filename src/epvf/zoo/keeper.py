@@ -42,7 +42,10 @@ class Keeper:
     kept of every method whenever it is measured.
     """
 
-    def __init__(self, zoo: Zoo, setup: Setup, source: str) -> None:
+    def __init__(self, zoo: Zoo, setup: Setup, source: str, goes_on: bool = False) -> None:
+        """Of a run that begins, or goes on: what it rolled out before and rolls out again is not
+        kept twice.
+        """
         spec, config = setup.task.spec, setup.config
         self._zoo, self._policy = zoo, setup.policy
         self._origin = Origin(
@@ -60,7 +63,7 @@ class Keeper:
         self._drawn: list[tuple[np.ndarray, ...]] = []
         self._stored: list[Rows] = []
         self._update, self._written = 0, time.monotonic()
-        self._last: np.ndarray | None = None
+        self._there = _newest(zoo, source) if goes_on else 0
 
     def watched(self, setup: Setup) -> Setup:
         """The same run, whose method tells this keeper what it is told."""
@@ -71,6 +74,9 @@ class Keeper:
     def report(self, report: Report) -> None:
         """Takes note of a report; writes if it is time to."""
         self._update = report.state.iteration
+        if self._update <= self._there:
+            self._drop_again()
+            return
         if self._agent_episodes:
             self._take_agent(report)
         with self._lock:
@@ -106,14 +112,20 @@ class Keeper:
         jax.effects_barrier()
         self.write()
 
-    def take_drawn(self, centres: Any, keys: Any, returns: Any, lengths: Any) -> None:
+    def take_drawn(
+        self, iteration: Any, centres: Any, keys: Any, returns: Any, lengths: Any
+    ) -> None:
         """A population by its centres `[C, P]` and key `[2]`; its returns and lengths `[N]`."""
+        if int(iteration) < self._there:
+            return
         row = tuple(np.array(x) for x in (centres, keys, returns, lengths))
         with self._lock:
             self._drawn.append(row)
 
-    def take_stored(self, thetas: Any, returns: Any, lengths: Any) -> None:
+    def take_stored(self, iteration: Any, thetas: Any, returns: Any, lengths: Any) -> None:
         """Policies `[n, P]`, returns and lengths `[n]`."""
+        if int(iteration) < self._there:
+            return
         with self._lock:
             self._stored.append(_rows(np.array(thetas), returns, lengths, 1))
 
@@ -124,6 +136,12 @@ class Keeper:
         with self._lock:
             self._stored.append(_rows(np.array(theta)[None], mean[:1], mean[1:], len(values)))
 
+    def _drop_again(self) -> None:
+        """Of unperturbed policies nobody says of which iteration they are."""
+        jax.effects_barrier()
+        with self._lock:
+            self._stored = []
+
     def _take_agent(self, report: Report) -> None:
         value = report.records[-1].get("eval/episode_return")
         theta = np.asarray(report.state.learner.theta)[0]
@@ -133,6 +151,11 @@ class Keeper:
             with self._lock:
                 rows = _rows(theta[None], [value], lengths, self._agent_episodes)
                 self._stored.append(rows)
+
+
+def _newest(zoo: Zoo, source: str) -> int:
+    """The update up to which a zoo has what a run rolled out."""
+    return max((e.origin.update for e in zoo.entries() if e.origin.source == source), default=0)
 
 
 def task_fingerprint(name: str) -> str:
@@ -163,7 +186,7 @@ def _watching(search: PolicySearch, keeper: Keeper) -> PolicySearch:
     class Watching(kind):
         def learn(self, state: Any, iteration: Any, thetas: Any, evaluation: Any) -> Any:
             if isinstance(evaluation, Evaluation):
-                self._keep(self.population(state, iteration), evaluation)
+                self._keep(self.population(state, iteration), evaluation, iteration)
             return super().learn(state, iteration, thetas, evaluation)
 
         def record_centre(self, state: Any, evaluation: Any) -> Any:
@@ -172,15 +195,15 @@ def _watching(search: PolicySearch, keeper: Keeper) -> PolicySearch:
             io_callback(keeper.take_centre, None, self.centre(state), *told)
             return super().record_centre(state, evaluation)
 
-        def _keep(self, population: Any, evaluation: Evaluation) -> None:
+        def _keep(self, population: Any, evaluation: Evaluation, iteration: Any) -> None:
             returns, lengths = evaluation.returns, evaluation.lengths
             if isinstance(population, Perturbed):
                 drawn = (population.centres[0], population.keys[0], returns, lengths)
-                io_callback(keeper.take_drawn, None, *drawn)
+                io_callback(keeper.take_drawn, None, iteration, *drawn)
                 return
             step = max(1, returns.shape[0] // MOST_STORED)
             some = (population[::step], returns[::step], lengths[::step])
-            io_callback(keeper.take_stored, None, *some)
+            io_callback(keeper.take_stored, None, iteration, *some)
 
     fields = {item.name: getattr(search, item.name) for item in dataclasses.fields(search)}
     made: PolicySearch = Watching(**fields)

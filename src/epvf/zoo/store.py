@@ -45,6 +45,8 @@ CHUNK = 4096
 
 _NAME = re.compile(r"[0-9a-f]{16}\.safetensors")
 _MOST = 1 << 31
+_BEGINNING = b'{"shard": "'
+"""Of every line of the index."""
 
 
 class Origin(NamedTuple):
@@ -228,8 +230,19 @@ class Zoo:
             passed += len(rows.returns)
         return Rows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
+    def check(self) -> None:
+        """Checks that every shard is what the index says.
+
+        Raises:
+            UserError: if one is not.
+        """
+        for entry in self.entries():
+            self._content(entry)
+
     def merge(self, other: "Zoo") -> int:
         """Takes over what another zoo has and this one has not; gives how many shards.
+
+        See `check`: what turns out to be wrong halfway has been taken over up to there.
 
         Raises:
             UserError: if one of its shards is not what its index says.
@@ -307,10 +320,13 @@ class Zoo:
             raise UserError(f"cannot write to zoo {self.path}: {one_line(error)}") from error
 
     def _entry(self, number: int, line: bytes) -> Entry | None:
+        torn = line[: len(_BEGINNING)] == _BEGINNING[: len(line)]
         try:
             found = json.loads(line)
         except ValueError:
-            return None  # torn by a writer that was killed
+            found = None
+            if torn:  # by a writer that was killed
+                return None
         try:
             return _checked(found)
         except (KeyError, TypeError, ValueError, UserError, AttributeError) as error:
@@ -426,6 +442,8 @@ def _locked(handle: int) -> Iterator[None]:
 
 def _checked(found: Any) -> Entry:
     """An entry of what a line says. Raises ValueError, KeyError or TypeError."""
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
     shard, num = found["shard"], found["num"]
     if not isinstance(shard, str) or not _NAME.fullmatch(shard):
         raise ValueError(f"shard {shard!r:.60} is no name of a shard")
