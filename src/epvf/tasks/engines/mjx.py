@@ -25,6 +25,13 @@ Bits: TypeAlias = Callable[[mjx.Data], jax.Array]
 Mark: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 _Moving: TypeAlias = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
+TOLERANCE = 1e-5
+"""Smallest of solvers that iterate: float32 resolves no more, and would go on without gain.
+
+One step is as near to the C engine's as with 1e-8, after as many iterations as that takes in
+float64; see docs/performance.md. (MuJoCo Warp, also in float32, has 1e-6.)
+"""
+
 CPU_SLOTS = 64
 """A CPU steps so few environments as fast as many, and wastes less on finished policies."""
 
@@ -257,4 +264,12 @@ def _environment(body: Body) -> Environment:
             f"MJX cannot step the model of task {body.name!r}: {in_a_line(error)}; "
             "use backend 'native'"
         ) from error
-    return environment(body, device_model, blank)
+    return environment(body, _resolvable(device_model), blank)
+
+
+def _resolvable(model: mjx.Model) -> mjx.Model:
+    """The model, with a tolerance that its solver can reach, where it does not stop by itself."""
+    if int(model.opt.iterations) == 1:
+        return model
+    tolerance = jnp.maximum(model.opt.tolerance, TOLERANCE)
+    return model.replace(opt=model.opt.replace(tolerance=tolerance))
