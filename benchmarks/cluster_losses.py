@@ -1,4 +1,4 @@
-"""Does a run on a Ray cluster that loses workers and machines have the numbers of one that does not?
+"""Does a run on a Ray cluster that loses workers and machines have the numbers of a calm one?
 
     python benchmarks/cluster_losses.py [--method psvf] [--kills 50] [--machines 10] [--seed 0]
 

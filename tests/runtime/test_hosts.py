@@ -68,8 +68,9 @@ def _others(port, *hellos, num=2, seconds=5.0):
 
     def come(i, hello):
         try:
-            own = asked._replace(process_id=hello.get("process", 1))
-            said[i] = hosts._go_to(own, TOLD | {"process": 1} | hello, seconds)
+            said[i] = hosts._go_to(
+                asked._replace(process_id=1), TOLD | {"process": 1} | hello, seconds
+            )
         except UserError as error:
             said[i] = str(error)
 
