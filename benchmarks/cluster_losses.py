@@ -108,6 +108,7 @@ def main() -> int:
     os.environ[MARK] = "1"
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_argument("--method", default="psvf")
+    options.add_argument("--engine", default="native")
     options.add_argument("--kills", type=int, default=50)
     options.add_argument("--machines", type=int, default=10)
     options.add_argument("--seed", type=int, default=0)
@@ -123,7 +124,7 @@ def main() -> int:
 
     config = preset("ant", "debug", asked.method).replace(
         {
-            "task.backend": "native",
+            "task.backend": asked.engine,
             "task.num_threads": 1,
             "num_envs": 256,
             "iterations": asked.iterations,

@@ -293,7 +293,13 @@ def connect(where: str, threads: int | None) -> Cluster:
                     **how, logging_level=logging.ERROR, log_to_driver=False, configure_logging=False
                 )
         except (ConnectionError, RuntimeError, ValueError, ImportError, TimeoutError) as error:
-            raise UserError(f"there is no cluster at {where}: {one_line(error):.120}") from None
+            told = one_line(error)
+            if "ersion mismatch" in told:
+                raise UserError(
+                    f"the cluster at {where} has another Python or Ray than this machine; install "
+                    f"the same everywhere ({told:.90})"
+                ) from None
+            raise UserError(f"there is no cluster at {where}: {told:.120}") from None
     return Cluster(ray, threads)
 
 
