@@ -123,18 +123,19 @@ def _by_slurm(variables: Any) -> Asked | None:
     return Asked(f"{name}:{61_440 + (job + step) % 4096}", num, own)
 
 
-def meet(asked: Asked, purpose: str, seconds: float = MEETING_SECONDS) -> None:
+def meet(asked: Asked, purpose: str, seconds: float | None = None) -> None:
     """Waits for the other processes of a run, and checks that they are of one kind.
 
     Args:
         asked: which process this is.
         purpose: what all of them have to have been asked for alike.
-        seconds: how long to wait.
+        seconds: how long to wait; None: `MEETING_SECONDS`.
 
     Raises:
         UserError: if they do not come, or differ from this one.
     """
     global _team
+    seconds = MEETING_SECONDS if seconds is None else seconds
     told = {
         "process": asked.process_id,
         "processes": asked.num_processes,
