@@ -2,8 +2,10 @@
 
 import json
 
+from epvf.cli.doctor import alike
 from epvf.cli.extras import EXTRAS
 from epvf.cli.main import main
+from epvf.tasks.adapters.cluster import Machine
 
 
 def test_versions_engines_and_what_could_be_installed(capsys):
@@ -14,6 +16,16 @@ def test_versions_engines_and_what_could_be_installed(capsys):
     findings = json.loads(capsys.readouterr().out)
     assert findings["engines"]["native"].startswith("yes")
     assert findings["extras"].keys() == set(EXTRAS)
+
+
+def test_machines_of_a_cluster_that_round_otherwise_are_named():
+    here = Machine("a", "EPYC", 8, "0.2", "3.12.1")
+    assert alike([here, here._replace(name="b", cpus=4)]) == "yes"
+    unlike = [here, here._replace(cpu="Xeon"), here, here._replace(python="3.11.9")]
+    assert alike(unlike) == (
+        "no: CPU EPYC (3), Xeon (1); Python 3.12.1 (3), 3.11.9 (1); "
+        "results depend on who computed them, in last digits"
+    )
 
 
 def test_bad_input(refused):

@@ -2,11 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from epvf.cli import arguments
 from epvf.cli.arguments import Shown
@@ -14,6 +15,9 @@ from epvf.cli.extras import EXTRAS, has, how_to
 from epvf.cli.results import print_result
 from epvf.files import one_line
 from epvf.runtime import environment, processors, startup
+
+if TYPE_CHECKING:
+    from epvf.tasks.adapters.cluster import Machine
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,20 @@ def _machines(where: str) -> dict[str, str]:
         f"Python {machine.python}"
         for number, machine in enumerate(there)
     }
-    kinds = {(machine.cpu, machine.epvf, machine.python) for machine in there}
-    alike = "yes" if len(kinds) <= 1 else "no: results depend on who computed them, in last digits"
-    return told | {"alike": alike}
+    return told | {"alike": alike(there)}
+
+
+def alike(machines: "Sequence[Machine]") -> str:
+    """Whether machines compute the same to the bit; if not, in what they differ."""
+    unlike = []
+    for what, field in (("CPU", "cpu"), ("epvf", "epvf"), ("Python", "python")):
+        counts = Counter(getattr(machine, field) for machine in machines)
+        if len(counts) > 1:
+            unlike.append(f"{what} " + ", ".join(f"{kind} ({n})" for kind, n in counts.items()))
+    if not unlike:
+        return "yes"
+    told = "results depend on who computed them, in last digits"
+    return f"no: {'; '.join(unlike)}; {told}"
 
 
 def _unstartable(problems: dict[str, str]) -> bool:

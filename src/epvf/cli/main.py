@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from epvf import __version__
 from epvf.errors import RunFailed, UserError, printable, shortened, unknown
-from epvf.runtime import signals
+from epvf.runtime import hosts, signals
 
 
 class Command(NamedTuple):
@@ -73,6 +73,7 @@ def console() -> None:
             stream.reconfigure(errors="replace")
     code = main(sys.argv[1:])
     _flush()
+    hosts.leave(code)
     sys.exit(code)
 
 
@@ -94,6 +95,11 @@ def main(argv: Sequence[str]) -> int:
         return 0
     except OSError as error:
         return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1)
+    except (RuntimeError, ValueError):
+        # JAX's collectives raise either where another process of the run is gone
+        if (gone := hosts.lost()) is None:
+            raise
+        return _fail(gone, 1)
     except SystemExit as end:
         # tyro leaves this way after printing help.
         return int(end.code or 0)
@@ -113,7 +119,11 @@ def _dispatch(argv: list[str]) -> int:
 
     startup.quieten()
     if not any(word in HELP for word in rest):
-        environment.prepare(draws=name in DRAWING, computes=name != "doctor")
+        environment.prepare(
+            draws=name in DRAWING,
+            computes=name != "doctor",
+            joins=name in ("train", "resume") and hosts.named(rest),
+        )
     code: int = import_module(f"epvf.cli.{COMMANDS[name].module}").run(rest)
     return code
 

@@ -1,6 +1,7 @@
 """Training a run folder to its end, and telling how its policy does and what to do next."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -8,13 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from epvf.analysis.evaluation import evaluate
 from epvf.cli.results import evaluated, print_result
 from epvf.config.schema import Config
+from epvf.errors import UserError
 from epvf.files import one_line
 from epvf.methods.registry import METHODS
 from epvf.policies.formats.registry import load_policy
+from epvf.runs import team
 from epvf.runs.display import Display, make_display
 from epvf.runs.folder import Run
 from epvf.runs.recorder import record
-from epvf.runtime import startup
+from epvf.runtime import hosts, startup
 from epvf.tasks.adapters.cluster import Cluster, connect
 from epvf.training.prepare import Setup
 from epvf.zoo.keeper import Keeper
@@ -83,6 +86,7 @@ def record_and_tell(
         if videos is not None:
             videos.close(wait=False)
         raise
+    hosts.part()
     if videos is not None:
         videos.close(wait=outcome.status == "finished")
     result: dict[str, Any] = {
@@ -140,6 +144,41 @@ def _videos(run: Run, besides: Besides, display: Display) -> "Videos | None":
     from epvf.view.meanwhile import Videos
 
     return Videos(run.path, besides.video_every, display.announce)
+
+
+def join(
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    purpose: Sequence[Any],
+    alone: Mapping[str, bool],
+) -> None:
+    """Connects this process to those that train the same run, if there are any.
+
+    Args:
+        coordinator, num_processes, process_id: of the command line.
+        purpose: what all have to have been asked for alike.
+        alone: options that go with one process only, and whether they were given.
+
+    Raises:
+        UserError: if they cannot train together.
+    """
+    asked = hosts.asked_for(coordinator, num_processes, process_id)
+    if asked is None:
+        return
+    for option, given in alone.items():
+        if given:
+            raise UserError(f"{option} does not go with several processes (--num-processes)")
+    hosts.meet(asked, json.dumps([str(part) for part in purpose]))
+    hosts.join()
+
+
+def follow(setup: Setup) -> int:
+    """Trains with process 0, which tells; returns the exit code."""
+    startup.use_compilation_cache()
+    code = team.follow(setup)
+    hosts.part()
+    return code
 
 
 def cluster_of(where: str | None, config: Config) -> Cluster | None:

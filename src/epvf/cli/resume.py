@@ -1,13 +1,17 @@
 """`epvf resume`: on with a run, to the end that it had or to a later one."""
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+
 from epvf.cli import arguments
 from epvf.cli.arguments import Shown
 from epvf.cli.results import print_result
+from epvf.config.schema import to_dict
 from epvf.errors import UserError, brief, shortened
 
 if TYPE_CHECKING:
@@ -29,6 +33,9 @@ class Options:
         track: where records go besides metrics.jsonl and TensorBoard: wandb, mlflow.
         report: write report.html at the end.
         devices: of this machine that share the run, for engines on JAX: a number, or all.
+        coordinator: HOST:PORT of process 0, where several processes train one run.
+        num_processes: so many; with SLURM all three are known (1: a run of its own).
+        process_id: which of them this one is, from 0.
         cluster: whose workers roll out: local:N, auto, HOST:PORT or ray://HOST:PORT.
         checkpoint: update of the checkpoint to go on from; those after it are set aside.
         json: print the result as JSON.
@@ -42,6 +49,9 @@ class Options:
     track: Annotated[tuple[str, ...], Shown("[NAME ...]")] = ()
     report: bool = True
     devices: Annotated[str, Shown("INT|all")] = "1"
+    coordinator: Annotated[str | None, Shown("HOST:PORT")] = None
+    num_processes: Annotated[int | None, Shown("INT")] = None
+    process_id: Annotated[int | None, Shown("INT")] = None
     cluster: Annotated[str | None, Shown("WHERE")] = None
     checkpoint: Annotated[int | None, Shown("UPDATE", default="the newest")] = None
     json: bool = False
@@ -52,14 +62,26 @@ def run(argv: list[str]) -> int:
     asked = arguments.read(Options, "epvf resume", argv)
     from epvf.cli import recording
     from epvf.runs.folder import Run, current_info, extended, read_config
+    from epvf.runtime import hosts
     from epvf.runtime.handles import make_room
     from epvf.training.prepare import prepare
     from epvf.zoo.keeper import Keeper
     from epvf.zoo.store import Zoo
 
+    recording.join(
+        asked.coordinator,
+        asked.num_processes,
+        asked.process_id,
+        [asked.iterations, asked.env_steps, asked.devices, asked.checkpoint],
+        {"--cluster": asked.cluster is not None},
+    )
+    if hosts.follows():
+        return _follow(asked.devices)
     extends = asked.iterations is not None or asked.env_steps is not None
     info = current_info(asked.run)
     if info["status"] == "finished" and not extends and asked.checkpoint is None:
+        hosts.share(b"")
+        hosts.part()
         _tell_finished(asked)
         return 0
     _check_resumable(asked.run, read_config(asked.run))
@@ -70,9 +92,12 @@ def run(argv: list[str]) -> int:
         config = opened.config
         if extends:
             config = extended(config, asked.iterations, asked.env_steps)
+        initial = opened.initial
+        hosts.share(json.dumps(to_dict(config)).encode())
+        hosts.share(b"" if initial is None else initial.tobytes())
         setup = prepare(
             config,
-            initial=opened.initial,
+            initial=initial,
             devices=asked.devices,
             cluster=recording.cluster_of(asked.cluster, config),
         )
@@ -90,6 +115,22 @@ def run(argv: list[str]) -> int:
         )
     finally:
         opened.close()
+
+
+def _follow(devices: str) -> int:
+    """Trains with process 0, which alone has the run's folder."""
+    from epvf.cli import recording
+    from epvf.config.schema import from_dict
+    from epvf.runtime import hosts
+    from epvf.training.prepare import prepare
+
+    told = hosts.share(None)
+    if not told:
+        hosts.part()
+        return 0
+    theta = np.frombuffer(hosts.share(None), np.float32)
+    initial = theta if theta.size else None
+    return recording.follow(prepare(from_dict(json.loads(told)), initial=initial, devices=devices))
 
 
 def _tell_finished(asked: Options) -> None:

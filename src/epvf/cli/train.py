@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from epvf.cli import arguments, options
 from epvf.cli.arguments import Option, Shown
 from epvf.config.presets import PRESETS, chosen
-from epvf.config.schema import Config
+from epvf.config.schema import Config, to_dict
 from epvf.config.variants import VARIANTS
 from epvf.errors import UserError
 from epvf.methods.registry import METHODS
@@ -43,6 +43,9 @@ class Options:
         track: where records go besides metrics.jsonl and TensorBoard: wandb, mlflow.
         report: write report.html at the end.
         devices: of this machine that share the run, for engines on JAX: a number, or all.
+        coordinator: HOST:PORT of process 0, where several processes train one run.
+        num_processes: so many; with SLURM all three are known (1: a run of its own).
+        process_id: which of them this one is, from 0.
         cluster: whose workers roll out: local:N, auto, HOST:PORT or ray://HOST:PORT.
         dry_run: check everything and tell the run's size and time, but do not train.
         timing: with --dry-run: run the first iterations, to tell the time.
@@ -66,6 +69,9 @@ class Options:
     track: Annotated[tuple[str, ...], Shown("[NAME ...]")] = ()
     report: bool = True
     devices: Annotated[str, Shown("INT|all")] = "1"
+    coordinator: Annotated[str | None, Shown("HOST:PORT")] = None
+    num_processes: Annotated[int | None, Shown("INT")] = None
+    process_id: Annotated[int | None, Shown("INT")] = None
     cluster: Annotated[str | None, Shown("WHERE")] = None
     dry_run: bool = False
     timing: bool = True
@@ -79,15 +85,23 @@ def run(argv: list[str]) -> int:
     from epvf.cli import recording
     from epvf.policies.formats.registry import load_policy
     from epvf.runs.folder import Run, check_free
+    from epvf.runtime import hosts
     from epvf.runtime.handles import make_room
     from epvf.training.prepare import prepare
     from epvf.zoo.keeper import Keeper
     from epvf.zoo.store import Zoo
 
     besides = recording.Besides(asked.report, asked.track, asked.video_every)
-    if asked.out is not None:
+    if asked.out is not None and not asked.process_id:
         check_free(asked.out)
     saved = None if asked.init is None else load_policy(asked.init)
+    recording.join(
+        asked.coordinator,
+        asked.num_processes,
+        asked.process_id,
+        [to_dict(config), asked.devices, asked.dry_run, None if saved is None else saved.theta],
+        {"--zoo": asked.zoo is not None, "--cluster": asked.cluster is not None},
+    )
     setup = prepare(
         config,
         initial=None if saved is None else saved.theta,
@@ -100,8 +114,13 @@ def run(argv: list[str]) -> int:
     if asked.dry_run:
         from epvf.cli import dry_run
 
-        dry_run.tell(setup, asked.timing, asked.json)
+        if not hosts.follows():
+            # whose first iterations would be those of all processes
+            dry_run.tell(setup, asked.timing and not hosts.several(), asked.json)
+        hosts.part()
         return 0
+    if hosts.follows():
+        return recording.follow(setup)
     make_room(config.num_seeds)
     zoo = None if asked.zoo is None else Zoo.create(asked.zoo)
     _tell_if_not_resumable(config)

@@ -63,6 +63,12 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._folder = folder
         check_inside(folder.parent, [folder.name])
+        alone: dict[str, Any] = {}
+        if jax.process_count() > 1:
+            # one of several processes writes, and waits for none
+            folder.mkdir(exist_ok=True)
+            how = ocp.options.MultiprocessingOptions(0, {0}, "epvf")
+            alone = {"create": False, "multiprocessing_options": how}
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
@@ -71,6 +77,7 @@ class Checkpoints:
                 enable_async_checkpointing=False,
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
+                **alone,
             ),
         )
 

@@ -20,7 +20,9 @@ from epvf.runs.display import Display, count
 from epvf.runs.folder import Run, Status
 from epvf.runs.interrupt import Interrupt, Interrupted
 from epvf.runs.metrics import MetricsLog
+from epvf.runs.team import seeing, share_state
 from epvf.runs.trail import Trail
+from epvf.runtime import hosts
 from epvf.training.agents import planned, train_agent
 from epvf.training.loop import init_state, iterate
 from epvf.training.prepare import Setup
@@ -87,7 +89,10 @@ def record(
         run.begin()
         outcome = recorder.train()
         run.ended(outcome.status)
-    except (TrainingDiverged, MemoryError, OSError, jax.errors.JaxRuntimeError) as error:
+    except _FAILURES as error:
+        if isinstance(error, ValueError) and hosts.lost() is None:
+            _note(run, "failed", one_line(error))
+            raise
         message = f"{_explain(error)}; {recorder.remains()}"
         _note(run, "failed", message)
         raise RunFailed(message) from error
@@ -100,6 +105,15 @@ def record(
     finally:
         recorder.close()
     return outcome
+
+
+_FAILURES = (
+    TrainingDiverged,
+    MemoryError,
+    OSError,
+    jax.errors.JaxRuntimeError,
+    ValueError,  # of collectives whose other end is gone
+)
 
 
 def _note(run: Run, status: Status, message: str) -> None:
@@ -130,12 +144,14 @@ class _Recorder:
         self._seeds = range(config.seed, config.seed + config.num_seeds)
         self._checkpoints: Checkpoints | None = None
         self._state: TrainState | None = None
+        self._trained: TrainState | None = None
+        self._see = seeing(setup)
         if METHODS[config.method.name].resumable:
             self._checkpoints = Checkpoints(run.checkpoints, config.checkpoint.keep)
             like = jax.eval_shape(lambda: init_state(setup).learner)
             self._state = self._checkpoints.restore(like, checkpoint)
             self._check_seeds()
-            self._size = size_on_disk(like)
+            self._size, self._like = size_on_disk(like), like
         done = 0 if self._state is None else self._state.iteration
         self._metrics = MetricsLog(run.path, config, done, sinks)
         self._trail = Trail(run.trail, done)
@@ -151,6 +167,8 @@ class _Recorder:
         interrupt = Interrupt(display.announce)
         display.introduce(_introduction(self._run, self._setup, self._state))
         self._tell_room()
+        if hosts.several():
+            self._state = share_state(self._state, self._like)
         with interrupt.listening(), display.showing(config, self._state):
             with suppress(Interrupted):
                 self._run_loop(interrupt)
@@ -203,6 +221,7 @@ class _Recorder:
         def take(report: Report) -> None:
             self._take(report)
             given_up = self._given_up is not None and self._given_up(report)
+            interrupt.received = hosts.agree(interrupt.received or 0) or None
             if given_up or interrupt.received is not None:
                 raise Interrupted
 
@@ -220,7 +239,9 @@ class _Recorder:
         return finished(config, state)
 
     def _take(self, report: Report) -> None:
-        self._state = report.state
+        self._trained = report.state
+        self._state = report.state._replace(learner=self._see(report.state.learner))
+        report = report._replace(state=self._state)
         self._metrics.write(report.records)
         self._keep_nonfinite(report)
         self._display.update(report)
@@ -230,7 +251,7 @@ class _Recorder:
             self._watch(report.state.iteration, self._save_first)
         if self._listener is not None:
             self._listener(report)
-        if self._checkpoint_due(report.state):
+        if hosts.agree(int(self._checkpoint_due(report.state))):
             self._save()
         elif time.monotonic() - self._policies_time > POLICY_SECONDS:
             self._save_policies(report.state)
@@ -255,8 +276,9 @@ class _Recorder:
             return
         self._metrics.sync()
         self._save_policies(state)
-        if self._checkpoints is not None:
-            self._checkpoints.save(state)
+        if self._checkpoints is not None and self._trained is not None:
+            whole = hosts.whole(self._trained.learner)
+            self._checkpoints.save(state._replace(learner=whole))
             self._saved_iteration, self._saved_time = state.iteration, time.monotonic()
 
     def _save_policies(self, state: TrainState) -> None:
@@ -329,6 +351,8 @@ def _centres(setup: Setup) -> Callable[[Any], Array]:
     """The unperturbed policies `[M, P]` of a learner's state."""
     if setup.method is None:
         return lambda learner: learner.theta
+    if hosts.several():
+        return lambda seen: seen.theta
     return jax.jit(jax.vmap(setup.method.centre))
 
 
@@ -346,4 +370,4 @@ def _explain(error: BaseException) -> str:
         return "out of memory; lower num_envs, num_seeds or buffer.size"
     if isinstance(error, OSError):
         return one_line(error)
-    return f"JAX failed: {one_line(error)}"
+    return hosts.lost() or f"JAX failed: {one_line(error)}"

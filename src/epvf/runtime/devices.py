@@ -1,4 +1,4 @@
-"""Several devices of one machine: seeds and rows of the population spread over a mesh of them.
+"""Several devices, of one machine or many: seeds and rows of the population on a mesh of them.
 
     mesh [S, R]     S devices share out the seeds, R the policies of each seed
 
@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from epvf.errors import UserError
+from epvf.runtime import hosts
 from epvf.types import Array, Evaluate, Evaluation, PRNGKey, Segment
 
 SEEDS, ROWS = "seeds", "rows"
@@ -33,7 +34,7 @@ def mesh_of(asked: str, num_seeds: int, num_envs: int, centres: int = 1) -> Mesh
     the policies of each seed.
 
     Args:
-        asked: how many, or `all`.
+        asked: how many of each process, or `all`.
         num_seeds: M, trained side by side.
         num_envs: N, policies of each.
         centres: of which N stays a multiple, where others are named that fit.
@@ -41,11 +42,8 @@ def mesh_of(asked: str, num_seeds: int, num_envs: int, centres: int = 1) -> Mesh
     Raises:
         UserError: if there are not as many devices, or they cannot share the policies out evenly.
     """
-    there = jax.local_devices()
-    num = len(there) if asked == "all" else _number(asked)
-    if num > len(there):
-        kind = there[0].platform
-        raise UserError(f"devices is {num}, but there are {len(there)} of kind {kind} here")
+    there = _chosen(asked)
+    num = len(there)
     if num == 1:
         return None
     seeds = math.gcd(num, num_seeds)
@@ -58,7 +56,22 @@ def mesh_of(asked: str, num_seeds: int, num_envs: int, centres: int = 1) -> Mesh
             f"num_envs {num_envs} cannot be shared out among {rows} devices; use {fitting}, or "
             f"other --devices"
         )
-    return Mesh(np.array(there[:num]).reshape(seeds, rows), (SEEDS, ROWS))
+    return Mesh(np.array(there).reshape(seeds, rows), (SEEDS, ROWS))
+
+
+def _chosen(asked: str) -> list[jax.Device]:
+    """As many devices of each process, by process."""
+    there = jax.devices() if hosts.several() else jax.local_devices()
+    each: dict[int, list[jax.Device]] = {}
+    for device in there:
+        each.setdefault(device.process_index, []).append(device)
+    least = min(map(len, each.values()))
+    num = least if asked == "all" else _number(asked)
+    if num > least:
+        where = "for each process" if hosts.several() else "here"
+        kind = there[0].platform
+        raise UserError(f"devices is {num}, but there are {least} of kind {kind} {where}")
+    return [device for process in sorted(each) for device in each[process][:num]]
 
 
 def _number(asked: str) -> int:
@@ -83,6 +96,18 @@ def state_shardings(mesh: Mesh, state: Any, num_envs: int) -> Any:
         return NamedSharding(mesh, PartitionSpec(SEEDS, ROWS) if spread else PartitionSpec(SEEDS))
 
     return jax.tree_util.tree_map_with_path(place, state)
+
+
+def put(tree: Any, shardings: Any) -> Any:
+    """The arrays where they belong; of several processes, each has all of what is not there yet."""
+    return jax.tree.map(_put, tree, shardings)
+
+
+def _put(array: Any, sharding: NamedSharding) -> Array:
+    if sharding.is_fully_addressable or not getattr(array, "is_fully_addressable", True):
+        return jax.device_put(array, sharding)
+    here = np.asarray(array)
+    return jax.make_array_from_callback(here.shape, sharding, lambda index: here[index])
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:

@@ -76,12 +76,18 @@ def wrong(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     }
 
 
-def unusable() -> dict[str, str]:
-    """What JAX cannot start with, and why, by variable. Starts JAX."""
+def unusable(starts: bool = True) -> dict[str, str]:
+    """What JAX cannot start with, and why, by variable.
+
+    Args:
+        starts: whether JAX may be started here.
+    """
     if os.environ.get("XLA_FLAGS") and (said := _trial()) is not None:
         # XLA ends the process at a flag that it does not know
         told = brief(os.environ["XLA_FLAGS"])[1:-1]
         return {"XLA_FLAGS": f"XLA_FLAGS={told}: JAX cannot start with it ({said}); unset it"}
+    if not starts:
+        return {}
     import jax
 
     platforms = os.environ.get("JAX_PLATFORMS", "")
@@ -104,12 +110,13 @@ def check() -> None:
         raise UserError(told)
 
 
-def prepare(draws: bool, computes: bool) -> None:
+def prepare(draws: bool, computes: bool, joins: bool = False) -> None:
     """Makes what is harmless so, and refuses the rest, before anything is written.
 
     Args:
         draws: whether pictures may be drawn.
         computes: whether JAX will be used.
+        joins: whether JAX will be started together with other processes, and not before.
 
     Raises:
         UserError: naming the first variable that is wrong, and what to do.
@@ -122,7 +129,7 @@ def prepare(draws: bool, computes: bool) -> None:
         return
     check()
     if any(os.environ.get(name) for name in ("XLA_FLAGS", "JAX_PLATFORMS")):
-        for told in unusable().values():
+        for told in unusable(not joins).values():
             raise UserError(told)
 
 

@@ -102,11 +102,16 @@ def _wait(reader: int) -> None:
             end(number)
 
 
+def note() -> None:
+    """Has all notes called, as the process is about to end."""
+    for each in list(_notes):
+        with suppress(BaseException):
+            each()
+
+
 def end(number: int) -> None:
     """Ends this process as a signal does, after all notes: 128 plus its number."""
-    for note in list(_notes):
-        with suppress(BaseException):
-            note()
+    note()
     with suppress(OSError):
         # past the streams, whose locks the main thread may hold
         if _told:

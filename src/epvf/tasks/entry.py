@@ -131,7 +131,7 @@ def _on_lanes(make: Callable[..., Any], num_threads: int | None = None, **option
 
 def _on_nvidia() -> bool:
     """Whether JAX's accelerators are NVIDIA's."""
-    devices = jax.devices()
+    devices = jax.local_devices()
     return devices[0].platform == "gpu" and "cuda" in devices[0].client.platform_version.lower()
 
 

@@ -13,10 +13,12 @@ from epvf.config.schema import Config
 from epvf.methods.base import State
 from epvf.methods.metrics import DIGITS, count_steps
 from epvf.policies.population import drawn, is_lazy
+from epvf.runtime import hosts
 from epvf.runtime.compilation import compiler_options
 from epvf.runtime.devices import (
     everywhere,
     over_seeds,
+    put,
     spread_evaluate,
     spread_explore,
     state_shardings,
@@ -63,15 +65,16 @@ def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]
     while not finished(config, state):
         num = _within_budget(config, state, num, longest)
         begin = time.perf_counter()
-        counters = (jnp.asarray(x, jnp.int32) for x in (state.iteration, num))
-        last = jnp.asarray(may_be_last(config, state, longest))
+        counters = (np.asarray(x, np.int32) for x in (state.iteration, num))
+        last = np.asarray(may_be_last(config, state, longest))
         learners, stacked = chunk(state.learner, *counters, last)
         metrics = {name: np.asarray(value)[:num] for name, value in stacked.items()}
         seconds = time.perf_counter() - begin
         wall = state.wall_time + seconds * np.arange(1, num + 1) / num
         state = advance(state, learners, metrics, num, seconds)
         yield state, metrics, Timing(np.full(num, seconds / num), wall)
-        num = int(np.clip(num * CHUNK_SECONDS / max(seconds, 1e-6), max(num // 2, 1), num * 2))
+        next_num = np.clip(num * CHUNK_SECONDS / max(seconds, 1e-6), max(num // 2, 1), num * 2)
+        num = hosts.of_the_first(int(next_num))
 
 
 def _spread(setup: Setup, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -85,7 +88,7 @@ def _spread(setup: Setup, state: TrainState) -> tuple[TrainState, dict[str, Any]
         "in_shardings": (shardings, whole, whole, whole),
         "out_shardings": (shardings, whole),
     }
-    return state._replace(learner=jax.device_put(state.learner, shardings)), where
+    return state._replace(learner=put(state.learner, shardings)), where
 
 
 def _run_chunk(

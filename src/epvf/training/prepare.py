@@ -12,6 +12,7 @@ from epvf.methods.base import Method, Parts, PolicySearch
 from epvf.methods.registry import METHODS
 from epvf.policies.mlp import Policy
 from epvf.policies.population import drawn
+from epvf.runtime import hosts
 from epvf.runtime.devices import mesh_of
 from epvf.runtime.memory import (
     DEVICE,
@@ -81,7 +82,7 @@ def prepare(
         task: what to train on, or a body, on the configuration's engine; None: the task that the
             configuration names.
         initial: `[P]` where the run starts; None: where the method draws it.
-        devices: of this machine that share the run: a number, or `all`.
+        devices: of each process that share the run: a number, or `all`.
         cluster: whose workers roll out; None: this machine does.
 
     Raises:
@@ -127,11 +128,12 @@ def _mesh(config: Config, spec: TaskSpec, devices: str) -> Mesh | None:
     mesh = mesh_of(devices, config.num_seeds, config.num_envs, config.policy.num_centres)
     if mesh is None:
         return None
+    option = "--coordinator" if hosts.several() else "--devices"
     if METHODS[config.method.name].build is None:
-        raise UserError(f"method {config.method.name!r} trains on one device; leave out --devices")
+        raise UserError(f"method {config.method.name!r} trains on one device; leave out {option}")
     if not spec.traceable:
         raise UserError(
-            f"engine {spec.backend!r} steps on the host, which --devices cannot share out; "
+            f"engine {spec.backend!r} steps on the host, which {option} cannot share out; "
             "leave it out, or use an engine on JAX such as mjx"
         )
     return mesh

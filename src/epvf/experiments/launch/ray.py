@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,11 +41,14 @@ class _Tasks:
         self._ray = ray
         try:
             if not ray.is_initialized():
-                ray.init(
-                    address=os.environ.get("RAY_ADDRESS"),
-                    log_to_driver=True,
-                    logging_level=logging.ERROR,
-                )
+                with warnings.catch_warnings():
+                    # of a fork that becomes another program at once
+                    warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+                    ray.init(
+                        address=os.environ.get("RAY_ADDRESS"),
+                        log_to_driver=True,
+                        logging_level=logging.ERROR,
+                    )
             given: dict[str, Any] = {"num_cpus": 1, "max_retries": -1, **options}
             self._do = ray.remote(perform).options(**given)
         except (ConnectionError, RuntimeError) as error:

@@ -11,13 +11,14 @@ the end, by a machine that is slow or hangs, is given to a second worker; the fi
 
 import logging
 import math
+import os
 import platform
+import threading
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from operator import itemgetter
@@ -139,7 +140,7 @@ class Cluster:
         def begin(i: int) -> None:
             share.tries[i] += 1
             if share.tries[i] > TRIES:
-                raise RunFailed(f"{TRIES} workers of the cluster did not answer; see ray status")
+                raise RunFailed(_why(share.broken))
             share.begun[remote.remote(shared, parts[i])] = (i, time.monotonic())
 
         try:
@@ -149,9 +150,15 @@ class Cluster:
                 ready, _ = ray.wait(list(share.begun), timeout=0.25)
                 for ref in ready:
                     i, since = share.begun.pop(ref)
-                    if i not in share.answers:
-                        share.answers[i] = self._answer(ref)
-                        self._durations.append(time.monotonic() - since)
+                    if i in share.answers:
+                        continue
+                    answer = self._answer(ref)
+                    if isinstance(answer, _Broken):
+                        share.broken = answer
+                        share.waiting.appendleft(i)
+                        continue
+                    share.answers[i] = answer
+                    self._durations.append(time.monotonic() - since)
                 for i in self._slow(share):
                     self.again += 1
                     begin(i)
@@ -163,11 +170,9 @@ class Cluster:
                         share.waiting.appendleft(i)
                 self._end_left()
         finally:
-            # a worker that is only late ends by itself, one that hangs is ended later on
+            # a worker that is only late ends by itself, one that hangs is ended later on; what
+            # interrupts it in the midst of an import would leave it broken
             self._left |= {ref: since for ref, (_, since) in share.begun.items()}
-            for ref in share.begun:
-                with suppress(Exception):
-                    ray.cancel(ref, force=False)
         self.received += num_bytes(list(share.answers.values()))
         return [share.answers[i] for i in range(len(parts))]
 
@@ -214,7 +219,8 @@ class Cluster:
         return [ref for ref, (_, since) in share.begun.items() if since < limit]
 
 
-class _Share(NamedTuple):
+@dataclass
+class _Share:
     """How far parts of some work have come.
 
     Attributes:
@@ -222,12 +228,31 @@ class _Share(NamedTuple):
         begun: calls under way to their part, and when they began.
         answers: of parts that are done.
         tries: how often each part was begun.
+        broken: the newest answer of a worker that could not do its part.
     """
 
     waiting: deque[int]
     begun: dict[Any, tuple[int, float]]
     answers: dict[int, Any]
     tries: list[int]
+    broken: "_Broken | None" = None
+
+
+class _Broken(NamedTuple):
+    """What a worker answers that met an error nobody foresaw.
+
+    Attributes:
+        reason: in a line.
+    """
+
+    reason: str
+
+
+def _why(broken: _Broken | None) -> str:
+    """Why a cluster is given up."""
+    if broken is None:
+        return f"{TRIES} workers of the cluster did not answer; see ray status"
+    return f"{TRIES} workers of the cluster failed: {broken.reason:.120}"
 
 
 def connect(where: str, threads: int | None) -> Cluster:
@@ -268,7 +293,13 @@ def connect(where: str, threads: int | None) -> Cluster:
                     **how, logging_level=logging.ERROR, log_to_driver=False, configure_logging=False
                 )
         except (ConnectionError, RuntimeError, ValueError, ImportError, TimeoutError) as error:
-            raise UserError(f"there is no cluster at {where}: {one_line(error):.120}") from None
+            told = one_line(error)
+            if "ersion mismatch" in told:
+                raise UserError(
+                    f"the cluster at {where} has another Python or Ray than this machine; install "
+                    f"the same everywhere ({told:.90})"
+                ) from None
+            raise UserError(f"there is no cluster at {where}: {told:.120}") from None
     return Cluster(ray, threads)
 
 
@@ -490,6 +521,11 @@ def _guarded(shared: Any, part: Any) -> Any:
         return work(common, part)
     except (UserError, RunFailed) as error:
         return error
+    except Exception as error:  # of this machine or process: another one may do better
+        ending = threading.Timer(0.5, os._exit, (1,))
+        ending.daemon = True
+        ending.start()
+        return _Broken(f"{type(error).__name__} {one_line(error)}")
 
 
 def _key(words: Array | None) -> PRNGKey | None:

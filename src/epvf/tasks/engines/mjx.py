@@ -257,8 +257,10 @@ def _start(body: Body, key: PRNGKey) -> tuple[jax.Array, jax.Array, jax.Array | 
 def _environment(body: Body) -> Environment:
     model = body.model()
     try:
-        device_model = mjx.put_model(model, impl="jax")
-        blank = mjx.make_data(model, impl="jax")
+        # MJX's own choice is a device of the first process
+        here = jax.local_devices()[0]
+        device_model = mjx.put_model(model, here, impl="jax")
+        blank = mjx.make_data(model, here, impl="jax")
     except NotImplementedError as error:
         raise UserError(
             f"MJX cannot step the model of task {body.name!r}: {in_a_line(error)}; "
