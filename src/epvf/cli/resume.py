@@ -73,7 +73,7 @@ def run(argv: list[str]) -> int:
         asked.num_processes,
         asked.process_id,
         [asked.iterations, asked.env_steps, asked.devices, asked.checkpoint],
-        {"--cluster": asked.cluster is not None},
+        {"--zoo": asked.zoo is not None, "--cluster": asked.cluster is not None},
     )
     if hosts.follows():
         return _follow(asked.devices)
