@@ -57,9 +57,6 @@ COMMANDS: dict[str, Command] = {
 
 HELP = ("-h", "--help")
 
-DRAWING = ("play", "view", "report")
-"""Commands that may make pictures of MuJoCo's scenes."""
-
 
 def console() -> None:
     """Entry point of the `epvf` script."""
@@ -113,7 +110,7 @@ def _dispatch(argv: list[str]) -> int:
 
     startup.quieten()
     if not any(word in HELP for word in rest):
-        environment.prepare(draws=name in DRAWING, computes=name != "doctor")
+        environment.prepare(computes=name != "doctor")
     code: int = import_module(f"epvf.cli.{COMMANDS[name].module}").run(rest)
     return code
 
