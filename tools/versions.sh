@@ -74,7 +74,7 @@ for version in $pythons; do
         fi
         # shellcheck disable=SC2086
         JAX_COMPILATION_CACHE_DIR=$venv/jax PYTHONPATH= \
-            "$venv/bin/python" -m pytest -q -m "not slow" -p no:cacheprovider "${deprecated[@]}" $tests >"$venv/tests.log" 2>&1 || true
+            "$venv/bin/python" -m pytest -m "not slow" -p no:cacheprovider "${deprecated[@]}" $tests >"$venv/tests.log" 2>&1 || true
         row "$end" "$version" "$full" "$(tail -1 "$venv/tests.log" | tr -d '=' | xargs)" "$(installed "$venv")"
     done
 done

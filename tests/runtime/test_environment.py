@@ -152,5 +152,5 @@ def test_many_seeds_need_many_files(monkeypatch):
     monkeypatch.setattr(resource, "setrlimit", lambda which, pair: limits.append(pair))
     handles.make_room(1)
     assert limits[-1] == (handles.AT_LEAST + handles.PER_SEED, 256)
-    with pytest.raises(UserError, match="num_seeds 120 needs about 340 open files, but only 256"):
-        handles.make_room(120)
+    with pytest.raises(UserError, match="num_seeds 200 needs about 300 open files, but only 256"):
+        handles.make_room(200)

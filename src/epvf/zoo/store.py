@@ -29,7 +29,7 @@ from jaxtyping import Float, Int
 from safetensors.numpy import load, save
 
 from epvf.errors import UserError
-from epvf.files import known, one_line, read_json, write_json
+from epvf.files import from_json, known, one_line, read_json, write_json
 from epvf.policies.activations import Activation
 from epvf.policies.formats.safetensors import UNREADABLE
 from epvf.policies.host_noise import draw_rows, reproducible
@@ -308,7 +308,7 @@ class Zoo:
 
     def _entry(self, number: int, line: bytes) -> Entry | None:
         try:
-            found = json.loads(line)
+            found = from_json(line)
         except ValueError:
             return None  # torn by a writer that was killed
         try:
