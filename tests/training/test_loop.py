@@ -161,7 +161,7 @@ def test_iterations_without_a_finite_rollout_end_the_run_if_they_come_in_a_row()
 
 
 def test_a_loss_that_grows_out_of_all_proportion_is_told_once():
-    told = []
+    told: list[str] = []
     config = _config(num_seeds=2, seed=3)
     losses = _Losses(config, told.append)
 

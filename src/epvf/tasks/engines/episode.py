@@ -346,9 +346,10 @@ def _compile(body: Body, version: str) -> Loops:
         "_FEELS": "cfrc_ext" in body.reads,
     }
 
-    for function in (_look, _observe, _move, _advance, _begin, _resume, _pause):
+    parts: tuple[Any, ...] = (_look, _observe, _move, _advance, _begin, _resume, _pause)
+    for function in parts:
         names[function.__name__] = _compiled(renamed(function, version, names))
-    loops = (_run, _explore, _replay, _transitions)
+    loops: tuple[Any, ...] = (_run, _explore, _replay, _transitions)
     return Loops(*(kept(renamed(loop, version, names), **_FUSED) for loop in loops))
 
 
