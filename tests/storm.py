@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,6 @@ from epvf.runs.metrics import read_metrics
 from epvf.runtime import signals
 
 METHODS = ("openes", "epvf")
-ITERATIONS = 30
 PATIENCE = 60.0
 """Seconds after which a program that was told to end counts as stuck."""
 
@@ -45,7 +45,7 @@ MOST_LINES = 4
 """Iterations that a program is left to do at most before it is ended."""
 
 SMALL = (
-    *("--preset", "debug", "--iterations", str(ITERATIONS), "--no-report"),
+    *("--preset", "debug", "--no-report"),
     *("--checkpoint.every-iterations", "1", "--checkpoint.keep", "3"),
 )
 
@@ -154,14 +154,15 @@ def _forked(words: list[str], folder: Path, said: int) -> int:
 class Storm:
     """One run after another, each ended and resumed until it has finished."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, seed: int, iterations: int, methods: Sequence[str]) -> None:
+        self._folder, self._iterations, self._methods = folder, iterations, methods
+        self._start: dict[bool, float] = {}
         self._rng = random.Random(seed)
         self.wrong: list[str] = []
         self.counts: collections.Counter[str] = collections.Counter()
         self.slowest = 0.0
-        self._calm = {method: self._undisturbed(method) for method in METHODS}
-        self._method = METHODS[0]
+        self._calm = {method: self._undisturbed(method) for method in methods}
+        self._method = methods[0]
         self._begin_anew()
 
     def disturb(self, kill: bool) -> None:
@@ -176,7 +177,7 @@ class Storm:
         told = f"{signal.Signals(number).name}, {self._method}, afresh {afresh}, {end.code}"
         for problem in self._problems(end, number, before):
             self.wrong.append(f"{problem} ({told}): {end.stderr[-300:]!r}")
-        if self._newest() >= ITERATIONS:
+        if self._newest() >= self._iterations:
             self.complete()
 
     def complete(self) -> None:
@@ -189,7 +190,8 @@ class Storm:
         if self._status() == "finished":
             different = _differences(_content(self._run), self._calm[self._method])
             self.wrong += [f"{self._method} differs in {name}" for name in different]
-        self._method = METHODS[(METHODS.index(self._method) + 1) % len(METHODS)]
+        turn = (self._methods.index(self._method) + 1) % len(self._methods)
+        self._method = self._methods[turn]
         self._begin_anew()
 
     @property
@@ -203,14 +205,14 @@ class Storm:
 
     def _undisturbed(self, method: str) -> dict[str, Any]:
         """What a run holds that nobody ended; also measures how long a start takes."""
-        self._method, self._start = method, {}
-        for afresh in (True, False):
+        self._method = method
+        for afresh in {False, not self._start}:
             self._begin_anew()
             begin = time.monotonic()
             program = Program(self._words(), self._place, afresh)
             while program._lines() == 0 and program.runs():
                 time.sleep(0.005)
-            self._start[afresh] = time.monotonic() - begin
+            self._start.setdefault(afresh, time.monotonic() - begin)
             end = program.end(None)
             assert end.code == 0, end.stderr
         return _content(self._run)
@@ -218,7 +220,8 @@ class Storm:
     def _words(self) -> list[str]:
         if (self._run / "run.json").exists():
             return ["resume", "run", "--no-report"]
-        return ["train", "cartpole", "--method", self._method, *SMALL, "--out", "run"]
+        length = ("--iterations", str(self._iterations))
+        return ["train", "cartpole", "--method", self._method, *SMALL, *length, "--out", "run"]
 
     def _newest(self) -> int:
         """Update of the newest checkpoint."""
@@ -248,7 +251,7 @@ class Storm:
         if any(len(line) > LONGEST_LINE for line in end.stderr.splitlines() if "error" in line):
             found.append("long line")
         expected = -number if number == signal.SIGKILL else 128 + number
-        over = end.code == 0 and self._newest() >= ITERATIONS
+        over = end.code == 0 and self._newest() >= self._iterations
         # before the first line of the program a signal is the system's
         unborn = not end.begun and end.code == -number
         if end.code != expected and not over and not unborn:
@@ -288,33 +291,44 @@ def _differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     return [name for name in expected if found[name] != expected[name]]
 
 
+def _tell(storm: Storm, told: int) -> int:
+    for problem in storm.wrong[told:]:
+        print(problem, flush=True)
+    return len(storm.wrong)
+
+
+def _summary(storm: Storm) -> str:
+    counts = ", ".join(f"{number} {name}" for name, number in sorted(storm.counts.items()))
+    return f"{counts}; slowest end {storm.slowest:.1f} s; wrong: {len(storm.wrong)}"
+
+
 def _script() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--signals", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--iterations", type=int, default=30, help="of a run")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--seconds", type=float, default=1e9, help="ends after so many")
     asked = parser.parse_args()
     from epvf.cli import recording, resume, train  # noqa: F401
 
     begin, told = time.monotonic(), 0
     with tempfile.TemporaryDirectory(prefix="storm-") as folder:
-        storm = Storm(Path(folder).resolve(), asked.seed)
+        storm = Storm(Path(folder).resolve(), asked.seed, asked.iterations, asked.methods)
         print(f"undisturbed runs after {time.monotonic() - begin:.0f} s", flush=True)
-        # one kind after the other, so that what each has done can be told apart
-        for kill in [True] * asked.kills + [False] * asked.signals:
+        ends = [True] * asked.kills + [False] * asked.signals
+        for number, kill in enumerate(ends, start=1):
             if time.monotonic() - begin > asked.seconds:
-                print("time is up")
+                print(f"time is up after {number - 1} ends")
                 break
             storm.disturb(kill)
-            for problem in storm.wrong[told:]:
-                print(problem, flush=True)
-            told = len(storm.wrong)
+            told = _tell(storm, told)
+            if number % 25 == 0:
+                print(_summary(storm), flush=True)
         storm.complete()
-        for problem in storm.wrong[told:]:
-            print(problem, flush=True)
-    counts = ", ".join(f"{number} {name}" for name, number in sorted(storm.counts.items()))
-    print(f"{counts}; slowest end {storm.slowest:.1f} s; wrong: {len(storm.wrong)}")
+        _tell(storm, told)
+    print(_summary(storm))
     print(f"{time.monotonic() - begin:.0f} s")
     return 1 if storm.wrong else 0
 

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 
 ends=${1:-oldest newest}
 pythons=${2:-3.11 3.12 3.13}
-extras=${EXTRAS:-mjx video sweep slurm onnx baselines}
+extras=${EXTRAS:-mjx video sweep slurm onnx}
 tests=${TESTS:-tests/config tests/policies/test_noise.py tests/policies/formats tests/runs/test_checkpoints.py tests/runs/test_folder.py tests/runs/test_earlier.py tests/tasks/engines/test_native.py tests/tasks/engines/lanes/test_rollout.py tests/cli/test_train.py tests/house/test_fuzz.py}
 table=docs/versions.md
 # what old libraries say of newer ones that they use is no failure of this one
@@ -67,14 +67,14 @@ for version in $pythons; do
         rm -rf "$venv"
         "$python" -m venv "$venv"
         requirements "$end" >"$venv/requirements.txt"
-        if ! "${pip[@]}" -r "$venv/requirements.txt" pytest hypothesis typeguard >"$venv/pip.log" 2>&1 ||
+        if ! "${pip[@]}" -r "$venv/requirements.txt" pytest hypothesis typeguard evosax >"$venv/pip.log" 2>&1 ||
             ! "${pip[@]}" --no-deps -e . >>"$venv/pip.log" 2>&1; then
             row "$end" "$version" "$full" "not installable: $(grep -m1 ERROR "$venv/pip.log" | cut -c1-120)" "-"
             continue
         fi
         # shellcheck disable=SC2086
         JAX_COMPILATION_CACHE_DIR=$venv/jax PYTHONPATH= \
-            "$venv/bin/python" -m pytest -q -m "not slow" -p no:cacheprovider "${deprecated[@]}" $tests >"$venv/tests.log" 2>&1 || true
+            "$venv/bin/python" -m pytest -m "not slow" -p no:cacheprovider "${deprecated[@]}" $tests >"$venv/tests.log" 2>&1 || true
         row "$end" "$version" "$full" "$(tail -1 "$venv/tests.log" | tr -d '=' | xargs)" "$(installed "$venv")"
     done
 done

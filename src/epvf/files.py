@@ -16,6 +16,11 @@ from epvf.errors import UserError, printable, shortened
 LARGEST_JSON = 64_000_000
 """Bytes of the largest JSON file that is read."""
 
+DEEPEST_JSON = 50
+"""Levels of what a JSON file holds."""
+
+TOO_DEEP = "nested too deeply"
+
 REASON = 120
 """Characters of what another library says, in a message."""
 
@@ -75,12 +80,37 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: if there is none.
     """
     try:
-        value = json.loads(read_text(path, LARGEST_JSON))
-    except (OSError, ValueError, RecursionError) as error:
+        value = from_json(read_text(path, LARGEST_JSON))
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {one_line(error)}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object")
     return value
+
+
+def from_json(text: str | bytes, **options: Any) -> Any:
+    """The value of JSON from anywhere.
+
+    Args:
+        text: JSON.
+        options: of `json.loads`.
+
+    Raises:
+        ValueError: if it is none, or lies deeper in each other than anybody writes it: how deep
+            Python reads depends on its version, and what goes through the values goes less deep.
+    """
+    try:
+        value = json.loads(text, **options)
+    except RecursionError as error:
+        raise ValueError(TOO_DEEP) from error
+    layer = [value]
+    for _ in range(DEEPEST_JSON):
+        dicts = [one.values() for one in layer if isinstance(one, dict)]
+        lists = [one for one in layer if isinstance(one, list)]
+        layer = [inner for values in (*dicts, *lists) for inner in values]
+        if not layer:
+            return value
+    raise ValueError(TOO_DEEP)
 
 
 def read_text(path: Path, largest: int) -> str:
@@ -103,7 +133,7 @@ def read_text(path: Path, largest: int) -> str:
 def one_line(error: BaseException) -> str:
     """The first line of what an exception says, or its name where it says nothing."""
     if isinstance(error, RecursionError):
-        return "nested too deeply"
+        return TOO_DEEP
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).strip().splitlines()

@@ -259,6 +259,11 @@ def test_a_policy_that_does_not_fit_is_refused_with_both_shapes(finished, workpl
     refused(
         ["train", "ant", "--init", policy], "is 4-8-2 tanh argmax, but this run's is 34-64-64-8"
     )
+
+
+def test_an_agent_does_not_start_from_a_policy(finished, refused):
+    pytest.importorskip("brax", reason="needs the extra `baselines`")
+    policy = str(finished / "policies" / "best.safetensors")
     refused(
         [*DEBUG, "--method", "ppo", "--init", policy],
         "method 'ppo' does not start from a given policy; leave out --init",

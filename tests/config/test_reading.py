@@ -60,6 +60,8 @@ def test_what_is_wrong_is_told_in_a_short_line_with_its_place(text, told, tmp_pa
         ('{"seed": 1, "seed": 2}', "'seed' is given twice"),
         ('{\n "seed": [}', "line 2, column 11: Expecting value"),
         ('{"a":' * 5000 + "1" + "}" * 5000, "nested too deeply"),
+        ('{"a":' * 200 + "1" + "}" * 200, "nested too deeply"),
+        ('{"a":' + "[" * 200 + "]" * 200 + "}", "nested too deeply"),
         ('{"seed": ' + "9" * 5000 + "}", "a number of too many digits"),
     ],
 )

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from importlib import import_module
 from pathlib import Path
 
@@ -28,6 +29,10 @@ STANDS_FOR = {
     "FILE": "file",
     "DIR": "folder",
     "S": "0",
+    "N": "10000",
+    "X": "0.3",
+    "UPDATE": "5",
+    "METHOD": "epvf",
     "SEED": "0",
     "OPTIONS": None,
     "...": None,
@@ -35,11 +40,18 @@ STANDS_FOR = {
 """What a reader puts in the place of a word; None: nothing."""
 
 
+NO_COMMAND = r"[…|]|\.\.\.|COMMAND|package\.module|train reach$"
+"""In the text: parts of commands, and names that only the page's own code registers."""
+
+
 def _commands(page: Path) -> list[str]:
-    """Lines that begin with `epvf`, in blocks of code, joined where they go on."""
+    """Lines that begin with `epvf`, in blocks of code, joined where they go on; and in the text."""
     text = page.read_text().replace("\\\n", " ")
     lines = re.findall(r"^ *(?:\$ )?(epvf [^\n]*)$", text, re.MULTILINE)
-    return [line for line in lines if not re.search(r"[.:;]$|\[|`", line)]
+    blocks = [line for line in lines if not re.search(r"[.:;]$|\[|`", line)]
+    spans = re.findall(r"`(epvf [^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+    whole = [span for span in spans if len(span.split()) > 2 and not re.search(NO_COMMAND, span)]
+    return blocks + whole
 
 
 CASES = [(page.name, line) for page in PAGES for line in _commands(page)]
@@ -71,6 +83,43 @@ def test_a_command_in_the_docs_is_understood(page: str, line: str, monkeypatch) 
             arguments.read(kind, f"epvf {name} {second}", argv)
     else:
         arguments.read(module.Options, f"epvf {name}", argv)
+
+
+def _others(page: Path) -> list[str]:
+    """Commands of other programs: lines of blocks, and in the text."""
+    text = re.sub(r"^\[!.*$", "", page.read_text().replace("\\\n", " "), flags=re.MULTILINE)
+    start = r"(?:python3? |make |pip |(?:tools|benchmarks)/\S+\.sh)"
+    lines = re.findall(rf"^ *({start}[^\n]*)$|`({start}[^`]+)`", text, re.MULTILINE)
+    return [line or span for line, span in lines]
+
+
+OTHERS = [(page.name, line) for page in PAGES for line in _others(page)]
+
+
+@pytest.mark.parametrize(("page", "line"), sorted(set(OTHERS)))
+def test_a_command_of_another_program_names_what_there_is(page: str, line: str) -> None:
+    program, *words = shlex.split(re.sub(r"  +\S.*| #.*", "", line))
+    if program == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert {word for word in words if "=" not in word} <= set(targets)
+    elif program == "pip":
+        extras = set(re.findall(r"\[([a-z0-9,]+)\]", line))
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        named = {extra for found in extras for extra in found.split(",")}
+        assert named <= set(project["optional-dependencies"])
+    elif words[:1] in (["-c"], ["-m"]):
+        compile(words[1] if words[0] == "-c" else f"import {words[1]}", line, "exec")
+    else:
+        script = program if program.endswith(".sh") else words[0]
+        source = (ROOT / script).read_text()
+        for option in (word for word in words if word.startswith("--")):
+            assert f'"{option}"' in source, option
+        if script == "benchmarks/figures.py":
+            assert f'["{words[1]}"]' in source
+
+
+def test_the_docs_name_other_programs() -> None:
+    assert {line.split()[0] for _, line in OTHERS} >= {"make", "pip", "python"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -83,3 +83,19 @@ def test_no_circles_within_a_package(room: str) -> None:
         tuple(TopologicalSorter(graph).static_order())
     except CycleError as error:
         raise AssertionError(" -> ".join(error.args[1])) from None
+
+
+def test_durations_are_measured_by_a_clock_that_nobody_sets() -> None:
+    reads = {path.name for path in PACKAGE.rglob("*.py") if "time.time()" in path.read_text()}
+    assert reads == {"sinks.py"}  # TensorBoard wants to know the time of day
+
+
+def test_json_from_anywhere_is_read_in_one_place() -> None:
+    reading = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if "json.loads" in path.read_text()
+    }
+    # the others read what processes of this package have written a moment ago
+    own = {"tasks/adapters/workers.py", "bench/scaling.py", "cli/zoo.py"}
+    assert reading == {"files.py"} | own

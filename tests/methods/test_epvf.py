@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from epvf.methods.epvf import Learner
 from epvf.training.loop import iterate
 from epvf.training.prepare import prepare
 from epvf.training.state import TrainingDiverged
@@ -49,6 +50,28 @@ def test_v_of_a_linear_return_recovers_its_gradient():
     assert float(metrics["policy/step_norm"]) == pytest.approx(
         float(jnp.linalg.norm(SLOPE)), rel=0.02
     )
+
+
+def _by_sgd(rate, **delta):
+    delta = {"value__hidden_sizes": [], "value__inputs": "standardised"} | delta
+    delta = {"iterations": 12, "value_update__learning_rate": rate} | delta
+    return config_of(value_update__optimizer="sgd", **delta)
+
+
+def test_a_rate_that_is_too_high_for_sgd_is_shortened_and_another_is_not(monkeypatch):
+    task = FormulaTask(lambda t: t @ np.asarray(SLOPE) + 3.0, traceable=False)
+    losses = [record["loss/value"] for record in records_of(_by_sgd(50.0), task)]
+    assert np.isfinite(losses).all() and max(losses) <= losses[0]
+    (slow,) = reports_of(_by_sgd(0.02, iterations=1), task)
+    monkeypatch.setattr(Learner, "_shortened", lambda self, value, gradient, *batch: gradient)
+    (plain,) = reports_of(_by_sgd(0.02, iterations=1), task)
+    for ours, theirs in zip(
+        *map(jax.tree.leaves, (slow.state.learner, plain.state.learner)), strict=True
+    ):
+        if not jnp.issubdtype(ours.dtype, jax.dtypes.prng_key):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    with pytest.raises(TrainingDiverged):
+        reports_of(_by_sgd(1e6), task)
 
 
 @pytest.mark.parametrize("gradient_at", ["theta", "population"])

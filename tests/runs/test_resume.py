@@ -14,7 +14,7 @@ from epvf.runs.metrics import read_metrics
 from probes import assert_same_run, interrupted_copy
 
 CARTPOLE = (
-    *("train", "cartpole", "--preset", "debug", "--iterations", "60"),
+    *("train", "cartpole", "--preset", "debug", "--iterations", "24"),
     *("--checkpoint.every-iterations", "1"),
 )
 ANT = (

@@ -13,8 +13,9 @@ from conftest import SOURCE
 @pytest.mark.slow
 def test_nothing_is_lost_at_signals_and_kills(tmp_path):
     # in a process that has not started JAX, which it forks
+    words = ["--kills", "2", "--signals", "2", "--iterations", "6", "--methods", "epvf"]
     done = subprocess.run(
-        [sys.executable, Path(__file__).parents[1] / "storm.py", "--kills", "4", "--signals", "5"],
+        [sys.executable, Path(__file__).parents[1] / "storm.py", *words],
         env={"PYTHONPATH": str(SOURCE), "TMPDIR": str(tmp_path)}
         | {"JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"]},
         capture_output=True,

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from epvf.training.loop import HOPELESS, iterate
+from epvf.training.loop import HOPELESS, _Losses, iterate
 from epvf.training.measure import evaluate_theta
 from epvf.training.prepare import make_policy, prepare
 from epvf.training.state import TrainingDiverged
-from probes import KEYS, FormulaTask, config_of, records_of, reports_of, untimed
+from probes import KEYS, FormulaTask, config_of, records_of, reports_of, search_of, untimed
 
 SUM = FormulaTask(lambda t: t.sum(-1))
 HOST_SUM = FormulaTask(lambda t: t.sum(-1), traceable=False)
@@ -158,3 +158,23 @@ def test_iterations_without_a_finite_rollout_end_the_run_if_they_come_in_a_row()
     hopeless = FormulaTask(lambda t: t.sum(-1) * np.nan)
     with pytest.raises(TrainingDiverged, match="not one of 64 policies"):
         reports_of(_config(iterations=40, num_seeds=2), hopeless)
+
+
+def test_a_loss_that_grows_out_of_all_proportion_is_told_once():
+    told: list[str] = []
+    config = _config(num_seeds=2, seed=3)
+    losses = _Losses(config, told.append)
+
+    def look(loss, size=1.0):
+        ends = {"rollout/episode_return_min": [0.0], "rollout/episode_return_max": [size]}
+        metrics = {name: np.array([[*one, *one]]) for name, one in ends.items()}
+        losses.look(metrics | {"loss/value": np.array([[0.1, loss]])}, search_of(config, SUM.spec))
+
+    for loss, size in ((0.2, 1.0), (np.nan, 1.0), (900.0, 1.0), (1e6, 1000.0)):
+        look(loss, size)  # as large as squared returns is in proportion
+    assert told == []
+    look(1e9)
+    look(1e12)
+    (line,) = told
+    assert line.startswith("the loss of V has grown to 1e+09 (seed 4): V diverges. Lower ")
+    losses.look({}, search_of(config, SUM.spec))

@@ -73,3 +73,9 @@ def test_each_way_that_is_here_draws(way):
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True
     )
     assert done.stdout == "True\n", done.stderr
+
+
+def test_a_way_that_mujoco_does_not_know_is_refused(chosen, monkeypatch):
+    monkeypatch.setenv(opengl.VARIABLE, "bogus")
+    with pytest.raises(UserError, match="MUJOCO_GL=bogus is no way to draw; unset it, or make it"):
+        chosen()

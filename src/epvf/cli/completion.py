@@ -86,7 +86,8 @@ _HELP: dict[str, tuple[str, ...] | None] = {"--help": None}
 
 
 def _completed(summary: str, options: Iterable[Option]) -> Completed:
-    flags, words = dict(_HELP), ()
+    flags = dict(_HELP)
+    words: tuple[str, ...] = ()
     for option in options:
         if option.shown.positional:
             words = _valid(option) or words

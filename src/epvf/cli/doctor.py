@@ -178,10 +178,8 @@ def _how_to(extra: str) -> str:
 
 def _rendering() -> str:
     """Whether pictures can be drawn: with a display, or without one through EGL."""
-    asked = os.environ.get(environment.SET_ASIDE) or os.environ.get(environment.GL)
-    if asked:
-        known = ("egl", "osmesa", "glfw", "cgl", *OFF)
-        good = asked.lower() in known
+    if asked := environment.drawing():
+        good = asked in ("egl", "osmesa", "glfw", "cgl", *OFF)
         return f"MUJOCO_GL={asked}" + ("" if good else ", which MuJoCo does not know; unset it")
     if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         return "a display"
@@ -206,7 +204,10 @@ OFF = ("disable", "disabled", "off", "false", "0")
 def _environment() -> dict[str, str]:
     """What is set of that which JAX, MuJoCo and numba read."""
     prefixes = ("JAX_", "XLA_", "MUJOCO_", "NUMBA_", "EPVF_")
-    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(prefixes)}
+    found = {name: value for name, value in os.environ.items() if name.startswith(prefixes)}
+    if environment.SET_ASIDE in found:
+        found[environment.GL] = found.pop(environment.SET_ASIDE)
+    return dict(sorted(found.items()))
 
 
 def _cache() -> str:

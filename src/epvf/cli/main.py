@@ -57,9 +57,6 @@ COMMANDS: dict[str, Command] = {
 
 HELP = ("-h", "--help")
 
-DRAWING = ("play", "view", "report")
-"""Commands that may make pictures of MuJoCo's scenes."""
-
 
 def console() -> None:
     """Entry point of the `epvf` script."""
@@ -120,7 +117,6 @@ def _dispatch(argv: list[str]) -> int:
     startup.quieten()
     if not any(word in HELP for word in rest):
         environment.prepare(
-            draws=name in DRAWING,
             computes=name != "doctor",
             joins=name in ("train", "resume") and hosts.named(rest),
         )

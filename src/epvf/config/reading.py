@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import yaml
 
 from epvf.errors import UserError, brief, printable, shortened
-from epvf.files import one_line, read_text
+from epvf.files import from_json, one_line, read_text
 
 LARGEST = 4_000_000
 """Bytes of a file."""
@@ -91,7 +91,7 @@ def _is_json(path: Path, text: str) -> bool:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        return from_json(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         try:
             return _yaml(

@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt32
 from numba import njit
 
+from epvf.runtime.kept import kept
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _BLOCK = 1024
@@ -72,11 +74,6 @@ def _exact(function: _Function) -> _Function:
 def _fused(function: _Function) -> _Function:
     """Compiled as by XLA: products are fused into sums where the processor can."""
     return cast(_Function, _compiler(fastmath={"contract"})(function))
-
-
-def _kept(function: _Function) -> _Function:
-    """Compiled as by `_exact`, and kept on disk."""
-    return cast(_Function, _compiler(cache=True)(function))
 
 
 @_exact
@@ -223,7 +220,7 @@ def _clip(theta: Any, bound: Any) -> None:
         theta[i] = -bound if x < -bound else x
 
 
-@_kept
+@kept
 def fill(out: Any, jobs: Any, around: Any, change: Any, gaussian: bool, bound: Any) -> None:
     """Rows of a population; a thread's part of `draw_rows`."""
     bits = np.empty(_BLOCK, np.uint32)

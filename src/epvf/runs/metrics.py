@@ -1,7 +1,6 @@
 """What a run tells while it trains: `metrics.jsonl`, TensorBoard, and other sinks."""
 
 import errno
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from epvf.config.schema import Config
 from epvf.errors import UserError, brief
-from epvf.files import one_line, strict_json
+from epvf.files import from_json, one_line, strict_json
 from epvf.runs.sinks import AXIS, Record, Session, open_sink
 
 
@@ -120,7 +119,7 @@ def _whole_lines(file: Path, content: bytes) -> list[tuple[Record, int]]:
         number += 1
         try:
             record = _record(content[start:stop], newest)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             if stop == len(content):
                 break
             raise UserError(
@@ -135,7 +134,7 @@ def _whole_lines(file: Path, content: bytes) -> list[tuple[Record, int]]:
 
 def _record(line: bytes, newest: int) -> Record:
     """One line's record. Raises ValueError where it is none that a run writes."""
-    record = json.loads(line, parse_constant=_refuse_constant)
+    record = from_json(line, parse_constant=_refuse_constant)
     if not isinstance(record, dict):
         raise ValueError("it is no object")
     for name, value in record.items():

@@ -65,33 +65,66 @@ class TensorBoard:
 
     def __init__(self, session: Session) -> None:
         logging.getLogger("tensorboardX").setLevel(logging.ERROR)
-        from tensorboardX import SummaryWriter  # slow to import, and only a training run needs it
+        from tensorboardX import summary  # slow to import, and only a training run needs it
 
+        self._summary = summary
         folder, seeds = session.folder / "tb", session.seeds
-        self._first, self._writers = seeds[0], {}
+        self._first, self._files = seeds[0], {}
         for seed in seeds:
-            done = session.done.get(seed)
-            options: dict[str, Any] = {"filename_suffix": f".{done or 0}"}
-            if done is not None:
-                options["purge_step"] = done + 1
             place = folder / f"seed{seed}" if len(seeds) > 1 else folder
-            self._writers[seed] = SummaryWriter(str(place), **options)
+            done = session.done.get(seed)
+            self._files[seed] = _EventFile(place, done)
             if done is None:
-                self._writers[seed].add_text("config", as_markdown(session.config), 0)
+                told = summary.text("config", as_markdown(session.config))
+                self._files[seed].write(told, 0)
 
     def write(self, record: Record) -> None:
-        writer = self._writers[record.get("seed", self._first)]
+        file = self._files[record.get("seed", self._first)]
         for name, value in scalars(record).items():
             if name != AXIS:
-                writer.add_scalar(name, value, record[AXIS])
+                file.write(self._summary.scalar(name, value), record[AXIS])
 
     def flush(self) -> None:
-        for writer in self._writers.values():
-            writer.flush()
+        for file in self._files.values():
+            file.flush()
 
     def close(self) -> None:
-        for writer in self._writers.values():
-            writer.close()
+        for file in self._files.values():
+            file.close()
+
+
+class _EventFile:
+    """One of TensorBoard's files, written at once.
+
+    tensorboardX's `SummaryWriter` has a thread and a queue between processes for each, which needs
+    semaphores (/dev/shm) and more file handles than many seeds have.
+
+    Args:
+        folder: to write it in.
+        done: env steps after which what earlier files hold is no longer true; None: a new run.
+    """
+
+    def __init__(self, folder: Path, done: int | None) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._event = Event
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"), f".{done or 0}")
+        if done is not None:
+            # TensorBoard forgets what comes from this step on
+            for told in ({"file_version": "brain.Event:2"}, {"session_log": SessionLog(status=1)}):
+                self._writer.write_event(Event(step=done + 1, **told))
+
+    def write(self, summary: Any, step: int) -> None:
+        event = self._event(wall_time=time.time(), step=step, summary=summary)
+        self._writer.write_event(event)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 class WeightsAndBiases:

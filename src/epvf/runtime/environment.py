@@ -110,19 +110,19 @@ def check() -> None:
         raise UserError(told)
 
 
-def prepare(draws: bool, computes: bool, joins: bool = False) -> None:
+def prepare(computes: bool, joins: bool = False) -> None:
     """Makes what is harmless so, and refuses the rest, before anything is written.
 
     Args:
-        draws: whether pictures may be drawn.
         computes: whether JAX will be used.
         joins: whether JAX will be started together with other processes, and not before.
 
     Raises:
         UserError: naming the first variable that is wrong, and what to do.
     """
-    if not draws and os.environ.get(GL):
-        # MuJoCo loads what draws when it is imported, and fails where that is not there
+    if os.environ.get(GL, NO_DRAWING) not in ("", NO_DRAWING):
+        # MuJoCo loads what draws when it is imported, and fails where that is not there; whoever
+        # draws asks for `drawing`
         os.environ[SET_ASIDE] = os.environ[GL]
         os.environ[GL] = NO_DRAWING
     if not computes:
@@ -134,7 +134,13 @@ def prepare(draws: bool, computes: bool, joins: bool = False) -> None:
 
 
 SET_ASIDE = "EPVF_MUJOCO_GL"
-"""Holds what `MUJOCO_GL` was, where nothing is drawn."""
+"""Holds what `MUJOCO_GL` was."""
+
+
+def drawing() -> str:
+    """What `MUJOCO_GL` says of how to draw; empty: nothing."""
+    told = os.environ.get(GL, "")
+    return (os.environ.get(SET_ASIDE, told) if told == NO_DRAWING else told).lower().strip()
 
 
 def _trial() -> str | None:

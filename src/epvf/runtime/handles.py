@@ -5,8 +5,8 @@ from epvf.errors import UserError
 AT_LEAST = 100
 """What JAX, Orbax and the run's own files take, with room to spare."""
 
-PER_SEED = 2
-"""A seed's TensorBoard file, and what writing it takes for a moment."""
+PER_SEED = 1
+"""A seed's TensorBoard file."""
 
 
 def make_room(num_seeds: int) -> None:

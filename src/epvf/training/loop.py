@@ -27,6 +27,9 @@ from epvf.training.steps import Announce, Metrics, Timing, split_seeds
 RESETS = 2**31 - 1
 """Folded into a seed's key for where its environments stand first; learners split few keys off."""
 
+GROWTH = 1000.0
+"""How many times its least value, or squared returns, the loss of V may be before that is told."""
+
 HOPELESS = 3
 """Iterations without a single finite rollout after which a run ends."""
 
@@ -78,9 +81,11 @@ def iterate(
         )
     first = init_state(setup) if state is None else state
     hopeless = np.zeros(setup.config.num_seeds, np.int64)
+    losses = _Losses(setup.config, announce)
     run = compiled.steps if setup.task.spec.traceable else on_host.steps
     for state, metrics, timing in run(setup, first, announce):
         yield Report(state, _records(setup.config, state, metrics, timing))
+        losses.look(metrics, setup.method)
         _check_health(setup.config, setup.method, metrics)
         hopeless = _hopeless(setup.config, metrics, hopeless)
         if (hopeless >= HOPELESS).any():
@@ -89,6 +94,34 @@ def iterate(
                 "iterations; look at nan/ and at what the task returns, or use a smaller "
                 "policy.init_scale or task.episode_length"
             )
+
+
+class _Losses:
+    """Watches the loss of V: one that grows out of all proportion is told while it can be helped.
+
+    Targets that are returns grow with these, so that it is measured by them, too.
+    """
+
+    def __init__(self, config: Config, announce: Announce) -> None:
+        self._config, self._announce = config, announce
+        self._least = np.full(config.num_seeds, np.inf)
+        self._told = False
+
+    def look(self, metrics: Metrics, learner: PolicySearch) -> None:
+        """At the losses of some iterations, `[I, M]`."""
+        if self._told or "loss/value" not in metrics:
+            return
+        ends = (metrics["rollout/episode_return_min"], metrics["rollout/episode_return_max"])
+        sizes = np.fmax(*(np.abs(np.asarray(end, np.float64)) for end in ends))
+        for losses, size in zip(np.asarray(metrics["loss/value"]), sizes, strict=True):
+            allowed = GROWTH * np.fmax(self._least, np.fmax(1.0, size) ** 2)
+            if (seeds := np.flatnonzero(losses > allowed)).size:
+                seed, loss = self._config.seed + int(seeds[0]), losses[seeds[0]]
+                told = f"the loss of V has grown to {loss:.3g} (seed {seed}): V diverges. "
+                self._announce(told + learner.remedy)
+                self._told = True
+                return
+            self._least = np.fmin(self._least, losses)
 
 
 def _records(config: Config, state: TrainState, metrics: Metrics, timing: Timing) -> list[Record]:

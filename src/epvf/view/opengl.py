@@ -12,10 +12,12 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from epvf.errors import UserError
+from epvf.errors import UserError, brief
 from epvf.files import one_line
+from epvf.runtime import environment
 
-VARIABLE = "MUJOCO_GL"
+VARIABLE = environment.GL
+WAYS = ("egl", "osmesa", "glfw", "cgl")
 TO_INSTALL = (
     "on Debian and Ubuntu: apt install libegl1 libgl1 (EGL, also of a GPU's driver), "
     "or apt install libosmesa6; in Python: pip install pyopengl"
@@ -58,17 +60,19 @@ def chosen() -> str:
     Raises:
         UserError: if there is none.
     """
-    asked = os.environ.get(VARIABLE, "").lower().strip()
+    asked = environment.drawing()
     if asked in ("disable", "disabled", "off", "false", "0"):
         raise UserError(f"{VARIABLE}={asked} forbids drawing; unset it, or make it egl")
-    named = asked in ("egl", "osmesa", "glfw", "cgl")
+    if asked and asked not in WAYS:
+        told = f"{VARIABLE}={brief(asked)[1:-1]} is no way to draw"
+        raise UserError(f"{told}; unset it, or make it one of {', '.join(WAYS)}")
     reasons = []
-    for way in [asked] if named else candidates():
+    for way in [asked] if asked else candidates():
         reason = trial(way)
         if reason is None:
             return way
         reasons.append(f"{way}: {reason}")
-    told = f"{VARIABLE}={asked} does not work" if named else "nothing here can draw MuJoCo's scenes"
+    told = f"{VARIABLE}={asked} does not work" if asked else "nothing here can draw MuJoCo's scenes"
     raise UserError(f"{told} ({'; '.join(reasons)}); {TO_INSTALL}")
 
 

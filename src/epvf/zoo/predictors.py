@@ -16,7 +16,7 @@ from safetensors.numpy import save
 
 from epvf.analysis.trained_value import Pairs, TrainedValue, load_value
 from epvf.errors import UserError
-from epvf.files import one_line, write_atomically
+from epvf.files import from_json, one_line, write_atomically
 from epvf.policies.formats.safetensors import UNREADABLE
 from epvf.policies.mlp import Policy
 from epvf.runs.folder import read_config
@@ -204,9 +204,9 @@ def _of_file(path: Path) -> Predictor:
 
 
 def _assembled(path: Path, metadata: dict[str, str], tensors: dict[str, Any]) -> Predictor:
-    asked = json.loads(metadata["policy"])
+    asked = from_json(metadata["policy"])
     policy = Policy(tuple(asked.pop("layer_sizes")), **asked)
-    told = json.loads(metadata["config"])
+    told = from_json(metadata["config"])
     config = OfflineConfig(**told | {"hidden_sizes": tuple(told["hidden_sizes"])})
     like = jax.eval_shape(value_of(policy, config).init, jax.random.key(0))
     leaves, tree = jax.tree.flatten(like)

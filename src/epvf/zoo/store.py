@@ -29,7 +29,7 @@ from jaxtyping import Float, Int
 from safetensors.numpy import load, save
 
 from epvf.errors import UserError
-from epvf.files import known, one_line, read_json, write_json
+from epvf.files import from_json, known, one_line, read_json, write_json
 from epvf.policies.activations import Activation
 from epvf.policies.formats.safetensors import UNREADABLE
 from epvf.policies.host_noise import draw_rows, reproducible
@@ -322,7 +322,7 @@ class Zoo:
     def _entry(self, number: int, line: bytes) -> Entry | None:
         torn = line[: len(_BEGINNING)] == _BEGINNING[: len(line)]
         try:
-            found = json.loads(line)
+            found = from_json(line)
         except ValueError:
             found = None
             if torn:  # by a writer that was killed

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from epvf.errors import UserError
-from epvf.files import one_line, write_atomically
+from epvf.files import from_json, one_line, write_atomically
 from epvf.policies.formats.archives import check_archive
 from epvf.policies.formats.contents import Contents
 from epvf.policies.formats.safetensors import SavedPolicy, assembled
@@ -39,7 +39,7 @@ def read_policy(path: Path) -> SavedPolicy:
             check_archive(archive, path)
         with np.load(path, allow_pickle=False) as found:
             tensors = {name: found[name] for name in found.files}
-        metadata = json.loads(str(tensors.pop("metadata")))
+        metadata = from_json(str(tensors.pop("metadata")))
     except (
         OSError,
         ValueError,

@@ -5,7 +5,6 @@ beside it, as pickles, which are not read), and `policy.pth`, a file of torch's.
 networks in one of these pickles; see `sbx`.
 """
 
-import json
 import re
 import zipfile
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from epvf.errors import UserError
-from epvf.files import one_line
+from epvf.files import from_json, one_line
 from epvf.policies.formats import sbx
 from epvf.policies.formats.archives import check_archive
 from epvf.policies.formats.arrays import NUMPY_NAMES, array_of
@@ -56,7 +55,7 @@ def read_policy(path: Path, told: Told = NOTHING_TOLD) -> SavedPolicy:
             names = archive.namelist()
             if "data" not in names:
                 raise UserError(f"{path} is no model of Stable-Baselines3: it has no 'data'")
-            data = json.loads(archive.read("data"))
+            data = from_json(archive.read("data"))
             weights = archive.read("policy.pth") if "policy.pth" in names else None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, RuntimeError) as error:
         raise UserError(f"cannot read {path}: {one_line(error)}") from error

@@ -22,6 +22,7 @@ from numba.extending import overload
 
 from epvf.errors import UserError
 from epvf.policies.mlp import Policy
+from epvf.runtime.kept import kept
 from epvf.tasks.body import ALARMS, DERIVED, Body, State, first_state
 from epvf.tasks.calls import complaint, place_of
 from epvf.tasks.engines.fingerprint import fingerprint
@@ -270,7 +271,8 @@ _TANH, _RELU, _ELU, _CLIP = range(4)
 _CODES = {"tanh": _TANH, "relu": _RELU, "elu": _ELU, "clip": _CLIP}
 
 # products and sums may be fused, but keep their order: the same bits in every run
-_jit: Any = partial(njit, nogil=True, fastmath={"contract"}, error_model="numpy")
+_FUSED: dict[str, Any] = {"fastmath": {"contract"}}
+_jit: Any = partial(njit, nogil=True, error_model="numpy", **_FUSED)
 _compiled = _jit()
 
 
@@ -344,13 +346,11 @@ def _compile(body: Body, version: str) -> Loops:
         "_FEELS": "cfrc_ext" in body.reads,
     }
 
-    def bound(function: Any, **options: Any) -> Any:
-        return _jit(**options)(renamed(function, version, names))
-
-    for function in (_look, _observe, _move, _advance, _begin, _resume, _pause):
-        names[function.__name__] = bound(function)
-    loops = (_run, _explore, _replay, _transitions)
-    return Loops(*(bound(loop, cache=True) for loop in loops))
+    parts: tuple[Any, ...] = (_look, _observe, _move, _advance, _begin, _resume, _pause)
+    for function in parts:
+        names[function.__name__] = _compiled(renamed(function, version, names))
+    loops: tuple[Any, ...] = (_run, _explore, _replay, _transitions)
+    return Loops(*(kept(renamed(loop, version, names), **_FUSED) for loop in loops))
 
 
 def _never(s: Any) -> bool:

@@ -12,6 +12,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from epvf.runtime.kept import kept
+
 ALIGNMENT = 64
 
 
@@ -137,14 +139,6 @@ _jit: Any = partial(njit, nogil=True, error_model="numpy")
 _inner = _jit(inline="never")
 
 
-def _kept(function: Any) -> Any:
-    """Compiled, and kept on disk where numba finds a folder that it can write."""
-    try:
-        return _jit(cache=True)(function)
-    except RuntimeError:  # neither the installation nor a home can be written
-        return _jit()(function)
-
-
 @_inner
 def _load(room: Any, side: int, lane: int, packing: Any, theta: Any, state: Any) -> None:
     """Puts a policy and a state into a lane."""
@@ -221,7 +215,7 @@ def _refill(
     return True
 
 
-@_kept
+@kept
 def run_episodes(
     functions: Functions,
     room: Room,
@@ -329,7 +323,7 @@ def _run_segment(
             journal.states[i, k] = room.states[side, k, lane]
 
 
-@_kept
+@kept
 def run_segments(
     functions: Functions,
     room: Room,
@@ -359,7 +353,7 @@ def run_segments(
         _call(functions.flush, (room.mode.ctypes.data,))
 
 
-@_kept
+@kept
 def run_actions(
     functions: Functions,
     room: Room,
