@@ -72,11 +72,27 @@ def test_help_is_given_whatever_is_set(monkeypatch, capsys):
 
 def test_where_nothing_is_drawn_mujoco_loads_nothing_for_it(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "bogus")
-    environment.prepare(draws=True, computes=False)
-    assert os.environ["MUJOCO_GL"] == "bogus"
     environment.prepare(draws=False, computes=False)
     assert os.environ["MUJOCO_GL"] == "disable"
     assert os.environ.pop("EPVF_MUJOCO_GL") == "bogus"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("bogus", "MUJOCO_GL='bogus': MuJoCo knows egl, osmesa, glfw, cgl; unset it"),
+        ("OSMesa", "MUJOCO_GL=osmesa: there is no library OSMesa; .* apt install libosmesa6"),
+        ("egl", "MUJOCO_GL=egl: there is no library EGL; .* apt install libegl1, or unset"),
+    ],
+)
+def test_what_cannot_draw_is_refused_where_something_is_drawn(value, told, monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", value)
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
+    with pytest.raises(UserError, match=told):
+        environment.prepare(draws=True, computes=False)
+    for harmless in ("", "disable", "glfw"):
+        monkeypatch.setenv("MUJOCO_GL", harmless)
+        environment.prepare(draws=True, computes=False)
 
 
 @pytest.mark.slow

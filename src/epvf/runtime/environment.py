@@ -3,6 +3,7 @@
 A login script sets them for something else. Each is harmless, made so, or refused in a line.
 """
 
+import ctypes.util
 import os
 import subprocess
 import sys
@@ -19,6 +20,9 @@ TRIAL_SECONDS = 120.0
 
 GL = "MUJOCO_GL"
 NO_DRAWING = "disable"
+OFF = ("disable", "disabled", "off", "false", "0")
+WAYS = {"egl": "EGL", "osmesa": "OSMesa", "glfw": None, "cgl": None}
+"""Of drawing that MuJoCo knows, and the libraries that it fails without when it is imported."""
 
 
 class Rule(NamedTuple):
@@ -118,12 +122,28 @@ def prepare(draws: bool, computes: bool) -> None:
         # MuJoCo loads what draws when it is imported, and fails where that is not there
         os.environ[SET_ASIDE] = os.environ[GL]
         os.environ[GL] = NO_DRAWING
+    if draws:
+        _check_drawing(os.environ.get(GL, ""))
     if not computes:
         return
     check()
     if any(os.environ.get(name) for name in ("XLA_FLAGS", "JAX_PLATFORMS")):
         for told in unusable().values():
             raise UserError(told)
+
+
+def _check_drawing(asked: str) -> None:
+    way = asked.strip().lower()
+    if way in ("", *OFF):
+        return
+    if way not in WAYS:
+        raise UserError(f"{GL}={brief(asked)}: MuJoCo knows {', '.join(WAYS)}; unset it")
+    library = WAYS[way]
+    if library is not None and ctypes.util.find_library(library) is None:
+        raise UserError(
+            f"{GL}={way}: there is no library {library}; on Debian and Ubuntu: apt install "
+            f"{'libegl1' if way == 'egl' else 'libosmesa6'}, or unset {GL}"
+        )
 
 
 SET_ASIDE = "EPVF_MUJOCO_GL"

@@ -14,6 +14,7 @@ from typing import Any
 
 from epvf.errors import UserError
 from epvf.files import one_line
+from epvf.runtime.environment import OFF
 
 VARIABLE = "MUJOCO_GL"
 TO_INSTALL = (
@@ -59,7 +60,7 @@ def chosen() -> str:
         UserError: if there is none.
     """
     asked = os.environ.get(VARIABLE, "").lower().strip()
-    if asked in ("disable", "disabled", "off", "false", "0"):
+    if asked in OFF:
         raise UserError(f"{VARIABLE}={asked} forbids drawing; unset it, or make it egl")
     named = asked in ("egl", "osmesa", "glfw", "cgl")
     reasons = []
