@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=fit.MOST)
     parser.add_argument("--members", type=int, default=OfflineConfig().members)
     parser.add_argument("--epochs", type=int, default=OfflineConfig().epochs)
-    parser.add_argument("--representation", default="raw")
+    parser.add_argument("--representation", default=OfflineConfig().representation)
     parser.add_argument("--truth", type=int, default=256, help="episodes of the final comparison")
     asked = parser.parse_args()
     startup.use_compilation_cache()

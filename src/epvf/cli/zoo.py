@@ -161,7 +161,7 @@ class FitOptions:
     zoo: Annotated[Path, ZOO]
     out: Annotated[Path | None, Shown("FILE", default="value.safetensors in the zoo")] = None
     members: int = 5
-    representation: Literal["raw", "probing", "probing+raw", "unf", "unf+raw"] = "raw"
+    representation: Literal["raw", "probing", "probing+raw", "unf", "unf+raw"] = "probing"
     num_probing_states: int = 64
     hidden_sizes: tuple[int, ...] = (128, 128)
     epochs: int = 60
