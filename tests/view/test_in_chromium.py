@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from chromium import PATIENCE, Chromium
+from chromium import PATIENCE, Chromium, found
 from epvf.cli.main import main
 from epvf.view.browser import Page, Settings, _free_port
 from epvf.view.choices import choices
@@ -21,6 +21,8 @@ SECONDS = r"(document.body.innerText.match(/([\d.]+) s, return/) || [])[1]"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of V(s, θ), which has a V, and policies of its past."""
+    pytest.importorskip("viser", reason="needs the extra viewer")
+    found()
     folder = tmp_path_factory.mktemp("runs") / "run"
     words = ["train", "hopper", "--preset", "debug", "--method", "psvf", "--backend", "native"]
     assert main([*words, "--no-report", "--out", str(folder)]) == 0
@@ -30,7 +32,6 @@ def run(tmp_path_factory):
 @pytest.fixture
 def page(run):
     """The page of the run, which is served meanwhile."""
-    pytest.importorskip("viser", reason="needs the extra viewer")
     with Page(choices(run), Settings(4, port=_free_port())) as made:
         over = threading.Event()
 
