@@ -25,6 +25,14 @@ PATIENCE = 120.0
 """Seconds; drawing without a GPU is slow where others compute beside it."""
 
 
+def found():
+    """The program; skips the test where there is none."""
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip("there is no Chromium")
+    return program
+
+
 class Chromium:
     """A browser with one page; use it in a `with`. Skips the test where there is none.
 
@@ -34,9 +42,7 @@ class Chromium:
 
     def __init__(self, profile):
         client = pytest.importorskip("websockets.sync.client", reason="needs websockets")
-        program = next(filter(None, map(shutil.which, NAMES)), None)
-        if program is None:
-            pytest.skip("there is no Chromium")
+        program = found()
         self.errors, self._number = [], 0
         self._process = subprocess.Popen(
             [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],

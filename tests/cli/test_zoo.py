@@ -101,15 +101,21 @@ def test_runs_and_files_are_added_listed_and_ranked(finished, workplace, capsys)
     assert set(ranked["stored_returns"]) == {"value", "neighbour", "ridge"}
     predicted = [one["predicted"] for one in ranked["ranking"]]
     assert predicted == sorted(predicted, reverse=True) and len(predicted) >= 10
+    assert ranked["median_distance"] < 1.5
     assert main(["zoo", "rank", "zoo", "--value", str(finished), *ours]) == 0
-    assert "rank correlation of value with returns in the zoo" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "rank correlation of value with returns in the zoo" in told and "not seen" not in told
+    _made(Path("far"), [1.0, 9.0], hidden=8, scale=100.0)
+    assert main(["zoo", "rank", "far", "--value", str(finished)]) == 0
+    assert "V has not seen such policies: half of them lie more than" in capsys.readouterr().out
 
 
-def _made(folder: Path, returns: list[float]) -> Zoo:
-    """A zoo of linear policies of CartPole, whose first weights are their numbers."""
-    zoo, policy = Zoo.create(folder), Policy((4, 2), output="argmax")
+def _made(folder: Path, returns: list[float], hidden: int = 0, scale: float = 1.0) -> Zoo:
+    """A zoo of policies of CartPole, whose first weights are their numbers, times a scale."""
+    sizes = (4, hidden, 2) if hidden else (4, 2)
+    zoo, policy = Zoo.create(folder), Policy(sizes, output="argmax")
     thetas = np.zeros((len(returns), policy.num_parameters), np.float32)
-    thetas[:, 0] = np.arange(len(returns))
+    thetas[:, 0] = scale * (1.0 + np.arange(len(returns)))
     nothing = np.full(len(returns), np.nan, np.float32)
     ones = np.ones(len(returns), np.int32)
     origin = Origin("cartpole", "native", episode_length=200, source="a", method="epvf", update=0)
@@ -133,7 +139,7 @@ def test_a_zoo_a_shard_and_a_policy_are_shown(workplace, capsys):
         words = ["zoo", "show", "zoo", entry.shard, "--row", row, "--out", f"{row}.safetensors"]
         assert _json(words, capsys)["row"] == number
         saved = load_policy(Path(f"{row}.safetensors"))
-        assert saved.theta[0] == number and saved.task == "cartpole"
+        assert saved.theta[0] == number + 1 and saved.task == "cartpole"
         assert saved.metadata["zoo_row"] == f"{number}" and saved.metadata["update"] == "0"
         assert "seed" not in saved.metadata
 

@@ -59,9 +59,9 @@ def test_v_is_the_runs_own_and_rises_along_its_gradient(name):
     told = found.predicted(np.stack([value.theta, *around]))
     assert told is not None
     np.testing.assert_allclose(told[1:], value(around), rtol=1e-5, atol=1e-5)
-    steps = [value.theta + found.uphill(length) for length in (-0.05, 0.0, 0.05)]
-    down, here, up = value(np.stack(steps))
-    assert down < here < up
+    steps = [value.theta + found.uphill(length) for length in (-0.5, 0.0, 0.5, 1.0)]
+    down, here, up, top = value(np.stack(steps))
+    assert down < here < up <= top
     assert not found.uphill(0.0).any()
 
 

@@ -100,6 +100,9 @@ def test_without_ffmpeg_one_line_says_how_to_get_it(tmp_path, monkeypatch, cartp
     monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", missing)
     with pytest.raises(UserError, match=r"finds no ffmpeg: .*IMAGEIO_FFMPEG_EXE"):
         epvf.render(cartpole, tmp_path / "video.mp4")
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: "/nowhere/ffmpeg")
+    with pytest.raises(UserError, match=r"names /nowhere/ffmpeg, which is no program; unset it"):
+        epvf.render(cartpole, tmp_path / "video.mp4")
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(UserError, match=r'pip install "epvf\[video\]"'):
         epvf.render(cartpole, tmp_path / "video.mp4")

@@ -17,7 +17,14 @@ from epvf.zoo.store import Origin, Rows, Zoo
 
 POLICY = Policy((3, 1))
 BEST = np.array([1.0, -1.0, 0.5, 0.0], np.float32)
-CONFIG = OfflineConfig(members=3, hidden_sizes=(32,), epochs=40, batch_size=64, learning_rate=3e-3)
+CONFIG = OfflineConfig(
+    members=3,
+    representation="raw",
+    hidden_sizes=(32,),
+    epochs=40,
+    batch_size=64,
+    learning_rate=3e-3,
+)
 NOISE = 0.1
 
 

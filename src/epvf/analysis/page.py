@@ -53,7 +53,8 @@ summary { cursor: pointer; color: var(--accent); padding: .3rem 0; }
 @media print { :root { color-scheme: light; --ground: #fff; --raised: #f3f5f8; --ink: #000;
   --faint: #444; --line: #bbb; --blue: #0072b2; --grey: #666666; }
   body { max-width: none; font-size: 11pt; }
-  figure, .tile, tr { break-inside: avoid; } h2 { break-after: avoid; } video { display: none; }
+  figure, .tile, tr { break-inside: avoid; } h2 { break-after: avoid; }
+  section:has(video) { display: none; }
   details::details-content { content-visibility: visible; } }
 """
 

@@ -179,7 +179,7 @@ def _how_to(extra: str) -> str:
 def _rendering() -> str:
     """Whether pictures can be drawn: with a display, or without one through EGL."""
     if asked := environment.drawing():
-        good = asked in ("egl", "osmesa", "glfw", "cgl", *OFF)
+        good = asked in (*environment.WAYS, *environment.OFF)
         return f"MUJOCO_GL={asked}" + ("" if good else ", which MuJoCo does not know; unset it")
     if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         return "a display"
@@ -196,9 +196,6 @@ def _devices() -> dict[str, Any]:
     found = provenance.devices()
     # its features are a page, and run.json has them
     return found | {"cpu": found["cpu"]["model"]}
-
-
-OFF = ("disable", "disabled", "off", "false", "0")
 
 
 def _environment() -> dict[str, str]:

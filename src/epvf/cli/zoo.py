@@ -15,6 +15,9 @@ from epvf.runtime import startup
 if TYPE_CHECKING:
     from epvf.zoo.store import Entry, Zoo
 
+FAR = 2.0
+"""Distance from what V has seen, beyond which its ranking is not to be trusted."""
+
 ZOO = Shown("ZOO", positional=True)
 KIND = Shown("'SIZES ACTIVATION OUTPUT'", default="all that there are")
 
@@ -158,7 +161,7 @@ class FitOptions:
     zoo: Annotated[Path, ZOO]
     out: Annotated[Path | None, Shown("FILE", default="value.safetensors in the zoo")] = None
     members: int = 5
-    representation: Literal["raw", "probing", "probing+raw", "unf", "unf+raw"] = "raw"
+    representation: Literal["raw", "probing", "probing+raw", "unf", "unf+raw"] = "probing"
     num_probing_states: int = 64
     hidden_sizes: tuple[int, ...] = (128, 128)
     epochs: int = 60
@@ -350,6 +353,8 @@ def _merge(asked: MergeOptions) -> int:
 
 def _rank(asked: RankOptions) -> int:
     startup.use_compilation_cache()
+    import numpy as np
+
     from epvf.zoo import rank as ranking
     from epvf.zoo.predictors import load_predictor
     from epvf.zoo.rollouts import Roller
@@ -371,6 +376,7 @@ def _rank(asked: RankOptions) -> int:
         "units": predictor.units,
         "policies": count,
         "policies_per_minute": 60.0 * count / max(ranked.seconds, 1e-9),
+        "median_distance": float(np.median(ranked.distance)),
         "stored_returns": ranking.agreement(ranked, ranked.returns),
     }
     measured: dict[int, float] = {}
@@ -410,6 +416,11 @@ def _told_ranking(result: dict[str, Any]) -> str:
                 f"rank correlation of {name} with {told}: {found['spearman']:.3f} "
                 f"({found['low']:.3f} to {found['high']:.3f}, {found['policies']} policies)"
             )
+    if (distance := result["median_distance"]) > FAR:
+        lines.append(
+            f"V has not seen such policies: half of them lie more than {distance:.3g} times as far "
+            "from those that it has learned from as these from each other"
+        )
     speed = result["policies_per_minute"]
     lines.append(f"{result['policies']} policies, {speed:,.0f} a minute; V in {result['units']}s")
     return "\n".join(lines)

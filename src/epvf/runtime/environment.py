@@ -19,6 +19,9 @@ TRIAL_SECONDS = 120.0
 
 GL = "MUJOCO_GL"
 NO_DRAWING = "disable"
+OFF = ("disable", "disabled", "off", "false", "0")
+WAYS = ("egl", "osmesa", "glfw", "cgl")
+"""Of drawing that MuJoCo knows."""
 
 
 class Rule(NamedTuple):
@@ -125,6 +128,8 @@ def prepare(computes: bool, joins: bool = False) -> None:
         # draws asks for `drawing`
         os.environ[SET_ASIDE] = os.environ[GL]
         os.environ[GL] = NO_DRAWING
+    if draws:
+        _check_drawing(os.environ.get(GL, ""))
     if not computes:
         return
     check()

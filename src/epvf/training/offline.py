@@ -36,7 +36,8 @@ class OfflineConfig:
 
     Attributes:
         members: networks in the ensemble.
-        representation: what V sees of a policy.
+        representation: what V sees of a policy. By weights V knows nothing of policies of another
+            run, whose units are others; by actions it does on some tasks (docs/zoo.md).
         num_probing_states: at which `probing` asks for actions.
         hidden_sizes: of each network.
         epochs: passes over the pairs, at most.
@@ -48,7 +49,7 @@ class OfflineConfig:
     """
 
     members: int = 5
-    representation: RepresentationName = "raw"
+    representation: RepresentationName = "probing"
     num_probing_states: int = 64
     hidden_sizes: tuple[int, ...] = (128, 128)
     epochs: int = 60

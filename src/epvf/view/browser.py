@@ -142,7 +142,7 @@ class Page:
             self._by.value = BY_VALUE
         self._swarm = gui.add_slider("perturbed", 0, MOST_PERTURBED, 1, self._settings.perturbed)
         self._uphill = gui.add_slider(
-            "step along ∇V", -2.0, 2.0, 0.1, 0.0, hint="in lengths of a typical perturbation"
+            "step along ∇V", -4.0, 4.0, 0.1, 0.0, hint="1: where V is highest on this line"
         )
         self._uphill.disabled = self._choices.value is None
         self._playing = gui.add_checkbox("play", True)
@@ -232,7 +232,7 @@ class Page:
         if self._playing.value and not troupe.over:
             # where drawing is slow, slower rather than in jumps
             troupe.advance(min(seconds, 4.0 / FPS) * float(self._speed.value))
-        if troupe.over:
+        if self._playing.value and troupe.over:
             self._over_since = self._over_since or time.monotonic()
             self._changed |= time.monotonic() - self._over_since > END_SECONDS
         positions, orientations = troupe.places()
@@ -273,7 +273,7 @@ class Page:
         if self._predicted is not None:
             value = self._choices.value
             assert value is not None
-            lines.append(f"V of θ: {self._predicted[0]:.4g} ({value.units})")
+            lines.append(f"V of θ: {self._predicted[0]:.6g} ({value.units})")
         if self._live:
             lines.append("the run is training")
         told = "  \n".join(lines)

@@ -21,6 +21,8 @@ from epvf.runs.trail import Points, read_trail
 from epvf.view.cast import Actor, swarm
 
 NEWEST, BEST = "newest", "best"
+PARTS = tuple(2.0**-i for i in range(14))
+"""Of a typical perturbation's length, as far as V is looked at along its gradient."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Choices:
         return None if self.value is None else self.value(thetas)
 
     def uphill(self, lengths: float) -> Float[np.ndarray, "P"]:
-        """The move along ∇V at the checkpoint, of so many perturbations' lengths.
+        """The move along ∇V at the checkpoint; 1 leads to where V is highest on that line.
 
         0 where there is no V.
         """
@@ -102,7 +104,11 @@ class Choices:
 
     @cached_property
     def _slope(self) -> tuple[jax.Array, Callable[[Any], jax.Array]]:
-        """∇V by move, as long as a typical perturbation, and what makes policies of moves."""
+        """A move along ∇V to where V is highest, and what makes policies of moves.
+
+        That lies far nearer than perturbations do, of which each moves many weights a little in
+        directions that matter to nobody.
+        """
         around, value = self._around, self.value
         assert value is not None
 
@@ -111,7 +117,10 @@ class Choices:
 
         slope = jax.grad(of)(jnp.zeros_like(around.theta))
         length = jnp.sqrt((around.deviation > 0.0).sum())
-        return slope * length / jnp.maximum(jnp.linalg.norm(slope), 1e-30), jax.jit(around.moved)
+        unit = slope * length / jnp.maximum(jnp.linalg.norm(slope), 1e-30)
+        moved = jax.jit(around.moved)
+        thetas = np.stack([np.asarray(moved(jnp.float32(part) * unit)) for part in PARTS])
+        return jnp.float32(PARTS[int(np.argmax(value(thetas)))]) * unit, moved
 
     @cached_property
     def _around(self) -> Neighbourhood:

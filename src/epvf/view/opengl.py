@@ -17,7 +17,6 @@ from epvf.files import one_line
 from epvf.runtime import environment
 
 VARIABLE = environment.GL
-WAYS = ("egl", "osmesa", "glfw", "cgl")
 TO_INSTALL = (
     "on Debian and Ubuntu: apt install libegl1 libgl1 (EGL, also of a GPU's driver), "
     "or apt install libosmesa6; in Python: pip install pyopengl"
@@ -61,11 +60,11 @@ def chosen() -> str:
         UserError: if there is none.
     """
     asked = environment.drawing()
-    if asked in ("disable", "disabled", "off", "false", "0"):
+    if asked in environment.OFF:
         raise UserError(f"{VARIABLE}={asked} forbids drawing; unset it, or make it egl")
-    if asked and asked not in WAYS:
+    if asked and asked not in environment.WAYS:
         told = f"{VARIABLE}={brief(asked)[1:-1]} is no way to draw"
-        raise UserError(f"{told}; unset it, or make it one of {', '.join(WAYS)}")
+        raise UserError(f"{told}; unset it, or make it one of {', '.join(environment.WAYS)}")
     reasons = []
     for way in [asked] if asked else candidates():
         reason = trial(way)

@@ -1,6 +1,7 @@
 """Pictures to a file: MP4 for players, GIF for pages; the file appears when it is complete."""
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -163,7 +164,7 @@ def _ffmpeg() -> str:
     try:
         import imageio_ffmpeg
 
-        return str(imageio_ffmpeg.get_ffmpeg_exe())
+        program = str(imageio_ffmpeg.get_ffmpeg_exe())
     except ImportError:
         raise UserError('videos need imageio-ffmpeg: pip install "epvf[video]"') from None
     except RuntimeError as error:
@@ -171,3 +172,6 @@ def _ffmpeg() -> str:
             f"imageio-ffmpeg finds no ffmpeg: {one_line(error)}; install ffmpeg, or let "
             "IMAGEIO_FFMPEG_EXE name it"
         ) from None
+    if shutil.which(program) is None:
+        raise UserError(f"IMAGEIO_FFMPEG_EXE names {program:.80}, which is no program; unset it")
+    return program
