@@ -96,6 +96,12 @@ def code(about: str, write: Callable[[], str], where: Target) -> Code:
     return Code(data, where)
 
 
+def kept(about: str, where: Target) -> bool:
+    """Whether `code` would find it on disk."""
+    file = _file(about, where)
+    return file is not None and file.is_file()
+
+
 def text(about: str, write: Callable[[], str]) -> str:
     """A program's text for another machine, from disk if it was written before; see `code`."""
     key = repr((about, _own_version()))
