@@ -17,8 +17,8 @@ median over the turns. The policies are 34-64-64-8, those of `epvf bench ant --m
 Compiling and starting processes is not counted, for any of them.
 
 With `--seconds`, then V(s, θ) (`epvf train ant`), Brax's PPO and its SAC train in turn, each in a
-process of its own on all processors, until an unperturbed 850 or for so long: by the wall clock from
-the process' start, imports, compilation and evaluations included.
+process of its own on all processors, until an unperturbed 850 or for so long: by the wall clock
+from the process' start, imports, compilation and evaluations included.
 """
 
 import argparse
