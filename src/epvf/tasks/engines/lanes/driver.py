@@ -175,7 +175,7 @@ def _finite(theta: Any) -> bool:
     largest = np.int32(0)
     for k in range(len(bits)):
         largest = max(largest, bits[k] & _SIZE)
-    return largest < _INFINITE
+    return bool(largest < _INFINITE)
 
 
 @_inner
