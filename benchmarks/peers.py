@@ -1,6 +1,6 @@
 """Rolling out many Ants, each with a policy of its own: ours beside what one would use instead.
 
-    python benchmarks/peers.py [--num-envs 1024] [--turns 3] [--threads 2] [--json]
+    python benchmarks/peers.py [--num-envs 1024] [--turns 3] [--threads 2] [--seconds 60] [--json]
 
 All take turns in one process, on the same processors; env steps per second of the wall clock, the
 median over the turns. The policies are 34-64-64-8, those of `epvf bench ant --method epvf`.
@@ -15,14 +15,22 @@ median over the turns. The policies are 34-64-64-8, those of `epvf bench ant --m
                            physics steps, for the paper's Ant makes one an env step
 
 Compiling and starting processes is not counted, for any of them.
+
+With `--seconds`, then V(s, θ) (`epvf train ant`), Brax's PPO and its SAC train in turn, each in a
+process of its own on all processors, until an unperturbed 850 or for so long: by the wall clock
+from the process' start, imports, compilation and evaluations included.
 """
 
 import argparse
 import json
 import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores belong to the workers
@@ -45,6 +53,13 @@ SECONDS = 1.0
 OPEN_STEPS = 100
 ENVPOOL_STEPS, ENVPOOL_SKIP = 50, 5
 ASYNC_POLICIES = 64
+SOLVED = 850.0
+LEARNERS = {
+    "V(s, theta)": ["--eval.interval", "25"],
+    "PPO (Brax)": ["--method", "ppo"],
+    "SAC (Brax)": ["--method", "sac"],
+}
+"""What `epvf train ant` is told."""
 
 Run = Callable[[], int]
 
@@ -153,19 +168,60 @@ def measure(num: int, turns: int, threads: int) -> dict[str, Any]:
     return {"num_envs": num, "threads": threads, "steps_per_second": medians, "lanes_times": times}
 
 
+def learned(options: list[str], seconds: float) -> dict[str, Any]:
+    """What a learner reached within so many seconds, and when it was at 850, if it was."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        command = [sys.executable, "-m", "epvf", "train", "ant", *options, "--out", str(run)]
+        start = time.perf_counter()
+        with open(Path(folder) / "log", "wb") as log:
+            process = subprocess.Popen([*command, "--seed", "0"], stdout=log, stderr=log)
+        best = {"best": None, "env_steps": 0, "seconds_to_850": None}
+        try:
+            while process.poll() is None and time.perf_counter() - start < seconds:
+                time.sleep(0.2)
+                best |= _reached(run / "metrics.jsonl")
+                if best["best"] is not None and best["best"] >= SOLVED:
+                    best["seconds_to_850"] = round(time.perf_counter() - start, 1)
+                    break
+        finally:
+            process.terminate()
+            process.wait()
+        if process.returncode > 0 and best["best"] is None:
+            best["failed"] = (Path(folder) / "log").read_text()[-200:]
+    return best
+
+
+def _reached(file: Path) -> dict[str, Any]:
+    """The best unperturbed return in a run's records, and the env steps that were made."""
+    lines = file.read_text().splitlines() if file.is_file() else []
+    records = [json.loads(line) for line in lines if line.endswith("}")]
+    returns = [record.get("eval/episode_return") for record in records]
+    found = [value for value in returns if value is not None]
+    steps = records[-1]["steps/env"] if records else 0
+    return {"best": max(found, default=None), "env_steps": steps}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--num-envs", type=int, default=1024)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--seconds", type=float, default=0.0, help="each learner's; 0: none learns")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     result = measure(asked.num_envs, asked.turns, asked.threads)
+    if asked.seconds > 0:
+        result["learners"] = {
+            name: learned(options, asked.seconds) for name, options in LEARNERS.items()
+        }
     if asked.json:
         print(json.dumps(result, indent=2))
         return
     for name, value in result["steps_per_second"].items():
         print(f"{name:12s} {value:12,.0f} env steps/s   lanes: {result['lanes_times'][name]:.1f}x")
+    for name, reached in result.get("learners", {}).items():
+        print(f"{name:12s} {reached}")
 
 
 if __name__ == "__main__":

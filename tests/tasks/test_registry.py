@@ -27,7 +27,7 @@ def test_sizes() -> None:
 @pytest.mark.parametrize(
     ("platform", "nvidia", "ant", "hopper"),
     [
-        ("cpu", False, "lanes", "native"),
+        ("cpu", False, "lanes", "lanes"),
         ("gpu", True, "lanes", "mjx"),
         ("gpu", False, "mjx", "mjx"),
         ("tpu", False, "mjx", "mjx"),

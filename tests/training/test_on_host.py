@@ -5,10 +5,16 @@ import numpy as np
 import pytest
 
 from epvf.policies import host_noise
+from epvf.policies.mlp import Policy
+from epvf.policies.noise import PerturbationConfig
+from epvf.policies.population import Recipe, perturbed
+from epvf.tasks import make
+from epvf.training import on_host
 from probes import FormulaTask, config_of, records_of, untimed
 
 TASK = FormulaTask(lambda thetas: np.sin(5.0 * thetas).sum(-1), traceable=False)
 POPULATION = 64
+POLICY = Policy((4, 8, 2), output="argmax")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -48,3 +54,19 @@ def test_runs_on_uniform_noise_are_the_same_to_the_bit_whoever_draws_it(store, m
     drawn.clear()
     np.testing.assert_equal(untimed(records_of(config, TASK)), on_threads)
     assert not drawn
+
+
+@pytest.mark.parametrize("block", [12 * 4 * POLICY.num_parameters, 1 << 20])
+def test_policies_that_are_drawn_in_blocks_do_as_if_all_were_there(block, monkeypatch) -> None:
+    task = make("cartpole", "lanes", episode_length=40, num_threads=2)
+    config = PerturbationConfig(noise="gaussian", scale=0.5)
+    centre = POLICY.init(jax.random.key(0), "lecun_normal", 1.0)
+    seeds = [perturbed(config, jax.random.key(k), centre[None], 10) for k in (1, 2)]
+    undrawn = [jax.tree.map(np.asarray, population) for population in seeds]
+    recipe = Recipe(tuple(undrawn), np.asarray(centre)[None].repeat(3, axis=0))
+    key, evaluate = jax.random.key(3), task.evaluator(POLICY)
+    thetas = [host_noise.draw(population, 1) for population in undrawn]
+    whole = evaluate(key, np.concatenate([*thetas, recipe.rest]))
+    monkeypatch.setattr(on_host, "BLOCK", block)
+    parts = on_host.evaluate_in_blocks(evaluate, task, POLICY, key, recipe)
+    jax.tree.map(np.testing.assert_array_equal, parts, whole)

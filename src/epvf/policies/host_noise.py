@@ -21,7 +21,7 @@ from jaxtyping import Float, Int, UInt32
 from epvf.policies import noise_loops as loops
 from epvf.policies.noise import PerturbationConfig
 from epvf.policies.noise_loops import Around, Change, Jobs
-from epvf.policies.population import Perturbed, Rescaled, Undrawn
+from epvf.policies.population import Perturbed, Recipe, Rescaled, Undrawn
 
 ULPS = 4
 """By how many units in the last place a normal may differ from XLA's."""
@@ -82,6 +82,23 @@ def draw_rows(
 
     _in_parts(fill, shape, num_threads)
     return out
+
+
+def draw_recipe(
+    recipe: Recipe, rows: Int[np.ndarray, "k"], num_threads: int
+) -> Float[np.ndarray, "k P"]:
+    """The policies of these rows of a recipe, in ascending order; see `draw`."""
+    found, first = [], 0
+    for population in recipe.seeds:
+        size = population.shape[0]
+        own = rows[(rows >= first) & (rows < first + size)] - first
+        if len(own):
+            found.append(draw_rows(population, own, num_threads))
+        first += size
+    rest = recipe.rest[rows[rows >= first] - first]
+    if len(rest) or not found:
+        found.append(rest)
+    return found[0] if len(found) == 1 else np.concatenate(found)
 
 
 def room(shape: tuple[int, ...]) -> Float[np.ndarray, "*shape"]:

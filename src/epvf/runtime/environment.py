@@ -128,8 +128,6 @@ def prepare(computes: bool, joins: bool = False) -> None:
         # draws asks for `drawing`
         os.environ[SET_ASIDE] = os.environ[GL]
         os.environ[GL] = NO_DRAWING
-    if draws:
-        _check_drawing(os.environ.get(GL, ""))
     if not computes:
         return
     check()

@@ -145,5 +145,6 @@ BODY = Body(
     terminated=terminated,
     observation_limit=OBSERVATION_LIMIT,
     quickest="lanes",
+    quickest_on_gpu="lanes",
     towards=towards,
 )

@@ -149,7 +149,8 @@ class Body:
             start, as offsets from the model's own, and, where formulas read `s.command`, commands
             `[N, c]`; None: every episode starts there.
         observation_limit: observations are clipped to ± this.
-        quickest: the engine that `auto` means on a CPU, and on an NVIDIA GPU if it is `lanes`.
+        quickest: the engine that `auto` means on a CPU.
+        quickest_on_gpu: the one that it means on an NVIDIA GPU.
         action_offset, action_scale: `[nu]` of how an action in [-1, 1] becomes a control; None:
             over the actuators' whole range, or as it is where an actuator has none.
         towards: names of objectives to the body that is asked for one of them in each episode;
@@ -166,6 +167,7 @@ class Body:
     starts: Callable[[Draws, int], tuple[Any, ...]] | None = None
     observation_limit: float = float("inf")
     quickest: str = "native"
+    quickest_on_gpu: str = "mjx"
     action_offset: tuple[float, ...] | None = None
     action_scale: tuple[float, ...] | None = None
     towards: Callable[[tuple[str, ...]], "Body"] | None = None

@@ -45,14 +45,16 @@ class TaskEntry:
     Attributes:
         engines: by the name of the backend; the first is the default.
         accelerator: the default where JAX has an accelerator; None: the first.
-        quickest: the default in place of these, where it is installed and has code for the
-            processor: a CPU or an NVIDIA GPU; None: there is none.
+        quickest: the default in place of the first on a CPU, where it is installed; None: there
+            is none.
+        quickest_on_gpu: the same in place of the accelerator's on an NVIDIA GPU.
         interface: what a policy reads and does there, see `epvf.tasks.interface`.
     """
 
     engines: Mapping[str, Engine] = field(hash=False)
     accelerator: str | None = None
     quickest: str | None = None
+    quickest_on_gpu: str | None = None
     interface: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def make(self, name: str, backend: str, given: dict[str, int]) -> Task:
@@ -78,16 +80,17 @@ class TaskEntry:
         first = next(iter(self.engines))
         on_host = self.accelerator is None or jax.default_backend() == "cpu"
         usual = first if on_host else str(self.accelerator)
-        if self.quickest is None or not (on_host or _on_nvidia()):
+        quickest = self.quickest if on_host else self.quickest_on_gpu
+        if quickest is None or not (on_host or _on_nvidia()):
             return usual
-        engine = self.engines[self.quickest]
+        engine = self.engines[quickest]
         if engine.module is not None and find_spec(engine.module) is None:
             _log.warning(
                 "backend %r, the quickest here, needs pip install 'epvf[%s]'; %r is used",
-                *(self.quickest, engine.extra, usual),
+                *(quickest, engine.extra, usual),
             )
             return usual
-        return self.quickest
+        return quickest
 
 
 _OWNERS = {"num_threads": ("native", "lanes", "gymnasium"), "num_slots": ("jax", "mjx")}
@@ -102,8 +105,12 @@ def of_body(body: Body) -> TaskEntry:
         "lanes": Engine(partial(_lanes, body), ("num_threads",), "mjx", "mujoco.mjx"),
         "warp": Engine(partial(_warp, body), extra="warp"),
     }
-    quickest = None if body.quickest == "native" else body.quickest
-    return TaskEntry(engines, accelerator="mjx", quickest=quickest)
+    return TaskEntry(
+        engines,
+        accelerator="mjx",
+        quickest=None if body.quickest == "native" else body.quickest,
+        quickest_on_gpu=None if body.quickest_on_gpu == "mjx" else body.quickest_on_gpu,
+    )
 
 
 def of_environment(
@@ -154,8 +161,12 @@ def _lanes(body: Body, num_threads: int | None = None, **options: Any) -> Task:
     from epvf.tasks import identity
     from epvf.tasks.engines import lanes, mjx
 
-    task = mjx.make(body, **options)
-    return lanes.make(task.environment, task.spec, num_threads, about=identity.of_body(body))
+    spec = body.spec("mjx", options.get("episode_length"), traceable=True)
+    about = identity.of_body(body)
+    task = lanes.make(mjx.environment_of(body), spec, num_threads, about=about)
+    if not task.program.kept:  # then MJX has stepped it before, and need not be imported now
+        mjx.check(body)
+    return task
 
 
 def _warp(body: Body, **options: Any) -> Task:

@@ -59,4 +59,5 @@ BODY = Body(
     observe=observe,
     reward=reward,
     starts=starts,
+    quickest="lanes",
 )

@@ -54,4 +54,5 @@ BODY = Body(
     reward=reward,
     terminated=terminated,
     starts=starts,
+    quickest="lanes",
 )

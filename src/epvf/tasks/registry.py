@@ -81,8 +81,8 @@ def make(
             `package.module:factory`; `path/to/file.py:factory`; or a robot (`epvf.MujocoTask`). A
             factory is called with those of this function's other options that it takes.
         backend: the engine; `auto` is, for bodies on MuJoCo, the one that they name as their
-            quickest (`lanes` of the Ant), else MJX on an accelerator and MuJoCo's C engine
-            (`native`) on a CPU.
+            quickest there (`lanes` of most walkers on a CPU), else MJX on an accelerator and
+            MuJoCo's C engine (`native`) on a CPU.
         episode_length: longest episode in steps; the task's own if not given.
         num_threads: threads of the backends `native` and `lanes`, processes of `gymnasium`; one a
             processor if not given.

@@ -34,4 +34,5 @@ BODY = Body(
     observe=observe,
     reward=reward,
     starts=Around(model, RESET_NOISE),
+    quickest="lanes",
 )

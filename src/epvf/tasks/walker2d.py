@@ -53,4 +53,5 @@ BODY = Body(
     reward=reward,
     terminated=terminated,
     starts=starts,
+    quickest="lanes",
 )

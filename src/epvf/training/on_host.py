@@ -15,9 +15,11 @@ from epvf.config.schema import Config
 from epvf.methods.base import Keys, PolicySearch, State
 from epvf.methods.metrics import DIGITS, count_steps
 from epvf.policies import host_noise
+from epvf.policies.mlp import Policy
 from epvf.policies.population import Recipe, drawn, is_lazy
 from epvf.runtime.compilation import compiler_options
 from epvf.runtime.processors import num_processors
+from epvf.tasks.base import Task
 from epvf.training.prepare import Setup
 from epvf.training.state import TrainState, finished, may_be_last
 from epvf.training.steps import (
@@ -31,7 +33,7 @@ from epvf.training.steps import (
     split_seeds,
     unmeasured,
 )
-from epvf.types import Array, Evaluate, Evaluation, Explore, Segment
+from epvf.types import Among, Array, Evaluate, Evaluation, Explore, PRNGKey, Segment
 
 Populations: TypeAlias = Float[Array, "M N P"]
 Clouds: TypeAlias = Float[Array, "M E P"]
@@ -41,8 +43,11 @@ OfSeeds: TypeAlias = Any
 """An `Evaluation`, `Segment` or undrawn population with a leading axis over the seeds."""
 
 Propose: TypeAlias = Callable[[State, jax.Array], tuple[Keys, Any, Populations, Recipe | None]]
-"""The keys of an iteration's rollouts, what `learn` takes of all seeds, and their policies; and for
-tasks that draw them themselves, how."""
+"""The keys of an iteration's rollouts, what `learn` takes of all seeds, and their policies; and
+how these are drawn, where nobody has drawn them."""
+
+BLOCK = 128 << 20
+"""Bytes of policies that exist at a time of populations that are not stored."""
 
 
 def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]:
@@ -61,6 +66,9 @@ def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]
     if (warm_up := getattr(setup.task, "warm_up", None)) is not None:
         announce("compiling the engine ...")
         warm_up(setup.policy, search.horizon)
+    evaluate = setup.evaluate
+    if _in_blocks(setup):
+        evaluate = partial(evaluate_in_blocks, setup.evaluate, setup.task, setup.policy)
     while not finished(config, state):
         begin = time.perf_counter()
         iteration = jnp.asarray(state.iteration, jnp.int32)
@@ -70,7 +78,7 @@ def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]
         rolled: Any
         if setup.explore is None:
             rolled, centre, seconds = _evaluate_seeds(
-                search, setup.evaluate, keys.rollouts, thetas, cloud, recipe
+                search, evaluate, keys.rollouts, thetas, cloud, recipe
             )
         else:
             rolled, centre, seconds = _explore_seeds(
@@ -144,10 +152,11 @@ def _proposing(setup: Setup, learners: State, announce: Announce) -> Propose:
         whole = _compiled("populations", partial(_propose_seeds, search), learners, announce)
         return lambda learners, iteration: (*whole(learners, iteration), None)
     populations = _compiled("populations", partial(_populations, search), learners, announce)
-    num_threads = getattr(setup.task, "num_threads", None) or num_processors()
+    num_threads = _num_threads(setup.task)
+    # only addresses, as long as nothing is drawn into it
     room = host_noise.room((config.num_seeds, config.num_envs, search.policy.num_parameters))
 
-    draws = setup.task.spec.draws
+    draws = setup.task.spec.draws or (is_lazy(proposed) and _in_blocks(setup))
 
     def propose(
         learners: State, iteration: jax.Array
@@ -163,6 +172,37 @@ def _proposing(setup: Setup, learners: State, announce: Announce) -> Propose:
     announce("compiling the noise ...")
     propose(learners, jnp.zeros((), jnp.int32))
     return propose
+
+
+def _in_blocks(setup: Setup) -> bool:
+    """Whether policies are drawn in blocks that are rolled out one after the other."""
+    takes_rows = getattr(setup.task, "takes_rows", False)
+    return takes_rows and setup.explore is None and not setup.task.spec.draws
+
+
+def _num_threads(task: Task) -> int:
+    return getattr(task, "num_threads", None) or num_processors()
+
+
+def evaluate_in_blocks(
+    evaluate: Evaluate, task: Task, policy: Policy, key: PRNGKey, policies: Any
+) -> Evaluation:
+    """`evaluate`, but of policies that are not drawn only a block exists at a time.
+
+    All do as if they were all there: `task` can be asked for some rows.
+    """
+    if not isinstance(policies, Recipe):
+        return evaluate(key, policies)
+    total, size = policies.shape
+    evaluate_rows: Any = task.evaluator(policy)
+    each = max(1, BLOCK // (4 * size))
+    parts = []
+    for begin in range(0, total, each):
+        rows = np.arange(begin, min(begin + each, total))
+        thetas = host_noise.draw_recipe(policies, rows, _num_threads(task))
+        parts.append(evaluate_rows(key, thetas, Among(total, rows)))
+    evaluation: Evaluation = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+    return evaluation
 
 
 def _recipe(undrawn: Any) -> Recipe:

@@ -1,6 +1,8 @@
 """Bodies on MJX: against MuJoCo's C engine, and as tasks."""
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -194,3 +196,22 @@ def test_formulas_that_read_the_time_get_it() -> None:
         evaluation = engine.make(timed, 20).evaluator(policy)(jax.random.key(0), thetas)
         np.testing.assert_array_equal(evaluation.lengths, 5)
         np.testing.assert_allclose(evaluation.returns, 0.15, rtol=1e-5)
+
+
+def test_a_solver_that_iterates_stops_where_float32_resolves_no_more() -> None:
+    once, often = (mjx._built(body)[0].opt for body in (ant.BODY, hopper.BODY))
+    assert float(once.tolerance) == pytest.approx(1e-8)  # of the line search alone
+    assert float(often.tolerance) == pytest.approx(mjx.TOLERANCE)
+
+
+def test_mjx_is_not_imported_where_code_is_on_disk() -> None:
+    code = """
+import sys
+from epvf.tasks import make
+from epvf.tasks.engines.lanes import program
+program.kept = lambda about, where: True
+task = make("ant", "lanes", num_threads=1)
+print(task.program.layout.size, "mujoco.mjx" in sys.modules)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["77", "False"]

@@ -534,14 +534,8 @@ def _key(words: Array | None) -> PRNGKey | None:
 
 def _drawn(seeds: Sequence[Undrawn], rows: np.ndarray, num_threads: int) -> np.ndarray:
     """The policies of these rows, in ascending order, of one population after the other."""
-    found, first = [], 0
-    for population in seeds:
-        size = population.shape[0]
-        own = rows[(rows >= first) & (rows < first + size)] - first
-        if len(own):
-            found.append(host_noise.draw_rows(population, own, num_threads))
-        first += size
-    return np.concatenate(found)
+    recipe = Recipe(tuple(seeds), np.zeros((0, seeds[0].shape[1]), np.float32))
+    return host_noise.draw_recipe(recipe, rows, num_threads)
 
 
 @lru_cache(maxsize=4)

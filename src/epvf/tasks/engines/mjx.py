@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from functools import cache
-from typing import Any, NamedTuple, TypeAlias
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,16 @@ from epvf.tasks.engines.environment import Environment
 from epvf.tasks.engines.rollout import JaxTask
 from epvf.types import PRNGKey
 
-with redirect_stdout(None):  # where it says that Warp is not installed
-    from mujoco import mjx
+if TYPE_CHECKING:
+    from mujoco.mjx import Data, Model
+else:  # MJX takes a second to import: only for those who step
+    Data = Model = Any
 
-
-Bits: TypeAlias = Callable[[mjx.Data], jax.Array]
+Bits: TypeAlias = Callable[[Data], jax.Array]
 Mark: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
+Built: TypeAlias = Callable[[], tuple[Model, Data]]
+"""Makes MJX's engine of a model, or has made it."""
+
 _Moving: TypeAlias = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 TOLERANCE = 1e-5
@@ -95,7 +99,15 @@ class Draws:
         return key
 
 
-def _no_bits(data: mjx.Data) -> jax.Array:
+@cache
+def library() -> Any:
+    """MJX itself, imported when it is needed."""
+    with redirect_stdout(None):  # where it says that Warp is not installed
+        from mujoco import mjx
+    return mjx
+
+
+def _no_bits(data: Data) -> jax.Array:
     return jnp.zeros((), jnp.int32)
 
 
@@ -111,37 +123,50 @@ def make(body: Body, episode_length: int | None = None, num_slots: int | None = 
     """
     if num_slots is None and jax.default_backend() == "cpu":
         num_slots = CPU_SLOTS
+    check(body)
     spec = body.spec("mjx", episode_length, traceable=True)
-    environment = _environment(body)
+    return JaxTask(spec, environment_of(body), num_slots)
+
+
+def check(body: Body) -> None:
+    """Makes MJX's engine of the body, and traces formulas that are not of this package.
+
+    Raises:
+        UserError: if MJX cannot step the model, or JAX cannot trace a formula.
+    """
+    _built(body)
     if body.foreign:
-        jax.eval_shape(environment.reset, jax.random.key(0))  # traces all formulas
-    return JaxTask(spec, environment, num_slots)
+        jax.eval_shape(environment_of(body).reset, jax.random.key(0))  # traces all formulas
 
 
 def environment(
     body: Body,
-    model: mjx.Model,
-    blank: mjx.Data,
+    built: Built,
     bits: Bits = _no_bits,
     mark: Mark = _as_it_is,
 ) -> Environment:
-    """The body as pure functions, stepped by MJX's engine of this model and data.
+    """The body as pure functions, stepped by MJX's engine of a model and blank data.
 
     What the engine tells of its steps in `bits`, `mark` may change a reward by.
     """
-    reads = _Reads(body, model)
 
     def reset(key: PRNGKey) -> Any:
         qpos, qvel, command = _start(body, key)
-        warmstart = jnp.zeros(model.nv, jnp.float32)
+        warmstart = jnp.zeros_like(qvel)
         ctrl = jnp.asarray(body.actions.offset, jnp.float32)
-        derived = reads.at_start(blank.replace(qpos=qpos, qvel=qvel, ctrl=ctrl))
+        derived = {}
+        if body.derived:
+            model, blank = built()
+            first = blank.replace(qpos=qpos, qvel=qvel, ctrl=ctrl)
+            derived = _Reads(body, model).at_start(first)
         earlier = {name: derived[REMEMBERED[name]] for name in body.remembered}
         time = jnp.zeros((), jnp.float32)
         state = State(qpos, qvel, ctrl, qpos, time, command, **derived, **earlier)
         return _kept(body, state, warmstart, transition(body, state).observation)
 
     def step(state: Any, action: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
+        model, blank = built()
+        reads = _Reads(body, model)
         time = getattr(state, "time", blank.time)
         moving = (state.qpos, state.qvel, state.qacc_warmstart, time)
         ctrl = body.actions(action)
@@ -165,29 +190,27 @@ class _Reads(NamedTuple):
     """An engine's model, and what a body's formulas read of what it computes."""
 
     body: Body
-    model: mjx.Model
+    model: Model
 
-    def at_start(self, data: mjx.Data) -> dict[str, jax.Array]:
+    def at_start(self, data: Data) -> dict[str, jax.Array]:
         """Of a first state; contact forces are zero there, as in C."""
-        if not self.body.derived:
-            return {}
         with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("allow"):
-            return self.of(mjx.forward(self.model, data))
+            return self.of(library().forward(self.model, data))
 
-    def after_step(self, data: mjx.Data) -> dict[str, jax.Array]:
+    def after_step(self, data: Data) -> dict[str, jax.Array]:
         """Of data after a step."""
         if "cfrc_ext" in self.body.derived:
             try:
-                data = mjx.rne_postconstraint(self.model, data)
+                data = library().rne_postconstraint(self.model, data)
             except ValueError as error:
                 raise self._lacks("cfrc_ext") from error
         return self.of(data)
 
-    def of(self, data: mjx.Data) -> dict[str, jax.Array]:
+    def of(self, data: Data) -> dict[str, jax.Array]:
         """What formulas read."""
         return {name: self._field(data, name) for name in self.body.derived}
 
-    def _field(self, data: mjx.Data, name: str) -> jax.Array:
+    def _field(self, data: Data, name: str) -> jax.Array:
         for holder in (data._impl, data):  # some are the implementation's own
             if hasattr(holder, name):
                 return jnp.asarray(getattr(holder, name))
@@ -201,13 +224,13 @@ class _Reads(NamedTuple):
 
 
 def _physics(
-    times: int, reads: _Reads, blank: mjx.Data, moving: _Moving, bits: Bits
+    times: int, reads: _Reads, blank: Data, moving: _Moving, bits: Bits
 ) -> tuple[_Moving, jax.Array, dict[str, jax.Array]]:
     """So many steps of the physics: what moved, the bits that any step set, what is read of it."""
 
     def once(moving: _Moving) -> tuple[_Moving, jax.Array, dict[str, jax.Array]]:
         qpos, qvel, warmstart, time = moving
-        data = mjx.step(
+        data = library().step(
             reads.model, blank.replace(qpos=qpos, qvel=qvel, qacc_warmstart=warmstart, time=time)
         )
         moved = (data.qpos, data.qvel, data.qacc_warmstart, data.time)
@@ -254,22 +277,29 @@ def _start(body: Body, key: PRNGKey) -> tuple[jax.Array, jax.Array, jax.Array | 
 
 
 @cache  # one object, so that its compiled rollouts are shared
-def _environment(body: Body) -> Environment:
-    model = body.model()
+def environment_of(body: Body) -> Environment:
+    """The body as pure functions; MJX is there once one of them needs it."""
+    return environment(body, partial(_built, body))
+
+
+@cache
+def _built(body: Body) -> tuple[Model, Data]:
+    mjx, model = library(), body.model()
     try:
         # MJX's own choice is a device of the first process
         here = jax.local_devices()[0]
-        device_model = mjx.put_model(model, here, impl="jax")
-        blank = mjx.make_data(model, here, impl="jax")
+        with jax.ensure_compile_time_eval():  # though a function be traced that asks for it
+            device_model = _resolvable(mjx.put_model(model, here, impl="jax"))
+            blank = mjx.make_data(model, here, impl="jax")
     except NotImplementedError as error:
         raise UserError(
             f"MJX cannot step the model of task {body.name!r}: {in_a_line(error)}; "
             "use backend 'native'"
         ) from error
-    return environment(body, _resolvable(device_model), blank)
+    return device_model, blank
 
 
-def _resolvable(model: mjx.Model) -> mjx.Model:
+def _resolvable(model: Model) -> Model:
     """The model, with a tolerance that its solver can reach, where it does not stop by itself."""
     if int(model.opt.iterations) == 1:
         return model

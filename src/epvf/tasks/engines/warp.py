@@ -204,7 +204,7 @@ def _environment(
         naconmax=contacts_per_env * num_envs,
         njmax=constraints_per_env,
     )
-    return mjx_engine.environment(body, device_model, blank, _overflow, _marked)
+    return mjx_engine.environment(body, lambda: (device_model, blank), _overflow, _marked)
 
 
 def _overflow(data: mjx.Data) -> jax.Array:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from epvf.tasks.engines.lanes import objects
+from epvf.tasks.engines.lanes import loops, objects
 from lane_code import both, lower
 
 WIDTH = objects.target().lanes.width
@@ -107,6 +107,23 @@ def test_what_may_end_early_is_a_loop_and_what_is_short_is_not() -> None:
     assert "phi" in lower(_early_scan, NUMBERS[0], COUNTS[0]).text
     assert "phi" in lower(_long_scan, NUMBERS[0], COUNTS[0]).text
     assert "phi" not in lower(_short_scan, NUMBERS[0], COUNTS[0]).text
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_large_steps_with_numbers_of_their_own_are_a_loop(reverse, monkeypatch) -> None:
+    """As MJX writes the steps of Runge-Kutta."""
+    monkeypatch.setattr(loops, "LARGE", 10)
+    own = np.array([[0.5, 0.1], [0.5, 0.2], [1.0, 0.3]], np.float32)
+
+    def program(x: jax.Array, n: jax.Array) -> jax.Array:
+        def advance(y, row):
+            return row[0] * y + row[1] * x, None
+
+        return lax.scan(advance, x * n, own, reverse=reverse)[0]
+
+    found, expected = both(program, NUMBERS, COUNTS)
+    np.testing.assert_allclose(found[0], expected[0], rtol=2e-6, atol=1e-6)
+    assert "phi" in lower(program, NUMBERS[0], COUNTS[0]).text
 
 
 def test_what_no_one_needs_is_not_carried_along() -> None:

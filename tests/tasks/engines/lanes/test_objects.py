@@ -9,6 +9,7 @@ import pytest
 
 from epvf.errors import UserError
 from epvf.tasks.engines.lanes import NotLowerable, objects
+from epvf.tasks.engines.lanes.llvm import Lanes
 
 TEXT = "define i32 @f() {\n ret i32 7\n}"
 
@@ -117,3 +118,33 @@ def test_a_text_that_the_compiler_refuses_is_one_line() -> None:
 def test_widths_are_named() -> None:
     with pytest.raises(UserError, match="lanes are 5 wide, but must be one of 4, 8, 16"):
         objects.target(5)
+
+
+@pytest.mark.parametrize(
+    ("features", "width", "fused"),
+    [
+        (["avx512f", "avx512vl", "avx512dq", "avx2", "fma"], 16, True),
+        (["avx512f", "avx2", "fma"], 8, True),
+        (["sse4.2"], 4, False),
+    ],
+)
+def test_there_are_as_many_lanes_as_registers_hold(features, width, fused, monkeypatch) -> None:
+    there = objects.binding.FeatureMap(dict.fromkeys(features, True))
+    monkeypatch.setattr(objects.binding, "get_host_cpu_features", lambda: there)
+    monkeypatch.setattr(objects.platform, "machine", lambda: "x86_64")
+    assert objects.target.__wrapped__().lanes == Lanes(width, fused)
+
+
+def test_a_compiler_without_code_for_the_processor_is_one_line(monkeypatch) -> None:
+    def none() -> None:
+        raise RuntimeError("No available targets are compatible with triple")
+
+    monkeypatch.setattr(objects.binding.Target, "from_default_triple", none)
+    with pytest.raises(UserError, match=r"makes no code for .*; use another backend than 'lanes'"):
+        objects.target.__wrapped__()
+
+
+def test_what_is_kept_is_known_without_reading_it() -> None:
+    assert not objects.kept("a", objects.target())
+    objects.code("a", Writer(), objects.target())
+    assert objects.kept("a", objects.target()) and not objects.kept("a", objects.target(4))

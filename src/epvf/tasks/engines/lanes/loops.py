@@ -14,6 +14,9 @@ from epvf.tasks.engines.lanes.graph import BOOL, INT, Graph, Loop, Node
 UNROLLED = 8
 """Longest `scan` that is written out, unless a step of it can be its last, or is large."""
 
+CHOICES = 100
+"""Most numbers among which the steps of a `scan` may choose what is their own."""
+
 LARGE = 2000
 """Nodes that a step of a `scan` may make to be written out more than once."""
 
@@ -46,11 +49,11 @@ def while_loop(runner: Runner, params: dict[str, Any], args: Arrays) -> Arrays:
 def scan(runner: Runner, params: dict[str, Any], args: Arrays) -> Arrays:
     """`lax.scan`: as a loop where it is long, or may end early; otherwise written out."""
     num_consts, num_carry = _counts(params)
-    carries_only = len(args) == num_consts + num_carry and len(params["jaxpr"].out_avals) == (
-        num_carry
-    )
-    if carries_only and params["length"] > 1:
-        looped = _scan_loop(runner, params, args[:num_consts], args[num_consts:])
+    rest = args[num_consts:]
+    carry, inputs = rest[:num_carry], rest[num_carry:]
+    few = sum(x.size for x in inputs) <= CHOICES
+    if few and len(params["jaxpr"].out_avals) == num_carry and params["length"] > 1:
+        looped = _scan_loop(runner, params, args[:num_consts], carry, inputs)
         if looped is not None:
             return looped
     return _unrolled(runner, params, args)
@@ -85,20 +88,25 @@ def _counts(params: dict[str, Any]) -> tuple[int, int]:
 
 
 def _scan_loop(
-    runner: Runner, params: dict[str, Any], consts: Arrays, carry: Arrays
+    runner: Runner, params: dict[str, Any], consts: Arrays, carry: Arrays, inputs: Arrays
 ) -> Arrays | None:
-    """A scan without inputs and outputs of its steps as a loop, if that is worth it."""
+    """A scan without outputs of its steps as a loop, if that is worth it."""
     graph, jaxpr, length = runner.graph, params["jaxpr"], params["length"]
     ends_early = False
     largest = 0
+    made: dict[tuple[Node, ...], list[Node]] = {}
 
     def advance(numbers: list[Node]) -> list[Node]:
         nonlocal largest
+        if (known := made.get(tuple(numbers))) is not None:
+            return known
         *inner, count = numbers
         before = len(graph)
-        out = _flat(runner.closed(jaxpr, consts + _shaped(inner, carry)))
+        own = [_at(graph, x, count, params["reverse"]) for x in inputs]
+        out = _flat(runner.closed(jaxpr, consts + _shaped(inner, carry) + own))
         largest = max(largest, len(graph) - before)
-        return [*out, graph.add(count, graph.one(INT))]
+        made[tuple(numbers)] = result = [*out, graph.add(count, graph.one(INT))]
+        return result
 
     def goes_on(numbers: list[Node]) -> Node:
         nonlocal ends_early
@@ -108,8 +116,20 @@ def _scan_loop(
         return more if changes is None else graph.logical_and(more, changes)
 
     out = _loop(graph, [*_flat(carry), graph.zero(INT)], goes_on, advance)
-    worth_it = ends_early or length > UNROLLED or largest > LARGE
+    worth_it = largest > LARGE or (not inputs and (ends_early or length > UNROLLED))
     return _shaped(out[:-1], carry) if worth_it else None
+
+
+def _at(graph: Graph, rows: np.ndarray, count: Node, reverse: bool) -> np.ndarray:
+    """The row of a step."""
+    rows = rows[::-1] if reverse else rows
+    if graph.is_const(count):
+        return rows[int(graph.value(count))]
+    chosen = rows[-1]
+    for number in reversed(range(len(rows) - 1)):
+        mask = graph.compare("eq", count, graph.const(number, INT))
+        chosen = _each(lambda yes, no: graph.select(mask, yes, no), rows[number], chosen)  # noqa: B023
+    return chosen
 
 
 def _changes(graph: Graph, before: Sequence[Node], after: Sequence[Node]) -> Node | None:

@@ -43,12 +43,19 @@ def target(width: int | None = None, cpu: str | None = None) -> Target:
         cpu: another processor that the host can stand in for, by LLVM's name of it.
 
     Raises:
-        UserError: if there are no programs so wide.
+        UserError: if there are no programs so wide, or this compiler has no code for the host.
     """
     if width is not None and width not in WIDTHS:
         raise UserError(f"lanes are {width} wide, but must be one of {', '.join(map(str, WIDTHS))}")
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
+    try:
+        binding.initialize_native_target()
+        binding.initialize_native_asmprinter()
+        binding.Target.from_default_triple()
+    except RuntimeError as error:
+        raise UserError(
+            f"llvmlite {llvmlite.__version__} makes no code for {platform.machine()}; "
+            "use another backend than 'lanes'"
+        ) from error
     features = binding.get_host_cpu_features() if cpu is None else binding.FeatureMap()
     has = {name for name, there in features.items() if there}
     if cpu is None:
@@ -94,6 +101,12 @@ def code(about: str, write: Callable[[], str], where: Target) -> Code:
     data = compile_text(write(), where)
     _keep(file, data)
     return Code(data, where)
+
+
+def kept(about: str, where: Target) -> bool:
+    """Whether `code` would find it on disk."""
+    file = _file(about, where)
+    return file is not None and file.is_file()
 
 
 def text(about: str, write: Callable[[], str]) -> str:

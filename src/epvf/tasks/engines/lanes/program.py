@@ -28,7 +28,7 @@ from epvf.tasks.engines.lanes import llvm
 from epvf.tasks.engines.lanes.errors import NotLowerable
 from epvf.tasks.engines.lanes.graph import BOOL, DTYPES, FLOAT, Graph, Node
 from epvf.tasks.engines.lanes.llvm import Lanes, Writer
-from epvf.tasks.engines.lanes.objects import Code, Target, code
+from epvf.tasks.engines.lanes.objects import Code, Target, code, kept
 from epvf.tasks.engines.lanes.scalarise import Scalariser, kind_of
 
 FLUSH = 0x9FC0
@@ -113,6 +113,11 @@ class Program:
     def code(self) -> Code:
         """The machine code, compiled or from disk."""
         return code(self.fingerprint, lambda: self._text(*self.traced), self.target)
+
+    @property
+    def kept(self) -> bool:
+        """Whether machine code for the host is on disk, so that nothing needs to be traced."""
+        return self.about is not None and kept(self.fingerprint, self.target)
 
     @property
     def fingerprint(self) -> str:
