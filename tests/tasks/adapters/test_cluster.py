@@ -175,6 +175,38 @@ def test_a_run_is_the_same_though_workers_and_machines_are_lost(method, engine):
     assert found["workers"] == 2 and found["machines"] == 1 and not found["left"]
 
 
+HANGS = """
+import os
+import sys
+import time
+import epvf.tasks.adapters.cluster as own
+
+own.PATIENCE, own.FIRST_PATIENCE = 2.0, 60.0
+folder = sys.argv[1]
+
+
+def work(common, part):
+    open(f"{folder}/{part}-{os.getpid()}", "w").close()
+    if part == 1 and len([name for name in os.listdir(folder) if name[0] == "1"]) == 1:
+        time.sleep(3600)
+    return part + 10
+
+
+cluster = connect("local:1", None)
+found = cluster.share_out(work, (own.Engine("ant", "native", 9, 1),), [0, 1, 2])
+print(json.dumps([found, sorted(os.listdir(folder))]))
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_given_up(tmp_path):
+    found, done = run("-c", BEGIN + HANGS, str(tmp_path))
+    assert found == [10, 11, 12]
+    # by two workers, of which the first one is gone
+    assert [name[0] for name in done] == ["0", "1", "1", "2"]
+    assert done[1] != done[2]
+
+
 REFUSED = """
 def refused(call):
     try:
