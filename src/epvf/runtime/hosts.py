@@ -18,7 +18,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn
 
@@ -246,6 +246,21 @@ def _go_to(asked: Asked, told: dict[str, Any], seconds: float) -> dict[int, sock
     return {0: connection}
 
 
+def check_listens(address: str, seconds: float = 10.0) -> None:
+    """Checks that somebody listens at `HOST:PORT`, before a library tries to for minutes.
+
+    Raises:
+        UserError: if not, within some seconds.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UserError(f"{brief(address)} must be HOST:PORT")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
+    except OSError as error:
+        raise UserError(f"nobody listens at {address}: {one_line(error):.80}") from None
+
+
 def _difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str | None:
     """What two processes of a run may not differ in, in words."""
     other = theirs.get("process")
@@ -326,15 +341,20 @@ def _hush(asked: Asked) -> None:
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-    _on_abort(lambda: _end(_gone(0)))
+    _on_abort(asked.process_id)
 
 
-def _on_abort(act: Callable[[], None]) -> None:
-    """JAX aborts a process that has lost process 0, from a thread of its own."""
+def _on_abort(own: int) -> None:
+    """JAX aborts a process that has lost process 0, with a trace; here in a line."""
     import ctypes
 
+    def act(number: int) -> None:
+        # in a thread of JAX's; the one that watches process 0 knows best why
+        time.sleep(1.0)
+        _end(f"JAX ended process {own} of the run: it has lost the others, or failed")
+
     global _handler
-    _handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: act())
+    _handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(act)
     ctypes.CDLL(None).signal(int(signal.SIGABRT), _handler)
 
 

@@ -135,6 +135,9 @@ def test_a_cluster_of_another_python_is_told_from_none(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", ray)
     with pytest.raises(UserError, match="at auto has another Python or Ray than this machine"):
         connect("auto", None)
+    for where in ("localhost:1", "ray://localhost:1"):
+        with pytest.raises(UserError, match="nobody listens at localhost:1: "):
+            connect(where, None)
     said = "Could not find any running Ray instance"
     with pytest.raises(UserError, match="there is no cluster at auto: Could not find any"):
         connect("auto", None)
