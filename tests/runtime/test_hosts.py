@@ -3,6 +3,7 @@
 import socket
 import threading
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -64,7 +65,7 @@ def _free_port():
 def _others(port, *hellos, num=2, seconds=5.0):
     """What process 0 comes to, and what others do that come with these words."""
     asked = Asked(f"localhost:{port}", num, 0)
-    said = [None] * len(hellos)
+    said: list[Any] = [None] * len(hellos)
 
     def come(i, hello):
         try:

@@ -130,8 +130,7 @@ def test_a_cluster_of_another_python_is_told_from_none(monkeypatch):
     def init(**how):
         raise RuntimeError(said)
 
-    ray = types.ModuleType("ray")
-    ray.init, ray.is_initialized = init, lambda: False
+    ray = types.SimpleNamespace(init=init, is_initialized=lambda: False)
     monkeypatch.setitem(sys.modules, "ray", ray)
     with pytest.raises(UserError, match="at auto has another Python or Ray than this machine"):
         connect("auto", None)
