@@ -99,6 +99,9 @@ class _Counting:
     threads = 1
     sent = 0
 
+    def parts_each(self, work):
+        return cluster.PARTS
+
     def share_out(self, work, common, parts):
         self.sent += cluster.num_bytes(common) + cluster.num_bytes(parts)
         zero = np.zeros(0, np.float32)
@@ -175,6 +178,15 @@ def test_a_run_is_the_same_though_workers_and_machines_are_lost(method, engine):
     found = run(script, *options)
     assert found["same"] and found["records"] >= 4
     assert found["workers"] == 2 and found["machines"] == 1 and not found["left"]
+
+
+def test_what_is_done_in_no_time_is_cut_into_fewer_parts():
+    there = cluster.Cluster(types, 1)
+    assert there.parts_each(evaluate_rows) == cluster.PARTS
+    for seconds, parts in ((0.1, 1), (0.5, 2), (5.0, cluster.PARTS)):
+        there._took[evaluate_rows] = seconds
+        assert there.parts_each(evaluate_rows) == parts
+        assert there.parts_each(explore_rows) == cluster.PARTS
 
 
 HANGS = """
