@@ -10,7 +10,7 @@ from epvf.errors import RunFailed, UserError
 from epvf.experiments.launch import remote
 from epvf.experiments.launch.job import Answer, Job, perform
 from epvf.files import one_line
-from epvf.runtime import hosts
+from epvf.runtime import meeting
 
 
 def run(
@@ -42,7 +42,7 @@ class _Tasks:
         self._ray = ray
         address = os.environ.get("RAY_ADDRESS", "")
         if ":" in address:
-            hosts.check_listens(address.removeprefix("ray://"))
+            meeting.check_listens(address.removeprefix("ray://"))
         try:
             if not ray.is_initialized():
                 with warnings.catch_warnings():

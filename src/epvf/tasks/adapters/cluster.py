@@ -35,7 +35,7 @@ from epvf.files import one_line
 from epvf.policies import host_noise
 from epvf.policies.mlp import Policy
 from epvf.policies.population import Recipe, Undrawn
-from epvf.runtime import hosts
+from epvf.runtime import meeting
 from epvf.tasks.base import Task, TaskSpec, check_policy
 from epvf.types import Among, Array, Envs, Evaluate, Evaluation, PRNGKey, Segment
 
@@ -302,7 +302,7 @@ def connect(where: str, threads: int | None) -> Cluster:
         raise UserError("a cluster needs ray: pip install 'epvf[ray]'") from None
     if not ray.is_initialized():
         if kind not in ("local", "auto"):
-            hosts.check_listens(where.removeprefix("ray://"))
+            meeting.check_listens(where.removeprefix("ray://"))
         try:
             with warnings.catch_warnings():
                 # of a fork that becomes another program at once
