@@ -126,7 +126,7 @@ def test_bad_input(refused, monkeypatch):
         ),
     ):
         refused(["train", "cartpole", "--preset", "debug", *words], message)
-    monkeypatch.setattr("epvf.runtime.hosts.MEETING_SECONDS", 0.1)
+    monkeypatch.setattr("epvf.runtime.meeting.MEETING_SECONDS", 0.1)
     with closing(socket.create_server(("", 0))) as taken:
         nowhere = f"localhost:{taken.getsockname()[1]}"
     words = [*TRAIN, "--coordinator", nowhere]

@@ -117,8 +117,12 @@ print(json.dumps({"first": first, "apart": float(apart), "where": sorted(where)}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["epvf", "psvf", "matched-openes", "ridge"])
+@pytest.mark.parametrize(
+    "method", ["epvf", "psvf", "matched-openes", "ridge", "ridge-replay", "openes"]
+)
 def test_training_is_that_of_one_device(method):
+    if method == "openes":
+        pytest.importorskip("evosax", reason="the extra baselines is not installed")
     found = run(TRAINING, method)
     one, eight = found["first"]
     assert one == pytest.approx(eight, rel=1e-6)

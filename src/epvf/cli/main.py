@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from epvf import __version__
 from epvf.errors import RunFailed, UserError, printable, shortened, unknown
-from epvf.runtime import hosts, signals
+from epvf.runtime import hosts, meeting, signals
 
 
 class Command(NamedTuple):
@@ -118,7 +118,7 @@ def _dispatch(argv: list[str]) -> int:
     if not any(word in HELP for word in rest):
         environment.prepare(
             computes=name != "doctor",
-            joins=name in ("train", "resume") and hosts.named(rest),
+            joins=name in ("train", "resume") and meeting.named(rest),
         )
     code: int = import_module(f"epvf.cli.{COMMANDS[name].module}").run(rest)
     return code

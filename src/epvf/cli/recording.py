@@ -17,7 +17,7 @@ from epvf.runs import team
 from epvf.runs.display import Display, make_display
 from epvf.runs.folder import Run
 from epvf.runs.recorder import record
-from epvf.runtime import hosts, startup
+from epvf.runtime import hosts, meeting, startup
 from epvf.tasks.adapters.cluster import Cluster, connect
 from epvf.training.prepare import Setup
 from epvf.zoo.keeper import Keeper
@@ -163,7 +163,7 @@ def join(
     Raises:
         UserError: if they cannot train together.
     """
-    asked = hosts.asked_for(coordinator, num_processes, process_id)
+    asked = meeting.asked_for(coordinator, num_processes, process_id)
     if asked is None:
         return
     for option, given in alone.items():

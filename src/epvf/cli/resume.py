@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-
 from epvf.cli import arguments
 from epvf.cli.arguments import Shown
 from epvf.cli.results import print_result
-from epvf.config.schema import to_dict
 from epvf.errors import UserError, brief, shortened
 
 if TYPE_CHECKING:
@@ -61,6 +58,7 @@ def run(argv: list[str]) -> int:
     """Trains a run on from its newest checkpoint; returns the exit code."""
     asked = arguments.read(Options, "epvf resume", argv)
     from epvf.cli import recording
+    from epvf.config.schema import to_dict
     from epvf.runs.folder import Run, current_info, extended, read_config
     from epvf.runtime import hosts
     from epvf.runtime.handles import make_room
@@ -119,6 +117,8 @@ def run(argv: list[str]) -> int:
 
 def _follow(devices: str) -> int:
     """Trains with process 0, which alone has the run's folder."""
+    import numpy as np
+
     from epvf.cli import recording
     from epvf.config.schema import from_dict
     from epvf.runtime import hosts

@@ -128,13 +128,16 @@ def _mesh(config: Config, spec: TaskSpec, devices: str) -> Mesh | None:
     mesh = mesh_of(devices, config.num_seeds, config.num_envs, config.policy.num_centres)
     if mesh is None:
         return None
-    option = "--coordinator" if hosts.several() else "--devices"
+    option, without = "--devices", "leave it out"
+    if hosts.several():
+        option, without = "several processes", "use --num-processes 1"
     if METHODS[config.method.name].build is None:
-        raise UserError(f"method {config.method.name!r} trains on one device; leave out {option}")
+        name = config.method.name
+        raise UserError(f"method {name!r} trains on one device, not by {option}; {without}")
     if not spec.traceable:
         raise UserError(
             f"engine {spec.backend!r} steps on the host, which {option} cannot share out; "
-            "leave it out, or use an engine on JAX such as mjx"
+            f"{without}, or use an engine on JAX such as mjx"
         )
     return mesh
 

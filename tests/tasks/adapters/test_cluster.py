@@ -25,11 +25,11 @@ ROOT = Path(__file__).resolve().parents[3]
 KEY = jax.random.key(5)
 
 
-def _of(task_name, num, backend="native"):
+def _of(task_name, num, backend="native", **policies):
     """A task, its engine, the policy of its preset, and an undrawn population."""
     task = make(task_name, backend, episode_length=20, num_threads=1)
     engine = Engine(task_name, backend, 20, 1)
-    policy = make_policy(preset(task_name, "debug"), task.spec)
+    policy = make_policy(preset(task_name, "debug").replace(policies), task.spec)
     centre = np.asarray(policy.init(jax.random.key(1), "lecun_normal", 1.0))[None]
     lazy = jax.tree.map(np.asarray, perturbed(PerturbationConfig(floor=0.1), KEY, centre, num))
     return task, engine, policy, lazy
@@ -99,6 +99,9 @@ class _Counting:
     threads = 1
     sent = 0
 
+    def parts_each(self, work):
+        return cluster.PARTS
+
     def share_out(self, work, common, parts):
         self.sent += cluster.num_bytes(common) + cluster.num_bytes(parts)
         zero = np.zeros(0, np.float32)
@@ -106,11 +109,11 @@ class _Counting:
 
 
 def test_an_iteration_of_65536_policies_takes_less_than_100_kb_there():
-    task, _, policy, lazy = _of("ant", 65_536)
+    task, _, policy, lazy = _of("ant", 65_536, **{"policy.hidden_sizes": [64, 64]})
     workers = _Counting()
     evaluate = spread(task, workers).evaluator(policy)
     evaluate(KEY, Recipe((lazy,), np.zeros((0, policy.num_parameters), np.float32)))
-    assert lazy.centres.nbytes <= workers.sent < 100_000 + lazy.centres.nbytes
+    assert lazy.centres.nbytes == 4 * 6920 <= workers.sent < 100_000
     # what nobody has said how to draw is sent itself
     evaluate(KEY, np.zeros((100, policy.num_parameters), np.float32))
     assert workers.sent > 100 * 4 * policy.num_parameters
@@ -130,11 +133,13 @@ def test_a_cluster_of_another_python_is_told_from_none(monkeypatch):
     def init(**how):
         raise RuntimeError(said)
 
-    ray = types.ModuleType("ray")
-    ray.init, ray.is_initialized = init, lambda: False
+    ray = types.SimpleNamespace(init=init, is_initialized=lambda: False)
     monkeypatch.setitem(sys.modules, "ray", ray)
     with pytest.raises(UserError, match="at auto has another Python or Ray than this machine"):
         connect("auto", None)
+    for where in ("localhost:1", "ray://localhost:1"):
+        with pytest.raises(UserError, match="nobody listens at localhost:1: "):
+            connect(where, None)
     said = "Could not find any running Ray instance"
     with pytest.raises(UserError, match="there is no cluster at auto: Could not find any"):
         connect("auto", None)
@@ -173,6 +178,47 @@ def test_a_run_is_the_same_though_workers_and_machines_are_lost(method, engine):
     found = run(script, *options)
     assert found["same"] and found["records"] >= 4
     assert found["workers"] == 2 and found["machines"] == 1 and not found["left"]
+
+
+def test_what_is_done_in_no_time_is_cut_into_fewer_parts():
+    there = cluster.Cluster(types, 1)
+    assert there.parts_each(evaluate_rows) == cluster.PARTS
+    for seconds, parts in ((0.1, 1), (0.5, 2), (5.0, cluster.PARTS)):
+        there._took[evaluate_rows] = seconds
+        assert there.parts_each(evaluate_rows) == parts
+        assert there.parts_each(explore_rows) == cluster.PARTS
+
+
+HANGS = """
+import os
+import sys
+import time
+import epvf.tasks.adapters.cluster as own
+
+own.PATIENCE, own.FIRST_PATIENCE = 2.0, 60.0
+folder = sys.argv[1]
+
+
+def work(common, part):
+    open(f"{folder}/{part}-{os.getpid()}", "w").close()
+    if part == 1 and len([name for name in os.listdir(folder) if name[0] == "1"]) == 1:
+        time.sleep(3600)
+    return part + 10
+
+
+cluster = connect("local:1", None)
+found = cluster.share_out(work, (own.Engine("ant", "native", 9, 1),), [0, 1, 2])
+print(json.dumps([found, sorted(os.listdir(folder))]))
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_given_up(tmp_path):
+    found, done = run("-c", BEGIN + HANGS, str(tmp_path))
+    assert found == [10, 11, 12]
+    # by two workers, of which the first one is gone
+    assert [name[0] for name in done] == ["0", "1", "1", "2"]
+    assert done[1] != done[2]
 
 
 REFUSED = """

@@ -10,6 +10,7 @@ from epvf.errors import RunFailed, UserError
 from epvf.experiments.launch import remote
 from epvf.experiments.launch.job import Answer, Job, perform
 from epvf.files import one_line
+from epvf.runtime import meeting
 
 
 def run(
@@ -39,6 +40,9 @@ class _Tasks:
         except ImportError:
             raise UserError("a Ray cluster needs ray: pip install 'epvf[ray]'") from None
         self._ray = ray
+        address = os.environ.get("RAY_ADDRESS", "")
+        if ":" in address:
+            meeting.check_listens(address.removeprefix("ray://"))
         try:
             if not ray.is_initialized():
                 with warnings.catch_warnings():

@@ -35,11 +35,16 @@ from epvf.files import one_line
 from epvf.policies import host_noise
 from epvf.policies.mlp import Policy
 from epvf.policies.population import Recipe, Undrawn
+from epvf.runtime import meeting
 from epvf.tasks.base import Task, TaskSpec, check_policy
 from epvf.types import Among, Array, Envs, Evaluate, Evaluation, PRNGKey, Segment
 
 PARTS = 4
 """Of the rows, for each worker: fewer leave workers idle at the end, more cost more messages."""
+
+BRIEF = ((0.2, 1), (0.6, 2))
+"""Seconds of all rows together below which they are in fewer parts, and how many for each worker:
+messages would take longer than what they save."""
 
 AHEAD = 2
 """Parts in the hands of each worker: one is computed, the next one waits there."""
@@ -87,6 +92,10 @@ class Workers(Protocol):
     def threads(self) -> int: ...
     @property
     def num_workers(self) -> int: ...
+    def parts_each(self, work: Work) -> int:
+        """In how many parts for each worker the rows of some work are best."""
+        ...
+
     def share_out(self, work: Work, common: Any, parts: Sequence[Any]) -> list[Any]:
         """`work(common, part)` of every part, in their order."""
         ...
@@ -110,6 +119,7 @@ class Cluster:
     _durations: deque[float] = field(default_factory=lambda: deque(maxlen=50))
     _counted: tuple[int, float] = (1, -math.inf)
     _left: dict[Any, float] = field(default_factory=dict)
+    _took: dict[Work, float] = field(default_factory=dict)
 
     @property
     def num_workers(self) -> int:
@@ -119,6 +129,11 @@ class Cluster:
             cpus = self.ray.cluster_resources().get("CPU", 1.0)
             self._counted = (max(1, int(cpus // self.threads)), now)
         return self._counted[0]
+
+    def parts_each(self, work: Work) -> int:
+        """In how many parts for each worker the rows of some work are best, by the last time."""
+        took = self._took.get(work, math.inf)
+        return next((parts for seconds, parts in BRIEF if took < seconds), PARTS)
 
     def share_out(self, work: Work, common: Any, parts: Sequence[Any]) -> list[Any]:
         """`work(common, part)` of every part, in their order, whatever happens to workers.
@@ -131,7 +146,7 @@ class Cluster:
         Raises:
             UserError, RunFailed: that a worker raised.
         """
-        ray = self.ray
+        ray, since_start = self.ray, time.monotonic()
         remote = ray.remote(_guarded).options(num_cpus=self.threads, max_retries=-1)
         shared = ray.put((work, common))
         self.sent += num_bytes(common) + num_bytes(parts)
@@ -174,6 +189,7 @@ class Cluster:
             # interrupts it in the midst of an import would leave it broken
             self._left |= {ref: since for ref, (_, since) in share.begun.items()}
         self.received += num_bytes(list(share.answers.values()))
+        self._took[work] = time.monotonic() - since_start
         return [share.answers[i] for i in range(len(parts))]
 
     def _answer(self, ref: Any) -> Any:
@@ -285,6 +301,8 @@ def connect(where: str, threads: int | None) -> Cluster:
     except ImportError:
         raise UserError("a cluster needs ray: pip install 'epvf[ray]'") from None
     if not ray.is_initialized():
+        if kind not in ("local", "auto"):
+            meeting.check_listens(where.removeprefix("ray://"))
         try:
             with warnings.catch_warnings():
                 # of a fork that becomes another program at once
@@ -385,9 +403,10 @@ class ClusterTask:
         """Compiles the engine on this machine, from which workers here take it."""
         self.here.warm_up(policy, horizon)
 
-    def parts(self, num: int) -> list[slice]:
+    def parts(self, work: Work, num: int) -> list[slice]:
         """The rows in parts of about the same size."""
-        size = max(1, math.ceil(num / (PARTS * self.cluster.num_workers)))
+        parts = self.cluster.parts_each(work) * self.cluster.num_workers
+        size = max(1, math.ceil(num / parts))
         return [slice(begin, min(begin + size, num)) for begin in range(0, num, size)]
 
 
@@ -438,7 +457,7 @@ class ClusterEvaluator:
         num = thetas.num_undrawn if recipe else len(thetas)
         parts = [
             (rows.start, rows.stop, None if recipe else np.asarray(thetas[rows]))
-            for rows in self.task.parts(num)
+            for rows in self.task.parts(evaluate_rows, num)
         ]
         common = _common(self.task, self.policy, key, thetas)
         return _joined(self.task.cluster.share_out(evaluate_rows, common, parts))
@@ -467,7 +486,7 @@ class ClusterExplorer:
                 None if isinstance(thetas, Recipe) else np.asarray(thetas[rows]),
                 jax.tree.map(itemgetter(rows), whole),
             )
-            for rows in self.task.parts(thetas.shape[0])
+            for rows in self.task.parts(explore_rows, thetas.shape[0])
         ]
         common = (*_common(self.task, self.policy, key, thetas), self.horizon)
         return _joined(self.task.cluster.share_out(explore_rows, common, parts))
