@@ -9,7 +9,8 @@ from epvf.training.pace import Expected, Pace
 
 def test_settings_are_timed_once_and_count_as_often_as_they_run(monkeypatch):
     base = replace(preset("cartpole", "debug", "epvf"), {"iterations": 3})
-    timed, told = [], []
+    timed: list[int] = []
+    told: list[str] = []
 
     def measure(setup):
         timed.append(setup.config.num_envs)
