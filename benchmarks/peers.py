@@ -185,7 +185,7 @@ def learned(options: list[str], seconds: float) -> dict[str, Any]:
                     best["seconds_to_850"] = round(time.perf_counter() - start, 1)
                     break
         finally:
-            process.terminate()
+            process.kill()  # one that is asked to end compiles to the end first
             process.wait()
         if process.returncode > 0 and best["best"] is None:
             best["failed"] = (Path(folder) / "log").read_text()[-200:]

@@ -111,10 +111,14 @@ def test_programs_are_looked_at_while_they_are_traced() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "policy"), [("cartpole", Policy((4, 2), output="argmax")), ("hopper", Policy((11, 3)))]
+    ("name", "backend", "policy"),
+    [
+        ("cartpole", "jax", Policy((4, 2), output="argmax")),
+        ("hopper", "native", Policy((11, 3))),
+    ],
 )
-def test_built_in_tasks_pass(name: str, policy: Policy) -> None:
-    task = make(name, episode_length=3)
+def test_built_in_tasks_pass(name: str, backend: str, policy: Policy) -> None:
+    task = make(name, backend, episode_length=3)
     evaluate = checked(task.spec, task.evaluator(policy))
     thetas = np.zeros((2, policy.num_parameters), np.float32)
     assert evaluate(jax.random.key(0), thetas).starts.shape == (2, policy.layer_sizes[0])
