@@ -121,6 +121,7 @@ def _follow(devices: str) -> int:
 
     from epvf.cli import recording
     from epvf.config.schema import from_dict
+    from epvf.files import from_json
     from epvf.runtime import hosts
     from epvf.training.prepare import prepare
 
@@ -130,7 +131,7 @@ def _follow(devices: str) -> int:
         return 0
     theta = np.frombuffer(hosts.share(None), np.float32)
     initial = theta if theta.size else None
-    return recording.follow(prepare(from_dict(json.loads(told)), initial=initial, devices=devices))
+    return recording.follow(prepare(from_dict(from_json(told)), initial=initial, devices=devices))
 
 
 def _tell_finished(asked: Options) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from epvf.files import from_json
 from epvf.methods.base import State
 from epvf.runs.interrupt import Interrupt
 from epvf.runtime import hosts
@@ -52,7 +53,7 @@ def share_state(state: TrainState | None, like: State) -> TrainState | None:
     told = None
     if state is not None:
         told = [state.iteration, state.env_steps.tolist(), state.wall_time]
-    told = json.loads(hosts.share(json.dumps(told).encode()))
+    told = from_json(hosts.share(json.dumps(told).encode()))
     if told is None:
         return None
     iteration, env_steps, wall_time = told

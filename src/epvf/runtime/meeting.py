@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from epvf import __version__
 from epvf.errors import UserError, brief
-from epvf.files import one_line
+from epvf.files import from_json, one_line
 
 MEETING_SECONDS = 120.0
 """How long the processes of a run wait for each other."""
@@ -250,7 +250,7 @@ def _heard(connection: socket.socket) -> dict[str, Any]:
         if not (byte := connection.recv(1)) or len(line) > _LONGEST:
             raise ValueError("no line")
         line += byte
-    found = json.loads(line)
+    found = from_json(line)
     if not isinstance(found, dict):
         raise ValueError("no words")
     return found
