@@ -167,8 +167,8 @@ class Learner(PolicySearch):
     def remedy(self) -> str:
         """What to change where an update came out non-finite."""
         return (
-            "Lower value_update.learning_rate or policy_update.learning_rate, or use "
-            "target.transform centred_ranks"
+            "Lower a learning rate (value_update, policy_update), or use target.transform "
+            "centred_ranks"
         )
 
     def init_state(self, key: PRNGKey) -> LearnerState:
