@@ -74,6 +74,7 @@ def test_returns_that_are_not_finite_are_left_out():
     assert all(np.isfinite(row["perturbed"]["mean"]) for row in rows)
 
 
+@pytest.mark.slow
 def test_the_reference_is_the_mean_over_all_its_populations():
     probe = _probe(FormulaTask(lambda t: t @ SLOPE, False), population=64)
     thetas = np.concatenate([np.asarray(x) for x in probe._antithetic()])

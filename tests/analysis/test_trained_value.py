@@ -148,6 +148,7 @@ def test_of_several_seeds_each_has_its_own_v(tmp_path):
         load_value(run, seed=5)
 
 
+@pytest.mark.slow
 def test_bad_input_is_told_in_words(of_policies, of_states, tmp_path):
     size = len(of_policies.theta)
     cases = [

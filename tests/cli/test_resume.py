@@ -44,6 +44,7 @@ def test_a_finished_run_is_left_alone(run, capsys):
     assert _iterations(run) == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_extended_and_its_schedules_are_told(run, capsys):
     assert main(["resume", run, "--iterations", "7", "--json"]) == 0
     out, err = capsys.readouterr()

@@ -186,6 +186,7 @@ def test_a_folder_of_another_experiment_or_version_is_refused(tmp_path):
         runner.open_folder(folder, _plan("one"))
 
 
+@pytest.mark.slow
 def test_a_folder_grows_and_keeps_the_runs_that_it_has(tmp_path):
     folder = tmp_path / "x"
     _complete(folder, _plan("one"))

@@ -78,6 +78,7 @@ def test_a_driver_that_is_killed_loses_nothing_and_repeats_nothing(epvf):
         assert len(read_info(run)["resumed"]) <= (run.name in ("trial-0001", "trial-0003"))
 
 
+@pytest.mark.slow
 def test_a_trial_behind_the_others_is_given_up_and_one_that_diverges_has_failed(
     workplace, monkeypatch, capsys
 ):

@@ -32,6 +32,7 @@ def _learn(config, state, formula, iteration=0):
     return learner.learn(state, jnp.asarray(iteration), thetas, evaluation), thetas
 
 
+@pytest.mark.slow
 def test_v_of_a_linear_return_recovers_its_gradient():
     config = config_of(
         value__hidden_sizes=[],
@@ -58,6 +59,7 @@ def _by_sgd(rate, **delta):
     return config_of(value_update__optimizer="sgd", **delta)
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_too_high_for_sgd_is_shortened_and_another_is_not(monkeypatch):
     task = FormulaTask(lambda t: t @ np.asarray(SLOPE) + 3.0, traceable=False)
     losses = [record["loss/value"] for record in records_of(_by_sgd(50.0), task)]

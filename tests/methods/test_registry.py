@@ -115,6 +115,7 @@ def test_random_search_keeps_the_best_policy_that_it_drew():
     assert best > records[0]["rollout/episode_return_max"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", some(WHOLE))
 def test_all_methods_tell_the_same_things_and_start_from_one_policy(method):
     (record,) = records_of(config_of(method), _quadratic(False))
@@ -137,6 +138,7 @@ def test_seeds_side_by_side_are_the_seeds_one_by_one(method):
             assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-4, nan_ok=True), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", some(WHOLE))
 def test_returns_that_are_not_finite_are_counted_and_break_nothing(method):
     config = config_of(method, iterations=6)
@@ -162,6 +164,7 @@ def test_returns_that_are_not_finite_are_counted_and_break_nothing(method):
 # --- the evolution strategies
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", STRATEGIES)
 def test_a_broken_return_counts_as_the_worst_finite_one(method):
     search, state = _start(config_of(method))
@@ -176,6 +179,7 @@ def test_a_broken_return_counts_as_the_worst_finite_one(method):
     np.testing.assert_array_equal(after.progress.nonfinite_theta, thetas[5])
 
 
+@pytest.mark.slow
 def test_noise_falls_to_its_final_deviation_at_the_last_iteration():
     config = config_of(
         "openes", iterations=5, evolution__std=0.4, evolution__final_std=0.1, num_envs=4000
@@ -233,6 +237,7 @@ def _slope_of_v(search, fitted, state):
     return jax.grad(objective)(state.centres)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "name"), [*(("ant", n) for n in PRESETS), ("cartpole", "tuned")])
 def test_matched_openes_is_evolution_strategies_on_epvfs_population(task, name):
     sizes = {"num_envs": 32, "policy.hidden_sizes": [], "policy.output": "clip"}

@@ -211,6 +211,7 @@ def test_a_checkpoint_is_restored_on_any_number_of_devices(tmp_path):
     assert run(CHECKPOINTS, str(tmp_path), "2", devices=2) == written
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_kind_of_device_is_restored(tmp_path):
     run = tmp_path / "run"
     config = preset("cartpole", "debug").replace({"iterations": 2})

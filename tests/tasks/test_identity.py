@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 import mujoco
+import pytest
 
 from epvf.tasks import identity
 from epvf.tasks.ant import BODY as ANT
@@ -41,6 +42,7 @@ def test_somebody_elses_formulas_are_not_known():
     assert identity.of_body(replace(ANT, reward=partial(HOPPER.reward))) is None
 
 
+@pytest.mark.slow
 def test_code_that_is_on_disk_is_taken_without_a_trace(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     environment, spec = mjx.make(ANT).environment, ANT.spec("mjx", None, True)

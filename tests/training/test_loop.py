@@ -52,6 +52,7 @@ def test_a_run_repeats_to_the_bit_and_another_seed_differs(task):
     assert one != other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [SUM, HOST_SUM])
 def test_seeds_side_by_side_are_the_seeds_one_by_one(task):
     together = untimed(records_of(_config(num_seeds=2, seed=5), task))

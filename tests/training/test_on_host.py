@@ -56,6 +56,7 @@ def test_runs_on_uniform_noise_are_the_same_to_the_bit_whoever_draws_it(store, m
     assert not drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [12 * 4 * POLICY.num_parameters, 1 << 20])
 def test_policies_that_are_drawn_in_blocks_do_as_if_all_were_there(block, monkeypatch) -> None:
     task = make("cartpole", "lanes", episode_length=40, num_threads=2)

@@ -164,6 +164,7 @@ def test_layers_commute_withrenumbering_of(spec, seed):
         np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
     [mlp_spec(*sizes) for sizes in ARCHITECTURES] + [SPECS["all"], TIED],

@@ -98,6 +98,7 @@ def test_returns_without_rhyme_are_not_learned(tmp_path):
     assert found["low"] < 0.1 and found["high"] > -0.1 and abs(found["spearman"]) < 0.2
 
 
+@pytest.mark.slow
 def test_what_is_saved_predicts_the_same(fitted, zoo):
     path, _ = fitted
     predictor = load_predictor(path)
@@ -139,6 +140,7 @@ def test_another_task_is_refused(fitted, tmp_path):
         ranking.rank(other, other.entries(), load_predictor(fitted[0]))
 
 
+@pytest.mark.slow
 def test_another_architecture_is_refused(fitted, tmp_path):
     other = Zoo.create(tmp_path / "other")
     policy = Policy((3, 2, 1))

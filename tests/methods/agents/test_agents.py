@@ -348,6 +348,7 @@ def finished(tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_a_run_lies_on_disk_like_any_other(finished):
     assert read_info(finished)["status"] == "finished"
     records = read_metrics(finished / "metrics.jsonl")

@@ -21,6 +21,7 @@ def idle(policy: Policy) -> np.ndarray:
     return np.zeros(policy.num_parameters, np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["clip", "tanh"])
 @pytest.mark.parametrize("activation", ["tanh", "relu", "elu"])
 @pytest.mark.parametrize("hidden", [(), (7,), (64, 64), (5, 6, 7)])

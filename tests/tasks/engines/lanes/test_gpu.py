@@ -149,6 +149,7 @@ def test_a_state_is_packed_as_on_a_host(host: LanesTask) -> None:
     _same(gpu.states(layout, bits), states)
 
 
+@pytest.mark.slow
 def test_a_kernel_is_written_while_jax_traces(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     task = mjx.make(BODY, 5)
