@@ -2,6 +2,10 @@
 
 import pytest
 
+from epvf.cli import plans
+from epvf.cli.main import main
+from epvf.experiments.launch import launcher
+
 
 @pytest.mark.parametrize(
     ("words", "message"),
@@ -20,3 +24,18 @@ import pytest
 )
 def test_bad_input(words, message, refused):
     refused(words, message)
+
+
+@pytest.mark.parametrize(
+    ("where", "scale", "timed"),
+    [("local", "full", True), ("local", "small", False), ("slurm", "full", False)],
+)
+def test_only_what_is_long_and_runs_here_is_timed_before(
+    where, scale, timed, workplace, monkeypatch
+):
+    told: list[str] = []
+    monkeypatch.setattr(launcher, "understood", lambda *asked: None)
+    monkeypatch.setattr(plans, "tell_time", lambda folder, plan: told.append(plan.scale))
+    monkeypatch.setattr(plans, "complete", lambda *asked: 130)
+    assert main(["experiment", "fig1", "--scale", scale, "--launcher", where]) == 130
+    assert told == ["full"] * timed

@@ -54,7 +54,8 @@ def run(argv: list[str]) -> int:
     plan = runner.Plan(asked.name, asked.scale, asked.preset, seeds, arms)
     folder = asked.out or Path("experiments") / f"{asked.name}-{asked.scale}"
     runner.open_folder(folder, plan)
-    if asked.scale == "full":
+    if asked.scale == "full" and asked.launcher == "local":
+        # elsewhere this machine's pace says nothing, and it may be one that is not to compute
         plans.tell_time(folder, plan)
     if code := plans.complete(folder, plan, where, ["epvf", "experiment", *argv]):
         text = f"interrupted; the same command goes on with {folder}"
