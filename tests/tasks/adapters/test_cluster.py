@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import types
+from collections import deque
 from pathlib import Path
 
 import jax
@@ -187,6 +188,40 @@ def test_what_is_done_in_no_time_is_cut_into_fewer_parts():
         there._took[evaluate_rows] = seconds
         assert there.parts_each(evaluate_rows) == parts
         assert there.parts_each(explore_rows) == cluster.PARTS
+
+
+class _Done(int):
+    """An answer, and the reference to it."""
+
+
+def _ray_at_once():
+    """Stands for Ray, with one worker that computes at once."""
+
+    def remote(function):
+        call = types.SimpleNamespace(remote=lambda *given: _Done(function(*given)))
+        return types.SimpleNamespace(options=lambda **how: call)
+
+    ray = types.ModuleType("ray")
+    ray.exceptions = types.SimpleNamespace(RayError=OSError)
+    ray.put = ray.get = lambda given: given
+    ray.wait = lambda refs, timeout: (refs, [])
+    ray.cluster_resources = dict
+    ray.remote = remote
+    return ray
+
+
+def _quick(common, part):
+    return part + 10
+
+
+def test_work_of_a_new_kind_may_take_as_long_as_the_first():
+    there = cluster.Cluster(_ray_at_once(), 1)
+    assert there.share_out(_quick, (Engine("ant", "native", 9, 1),), [0, 1, 2]) == [10, 11, 12]
+    waited = {}
+    for work in (_quick, evaluate_rows):  # which a worker may have to compile first
+        usual = there._durations.get(work, deque())
+        waited[work] = cluster._Share(deque(), {}, {}, [], usual).patience
+    assert waited == {_quick: cluster.PATIENCE, evaluate_rows: cluster.FIRST_PATIENCE}
 
 
 HANGS = """

@@ -58,7 +58,7 @@ PATIENCE, LONG = 60.0, 10.0
 ended, and the part given to another."""
 
 FIRST_PATIENCE = 300.0
-"""The same while none has answered yet, since workers have to start and to compile."""
+"""The same while none has answered for this kind of work yet: workers have to start, to compile."""
 
 TRIES = 4
 """Of a part, until the cluster is given up."""
@@ -116,7 +116,7 @@ class Cluster:
     sent: int = 0
     received: int = 0
     again: int = 0
-    _durations: deque[float] = field(default_factory=lambda: deque(maxlen=50))
+    _durations: dict[Work, deque[float]] = field(default_factory=dict)
     _counted: tuple[int, float] = (1, -math.inf)
     _left: dict[Any, float] = field(default_factory=dict)
     _took: dict[Work, float] = field(default_factory=dict)
@@ -150,7 +150,8 @@ class Cluster:
         remote = ray.remote(_guarded).options(num_cpus=self.threads, max_retries=-1)
         shared = ray.put((work, common))
         self.sent += num_bytes(common) + num_bytes(parts)
-        share = _Share(deque(range(len(parts))), {}, {}, [0] * len(parts))
+        durations = self._durations.setdefault(work, deque(maxlen=50))
+        share = _Share(deque(range(len(parts))), {}, {}, [0] * len(parts), durations)
 
         def begin(i: int) -> None:
             share.tries[i] += 1
@@ -173,7 +174,7 @@ class Cluster:
                         share.waiting.appendleft(i)
                         continue
                     share.answers[i] = answer
-                    self._durations.append(time.monotonic() - since)
+                    durations.append(time.monotonic() - since)
                 for i in self._slow(share):
                     self.again += 1
                     begin(i)
@@ -187,7 +188,7 @@ class Cluster:
         finally:
             # a worker that is only late ends by itself, one that hangs is ended later on; what
             # interrupts it in the midst of an import would leave it broken
-            self._left |= {ref: since for ref, (_, since) in share.begun.items()}
+            self._left |= {ref: since + share.patience for ref, (_, since) in share.begun.items()}
         self.received += num_bytes(list(share.answers.values()))
         self._took[work] = time.monotonic() - since_start
         return [share.answers[i] for i in range(len(parts))]
@@ -204,9 +205,9 @@ class Cluster:
 
     def _slow(self, share: "_Share") -> list[int]:
         """Parts to give to a second worker as well, where workers have nothing else to do."""
-        if share.waiting or not self._durations or len(share.begun) >= self.num_workers:
+        if share.waiting or not share.durations or len(share.begun) >= self.num_workers:
             return []
-        limit = time.monotonic() - SLOW * float(np.median(self._durations)) - 1.0
+        limit = time.monotonic() - SLOW * float(np.median(share.durations)) - 1.0
         held = [i for i, _ in share.begun.values()]
         return [
             i
@@ -214,24 +215,18 @@ class Cluster:
             if since < limit and held.count(i) == 1 and i not in share.answers
         ]
 
-    @property
-    def _patience(self) -> float:
-        """Seconds after which a worker is given up."""
-        usual = float(np.median(self._durations)) if self._durations else None
-        return FIRST_PATIENCE if usual is None else max(PATIENCE, LONG * usual)
-
     def _end_left(self) -> None:
         """Ends workers that were to end by themselves, and did not."""
-        for ref, since in list(self._left.items()):
+        for ref, until in list(self._left.items()):
             done, _ = self.ray.wait([ref], timeout=0)
-            if done or time.monotonic() - since > self._patience:
+            if done or time.monotonic() > until:
                 del self._left[ref]
                 if not done:
                     self.ray.cancel(ref, force=True)
 
     def _hung(self, share: "_Share") -> list[Any]:
         """Calls whose workers are given up."""
-        limit = time.monotonic() - self._patience
+        limit = time.monotonic() - share.patience
         return [ref for ref, (_, since) in share.begun.items() if since < limit]
 
 
@@ -244,6 +239,7 @@ class _Share:
         begun: calls under way to their part, and when they began.
         answers: of parts that are done.
         tries: how often each part was begun.
+        durations: seconds that the newest parts of such work took.
         broken: the newest answer of a worker that could not do its part.
     """
 
@@ -251,7 +247,15 @@ class _Share:
     begun: dict[Any, tuple[int, float]]
     answers: dict[int, Any]
     tries: list[int]
+    durations: deque[float]
     broken: "_Broken | None" = None
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a worker is given up."""
+        if not self.durations:
+            return FIRST_PATIENCE
+        return max(PATIENCE, LONG * float(np.median(self.durations)))
 
 
 class _Broken(NamedTuple):
