@@ -13,7 +13,7 @@ from epvf.config.presets import PRESETS, preset
 from epvf.config.schema import Config, flatten, leaves
 from epvf.errors import UserError
 from epvf.methods.controls import REPLAYED
-from epvf.methods.evolution import MAX_DENSE, STRATEGIES
+from epvf.methods.evolution import MAX_DENSE, STRATEGIES, EvolutionConfig
 from epvf.methods.registry import METHODS, default_settings
 from epvf.policies.noise import noise_deviation
 from epvf.tasks import make
@@ -177,6 +177,36 @@ def test_a_broken_return_counts_as_the_worst_finite_one(method):
     after, _ = search.learn(state, jnp.asarray(0), thetas, Evaluation(returns, lengths))
     np.testing.assert_array_equal(after.strategy.mean, expected.strategy.mean)
     np.testing.assert_array_equal(after.progress.nonfinite_theta, thetas[5])
+
+
+def _both_of_evosax(method, **state):
+    """The population that a strategy asks for, and the one that evosax's own would, `[64, 4]`."""
+    search, start = _start(config_of(method))
+    algorithm, params, _ = search.strategy
+    strategy = start.strategy.replace(**state)
+    key = jax.random.key(3)
+    with jax.numpy_rank_promotion("allow"):
+        own = super(type(algorithm), algorithm)._ask(key, strategy, params)[0]
+        return algorithm._ask(key, strategy, params)[0], own
+
+
+@pytest.mark.parametrize("method", ["openes", "pgpe", "ars"])
+def test_mirrored_pairs_are_those_of_evosax(method):
+    ours, theirs = _both_of_evosax(method)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_last_digit_of_a_covariance_turns_no_policy_of_cmaes():
+    disturbance = 1e-6 * np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    covariances = [np.eye(4, dtype=np.float32) + x + x.T for x in (0.0 * disturbance, disturbance)]
+    (ours, theirs), (after, turned) = (_both_of_evosax("cmaes", C=c) for c in covariances)
+    size = np.abs(np.asarray(ours)).max()
+    np.testing.assert_allclose(ours, after, atol=1e-5 * size)
+    assert np.abs(np.asarray(theirs) - np.asarray(turned)).max() > 0.1 * size
+    wide = np.diag(np.asarray([4.0, 1.0, 1.0, 0.25], np.float32))
+    ours, _ = _both_of_evosax("cmaes", C=wide)
+    deviations = np.asarray(ours).std(axis=0) / EvolutionConfig().std
+    np.testing.assert_allclose(deviations, [2.0, 1.0, 1.0, 0.5], rtol=0.35)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -15,6 +16,7 @@ import pytest
 
 from epvf.config.presets import preset
 from epvf.errors import UserError
+from epvf.methods.registry import METHODS
 from epvf.runs.metrics import read_metrics
 from epvf.runtime.devices import mesh_of
 from epvf.training.prepare import prepare
@@ -45,7 +47,7 @@ def thetas(report):
 
 def run(program, *arguments, devices=8):
     """What a program prints, in a process with so many devices."""
-    paths = [str(Path(__file__).resolve().parents[2] / "src")]
+    paths = [str(Path(__file__).resolve().parents[2] / folder) for folder in ("src", "tests")]
     paths += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_max_isa=AVX2"
     env = os.environ | {
@@ -104,31 +106,72 @@ def test_rollouts_are_those_of_one_device_to_the_bit():
 
 
 TRAINING = """
-method = sys.argv[1]
-config = preset("cartpole", "debug", method).replace({"iterations": 3, "task.episode_length": 100})
-one, eight = train(config, "1"), train(config, "8")
-records = [[r for report in reports for r in report.records] for reports in (one, eight)]
-told = ("rollout", "steps", "eval")
-first = [{k: v for k, v in r[0].items() if k.startswith(told)} for r in records]
-apart = np.abs(thetas(one[-1]) - thetas(eight[-1])).max() / np.abs(thetas(one[-1])).max()
-where = {len(x.sharding.device_set) for x in jax.tree.leaves(eight[-1].state.learner)}
-print(json.dumps({"first": first, "apart": float(apart), "where": sorted(where)}))
+import re
+from dataclasses import dataclass
+from epvf.methods.registry import METHODS
+from epvf.training import compiled
+from probes import FormulaTask, config_of
+
+original, programs = compiled.compile_announced, []
+compiled.compile_announced = lambda *given: programs.append(original(*given)) or programs[-1]
+
+
+@dataclass(frozen=True)
+class Formula(FormulaTask):
+    rows_apart: bool = True
+
+
+def trained(config, task, devices):
+    setup = prepare(config, task, devices=devices)
+    reports = list(iterate(setup))
+    state = jax.device_get(reports[-1].state.learner)
+    centre = np.asarray(setup.search.centre(jax.tree.map(lambda x: x[0], state)))
+    return [r for report in reports for r in report.records], centre, reports[-1].state.learner
+
+
+found = {}
+for method in sys.argv[1:]:
+    task, config = Formula(lambda t: jnp.sin(3.0 * t).sum(-1)), config_of(method)
+    if METHODS[method].segment(config.method) is not None:
+        task, config = None, preset("cartpole", "debug", method)
+    config = config.replace({"iterations": 3, "num_envs": 64, "policy.hidden_sizes": [4]})
+    (records, theta, _), (others, other, state) = (trained(config, task, n) for n in "18")
+    told = ("rollout", "steps", "eval")
+    first = [{k: v for k, v in r[0].items() if k.startswith(told)} for r in (records, others)]
+    shapes = re.findall(r"[a-z]\\w*\\[([0-9,]+)\\]", programs[-1].as_text())
+    shapes = {tuple(map(int, dims.split(","))) for dims in shapes}
+    found[method] = {
+        "first": first,
+        "apart": float(np.abs(theta - other).max() / np.abs(theta).max()),
+        "where": sorted({len(x.sharding.device_set) for x in jax.tree.leaves(state)}),
+        "rows": sorted({x[-2] for x in shapes if len(x) > 1 and x[-1] == theta.size}),
+    }
+print(json.dumps(found))
 """
+
+SEARCHES = [name for name in METHODS.names() if METHODS[name].build is not None]
+
+
+@pytest.fixture(scope="module")
+def on_both():
+    """What training by one device and by eight have to do with each other, by method."""
+    there = find_spec("evosax") is not None
+    return run(TRAINING, *(name for name in SEARCHES if there or METHODS[name].needs is None))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "method", ["epvf", "psvf", "matched-openes", "ridge", "ridge-replay", "openes"]
-)
-def test_training_is_that_of_one_device(method):
-    if method == "openes":
-        pytest.importorskip("evosax", reason="the extra baselines is not installed")
-    found = run(TRAINING, method)
+@pytest.mark.parametrize("method", SEARCHES)
+def test_training_is_that_of_one_device(method, on_both):
+    if method not in on_both:
+        pytest.skip("the extra baselines is not installed")
+    found = on_both[method]
     one, eight = found["first"]
     assert one == pytest.approx(eight, rel=1e-6)
     # sums over policies are taken in another order
-    assert found["apart"] < 1e-3
+    assert found["apart"] < 1e-4
     assert found["where"] == [8]
+    # of 64 policies a device has eight, or an eighth of the weights of all
+    assert 8 in found["rows"] and not {16, 32, 64} & set(found["rows"])
 
 
 SEEDS = """

@@ -236,6 +236,15 @@ class PolicySearch:
         return None
 
     @property
+    def learns_per_weight(self) -> bool:
+        """Whether what `learn` does with a weight follows from that weight of all policies.
+
+        Several devices then have the policies of `learn` by weights, all rows of some: sums over
+        policies are those of one device.
+        """
+        return False
+
+    @property
     def centre_metrics(self) -> tuple[str, ...]:
         """Names of what `record_centre` measures."""
         return ("eval/episode_return", "policy/realized_gain")

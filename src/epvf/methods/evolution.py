@@ -85,10 +85,17 @@ class EvolutionSettings:
 
 
 class Strategy(NamedTuple):
-    """A strategy of evosax and its parameters."""
+    """A strategy of evosax and its parameters.
+
+    Attributes:
+        algorithm, params: evosax's.
+        per_weight: whether what it learns of a weight follows from the returns and that weight of
+            all policies, but for a few sums over weights.
+    """
 
     algorithm: Any
     params: Any
+    per_weight: bool = False
 
 
 class EvolutionState(NamedTuple):
@@ -118,11 +125,16 @@ class EvolutionLearner(PolicySearch):
         """What to change where an update came out non-finite."""
         return "Lower evolution.learning_rate or evolution.std"
 
+    @property
+    def learns_per_weight(self) -> bool:
+        """See `PolicySearch`."""
+        return self.strategy.per_weight
+
     def init_state(self, key: PRNGKey) -> EvolutionState:
         """Everything as before the first iteration; the mean is θ of EPVF with the same key."""
         mean_key, strategy_key, base_key = jax.random.split(key, 3)
         mean = self.policy.init(jax.random.split(mean_key, 1)[0], self.init, self.init_scale)
-        algorithm, params = self.strategy
+        algorithm, params, _ = self.strategy
         with _evosax_arithmetic():
             strategy = _strong(algorithm.init(strategy_key, mean, params))
         return EvolutionState(progress=begin(base_key, mean), strategy=strategy)
@@ -171,7 +183,7 @@ class EvolutionLearner(PolicySearch):
 
     def _ask(self, state: EvolutionState, iteration: Int[Array, ""]) -> tuple[Population, Any]:
         key = self.keys(state, iteration).perturbation
-        algorithm, params = self.strategy
+        algorithm, params, _ = self.strategy
         with _evosax_arithmetic():
             return algorithm.ask(key, state.strategy, params)
 
@@ -181,7 +193,7 @@ class EvolutionLearner(PolicySearch):
         # What asking changed in the state is worked out again: `propose` hands back policies only.
         asked = self._ask(state, iteration)[1]
         key = self.keys(state, iteration).batches
-        algorithm, params = self.strategy
+        algorithm, params, _ = self.strategy
         with _evosax_arithmetic():
             return _strong(algorithm.tell(key, thetas, fitness, asked, params)[0])
 
@@ -230,27 +242,27 @@ class _Request(NamedTuple):
 
 def _openes(strategies: Any, request: _Request) -> Strategy:
     _check_pairs(request)
-    algorithm = strategies.Open_ES(
+    algorithm = _mirrored(strategies.Open_ES)(
         **request.sizes, optimizer=_optimizer(request), std_schedule=_std_schedule(request)
     )
-    return Strategy(algorithm, algorithm.default_params)
+    return Strategy(algorithm, algorithm.default_params, per_weight=True)
 
 
 def _pgpe(strategies: Any, request: _Request) -> Strategy:
     _check_pairs(request)
-    algorithm = strategies.PGPE(**request.sizes, optimizer=_optimizer(request))
-    params = algorithm.default_params
+    algorithm = _mirrored(strategies.PGPE)(**request.sizes, optimizer=_optimizer(request))
     config = request.config
-    return Strategy(algorithm, params.replace(std_init=config.std, std_lr=config.std_learning_rate))
+    params = algorithm.default_params.replace(std_init=config.std, std_lr=config.std_learning_rate)
+    return Strategy(algorithm, params, per_weight=True)
 
 
 def _ars(strategies: Any, request: _Request) -> Strategy:
     _check_pairs(request)
-    algorithm = strategies.ARS(
+    algorithm = _mirrored(strategies.ARS)(
         **request.sizes, optimizer=_optimizer(request), std_schedule=_std_schedule(request)
     )
     algorithm.elite_ratio = request.config.elite_ratio
-    return Strategy(algorithm, algorithm.default_params)
+    return Strategy(algorithm, algorithm.default_params, per_weight=True)
 
 
 def _cmaes(strategies: Any, request: _Request) -> Strategy:
@@ -260,11 +272,11 @@ def _cmaes(strategies: Any, request: _Request) -> Strategy:
             f"method 'cmaes' has a dense covariance, and this policy has {size} parameters; use "
             f"method 'sepcmaes', or a policy of at most {MAX_DENSE} (policy.hidden_sizes)"
         )
-    return _adapting(strategies.CMA_ES, request)
+    return _adapting(_symmetric(strategies.CMA_ES), request)
 
 
 def _sepcmaes(strategies: Any, request: _Request) -> Strategy:
-    return _adapting(strategies.Sep_CMA_ES, request)
+    return _adapting(strategies.Sep_CMA_ES, request)._replace(per_weight=True)
 
 
 def _adapting(kind: Any, request: _Request) -> Strategy:
@@ -281,6 +293,39 @@ def _adapting(kind: Any, request: _Request) -> Strategy:
 def _randomsearch(strategies: Any, request: _Request) -> Strategy:
     algorithm = strategies.RandomSearch(**request.sizes, sampling_fn=request.draw)
     return Strategy(algorithm, algorithm.default_params)
+
+
+def _mirrored(kind: Any) -> Any:
+    """A strategy whose mirrored pairs, the same numbers, can be drawn by devices apart.
+
+    evosax joins both halves, which needs the first one whole on every device.
+    """
+
+    class Mirrored(kind):  # type: ignore[misc]
+        def _ask(self, key: PRNGKey, state: Any, params: Any) -> tuple[Population, Any]:
+            half = jax.random.normal(key, (self.population_size // 2, self.num_dims))
+            noise = jnp.asarray([1.0, -1.0])[:, None, None] * half[None]
+            return state.mean + state.std * noise.reshape(-1, self.num_dims), state
+
+    return Mirrored
+
+
+def _symmetric(kind: Any) -> Any:
+    """CMA-ES whose noise is that of the symmetric root of the covariance, B D Bᵀ z.
+
+    evosax draws B D z, which has the same distribution. But the eigenvectors B of variances that
+    are nearly alike, as all are at first, turn with the last digit of the covariance, and with
+    them every policy: no other machine or number of devices would see the same run.
+    """
+
+    class Symmetric(kind):  # type: ignore[misc]
+        def _ask(self, key: PRNGKey, state: Any, params: Any) -> tuple[Population, Any]:
+            _, state = super()._ask(key, state, params)
+            noise = jax.random.normal(key, (self.population_size, self.num_dims))
+            noise = ((noise @ state.B) * state.D) @ state.B.T
+            return state.mean + state.std * noise, state
+
+    return Symmetric
 
 
 STRATEGIES: dict[str, Callable[[Any, _Request], Strategy]] = {

@@ -132,6 +132,27 @@ def with_rows_apart(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(place, tree)
 
 
+def with_weights_apart(
+    mesh: Mesh, thetas: Array, draw: Callable[[Any], Array], state: Any
+) -> Array:
+    """The policies `[N, P]` of one seed, all rows of some weights on each device.
+
+    They are drawn there once more, so that nothing of them is sent.
+
+    Args:
+        mesh: of the devices.
+        thetas: the same policies by rows.
+        draw: what they are drawn by, from `state`.
+        state: arrays.
+    """
+    if mesh.shape[ROWS] == 1:
+        return thetas
+    # without the barrier XLA finds that they are drawn twice, and sends them
+    again = draw(jax.lax.optimization_barrier(state))
+    columns = NamedSharding(mesh, PartitionSpec(None, ROWS))
+    return jax.lax.with_sharding_constraint(again, columns)
+
+
 def spread_evaluate(mesh: Mesh, evaluate: Evaluate, apart: bool) -> Evaluate:
     """`Evaluate` by all devices of a seed, each for its rows.
 

@@ -23,6 +23,7 @@ from epvf.runtime.devices import (
     spread_explore,
     state_shardings,
     with_rows_apart,
+    with_weights_apart,
 )
 from epvf.training.prepare import Setup
 from epvf.training.state import TrainState, env_steps_left, finished, may_be_last
@@ -146,6 +147,9 @@ def _iterate_seeds(
             thetas = with_rows_apart(mesh, thetas)
         key = search.keys(state, iteration).rollouts
         rolled = evaluate(key, thetas) if explore is None else explore(key, thetas, state.envs)
+        if mesh is not None and search.learns_per_weight:
+            propose = partial(search.propose, iteration=iteration)
+            thetas = with_weights_apart(mesh, thetas, propose, state)
         return search.learn(state, iteration, thetas, rolled)
 
     def skip(states: State) -> Any:
