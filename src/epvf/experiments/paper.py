@@ -44,7 +44,7 @@ class Experiment(NamedTuple):
         title: above the figure.
         task: what is trained, from the task's `paper` preset unless told otherwise.
         best: the highest return there is.
-        claims: what the paper says of it, in its order.
+        claims: what the paper says of it, in its order; none of what is not the paper's.
         sizes: by scale.
         smooth: iterations that a running mean takes in the figure.
         axes: what the figure is drawn over, of `curves.AXES`.
@@ -79,9 +79,9 @@ def _envs(num: int) -> str:
 ONE_ENV: dict[str, Any] = {
     "num_envs": 1,
     "policy.hidden_sizes": (),
-    "policy.init": "lecun_normal",
+    "policy.init": "zeros",
     "perturbation.noise": "scaled_uniform",
-    "perturbation.scale": 1.75,
+    "perturbation.scale": 1.25,
     "perturbation.floor": 1.0,
     "buffer.size": 64,
     "value.hidden_sizes": (32,),
@@ -90,8 +90,8 @@ ONE_ENV: dict[str, Any] = {
     "value.inputs": "raw",
     "target.transform": "raw",
     "value_update.batch_size": 64,
-    "value_update.steps": 10,
-    "value_update.learning_rate": 1e-2,
+    "value_update.steps": 20,
+    "value_update.learning_rate": 2e-2,
     "policy_update.steps": 3,
     "policy_update.optimizer": "normalised",
     "policy_update.learning_rate": 1e-2,

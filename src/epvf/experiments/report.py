@@ -173,7 +173,5 @@ def _title(experiment: Experiment, plan: Plan) -> str:
         for values in (sizes, budgets)
     )
     environments = "environment" if sizes == [1] else "environments"
-    return (
-        f"{experiment.title}\n"
-        f"scale {plan.scale}, preset {plan.preset}: {envs} {environments}, {budget} {unit}"
-    )
+    preset = f", preset {plan.preset}" if experiment.claims else ""
+    return f"{experiment.title}\nscale {plan.scale}{preset}: {envs} {environments}, {budget} {unit}"
