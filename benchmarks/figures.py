@@ -87,7 +87,8 @@ def draw_all() -> None:
         save(figure, DOCS / "figures" / f"{name}.png")
     for name, experiment in EXPERIMENTS.items():
         told = json.loads((DOCS / "data" / f"{name}.json").read_text())
-        title = f"{experiment.title}\nscale {told['scale']}, preset {told['preset']}"
+        preset = f", preset {told['preset']}" if experiment.claims else ""
+        title = f"{experiment.title}\nscale {told['scale']}{preset}"
         notes = [f"The paper: {claim}." for claim in experiment.claims]
         groups = [group._replace(method="epvf") for group in _tidy(name, experiment.task)]
         figure = learning_curves(

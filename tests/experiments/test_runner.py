@@ -22,6 +22,7 @@ from epvf.experiments.paper import EXPERIMENTS, Arm, planned
 from epvf.files import read_json, write_json
 from epvf.runs.display import PlainDisplay
 from epvf.runs.folder import read_info
+from epvf.tasks import make
 
 PAPER = preset("ant", "paper")
 DELTAS = {
@@ -76,7 +77,8 @@ def test_every_experiment_can_be_planned(name, scale):
     for arm, config in arms:
         setting = arm.removesuffix(f"-s{config.seed}")
         trained.setdefault(setting, []).extend(range(config.seed, config.seed + config.num_seeds))
-    assert len(trained) >= 3 and set(map(tuple, trained.values())) == {tuple(range(seeds))}
+    assert len(trained) >= (1 if name == "cartpole-one-env" else 3)
+    assert set(map(tuple, trained.values())) == {tuple(range(seeds))}
 
 
 def test_the_settings_of_the_scaling_figure_spend_equal_budgets_on_batches_of_all_envs():
@@ -91,6 +93,13 @@ def test_the_full_figures_have_the_papers_sizes():
     (arm, *_), _ = planned("fig2-ablations", "full")
     assert arm.config == PAPER
     assert [a.config.num_envs for a in planned("fig1", "full")[0]] == 2 * [1, 2, 4, 8, 16]
+
+
+def test_one_environment_takes_fewer_env_steps_than_a_third_of_1e5_whatever_its_episodes():
+    for arm in planned("cartpole-one-env", "full")[0]:
+        longest = make("cartpole").spec.episode_length
+        assert arm.config.num_envs == 1 and arm.config.env_steps + longest <= 33_000
+        assert arm.config.iterations * 9 > 33_000  # no pole falls sooner
 
 
 def test_seeds_are_split_over_runs_without_gaps():

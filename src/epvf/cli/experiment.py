@@ -14,7 +14,8 @@ class Options:
     """Run and draw one of the paper's figures; the same command again goes on where it stopped.
 
     Attributes:
-        name: fig1, fig2-scaling, fig2-ablations or fig2-representations.
+        name: fig1, fig2-scaling, fig2-ablations, fig2-representations, or cartpole-one-env, which
+            is none of the paper's.
         scale: full is the paper's size; small runs on two cores.
         seeds: of each setting.
         out: folder to make.

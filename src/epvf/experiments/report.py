@@ -166,12 +166,12 @@ def _mean(values: list[float]) -> dict[str, float]:
 def _title(experiment: Experiment, plan: Plan) -> str:
     configs = [arm.config for arm in plan.arms]
     sizes = sorted({config.num_envs for config in configs})
-    iterations = sorted({config.iterations for config in configs})
-    envs, updates = (
+    budgets = sorted({config.env_steps or config.iterations for config in configs})
+    unit = "iterations" if configs[0].env_steps is None else "env steps"
+    envs, budget = (
         str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
-        for values in (sizes, iterations)
+        for values in (sizes, budgets)
     )
-    return (
-        f"{experiment.title}\n"
-        f"scale {plan.scale}, preset {plan.preset}: {envs} environments, {updates} iterations"
-    )
+    environments = "environment" if sizes == [1] else "environments"
+    preset = f", preset {plan.preset}" if experiment.claims else ""
+    return f"{experiment.title}\nscale {plan.scale}{preset}: {envs} {environments}, {budget} {unit}"
