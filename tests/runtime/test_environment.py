@@ -133,6 +133,20 @@ def test_a_cache_that_others_can_write_into_is_not_used_unasked(tmp_path, monkey
     assert folder is not None and folder.is_relative_to(tmp_path / "epvf" / "jax")
 
 
+def test_processors_of_another_kind_have_a_cache_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setattr(startup, "PROCESSORS", tmp_path / "cpuinfo")
+    folders = [startup.cache_folder()]
+    for told in (
+        "model name : x\nflags : avx2 fma",
+        "flags : fma avx2",
+        "flags : avx2 avx512f fma",
+    ):
+        startup.PROCESSORS.write_text(f"{told}\n")
+        folders.append(startup.cache_folder())
+    assert folders[1] == folders[2] and len(set(folders)) == 3
+
+
 def test_without_a_home_there_is_no_cache(monkeypatch):
     def nobody():
         raise RuntimeError("Could not determine home directory.")
