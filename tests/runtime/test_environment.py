@@ -17,7 +17,12 @@ from epvf.runtime import environment, handles, processors, startup
         ("JAX_ENABLE_X64", "banana"),
         ("JAX_DEBUG_NANS", "True"),
         ("JAX_DISABLE_JIT", "1"),
+        ("XLA_FLAGS", "--xla_cpu_enable_fast_math=true"),
+        ("JAX_DEBUG_KEY_REUSE", "1"),
+        ("JAX_NO_EXECUTION", "1"),
+        ("JAX_TRANSFER_GUARD_DEVICE_TO_HOST", "disallow_explicit"),
         ("JAX_DEFAULT_PRNG_IMPL", "rbg"),
+        ("JAX_RANDOM_SEED_OFFSET", "5"),
         ("NUMBA_DISABLE_JIT", "1"),
         ("NUMBA_NUM_THREADS", "many"),
         ("NUMBA_NUM_THREADS", "0"),
@@ -60,6 +65,8 @@ def test_harmless_values_are_harmless():
         "JAX_DEFAULT_PRNG_IMPL": "threefry2x32",
         "NUMBA_NUM_THREADS": "2",
         "JAX_NUMPY_RANK_PROMOTION": "raise",
+        "JAX_TRANSFER_GUARD": "log",
+        "XLA_FLAGS": "--xla_cpu_enable_fast_math=false",
     }
     assert environment.wrong(fine) == {}
 
@@ -91,7 +98,15 @@ def test_mujoco_loads_nothing_that_draws_until_it_is_asked_for(monkeypatch):
     ("name", "value", "told"),
     [
         ("JAX_PLATFORMS", "cuda", "JAX_PLATFORMS=cuda: JAX finds no such device here; unset it"),
+        (
+            "JAX_PLATFORM_NAME",
+            "tpu",
+            "JAX_PLATFORM_NAME=tpu: JAX finds no such device here; unset it",
+        ),
         ("XLA_FLAGS", "--xla_nonsense=1", "XLA_FLAGS=--xla_nonsense=1: JAX cannot start with it"),
+        ("JAX_NUM_CPU_DEVICES", "many", "JAX_NUM_CPU_DEVICES=many: JAX cannot read it; unset it"),
+        ("JAX_ENABLE_X64", "", "JAX_ENABLE_X64=: JAX cannot read it; unset it"),
+        ("NUMBA_OPT", "banana", "NUMBA_OPT=banana: numba cannot read it; unset it"),
     ],
 )
 def test_what_jax_cannot_start_with_is_told_before_a_folder_is_made(
