@@ -94,6 +94,23 @@ class Faulty(Walk):
             print("I am here")
 
 
+class Unsound(Walk):
+    """Has MuJoCo warn at every step."""
+
+    def __init__(self):
+        import mujoco
+
+        ball = "<mujoco><worldbody><body><freejoint/><geom size='1'/></body></worldbody></mujoco>"
+        self.model = mujoco.MjModel.from_xml_string(ball)
+        self.go_on = mujoco.mj_step
+        self.data = mujoco.MjData(self.model)
+
+    def step(self, action):
+        self.data.qvel[0] = np.nan
+        self.go_on(self.model, self.data)
+        return super().step(action)
+
+
 class Seen(Walk):
     """Observes something strange."""
 
@@ -121,6 +138,7 @@ KINDS: tuple[tuple[str, Any, dict[str, Any]], ...] = (
     ("Exit-v0", Faulty, {"when": "later", "what": "exit"}),
     ("Abort-v0", Faulty, {"when": "reset", "what": "abort"}),
     ("Print-v0", Faulty, {"when": "reset", "what": "print"}),
+    ("Unsound-v0", Unsound, {}),
     ("Nan-v0", Faulty, {"when": "never", "what": "nan reward"}),
     ("Inf-v0", Faulty, {"when": "never", "what": "inf observation"}),
     ("Graph-v0", Seen, {"space": spaces.Graph(NODE, None)}),

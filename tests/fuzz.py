@@ -16,8 +16,10 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -30,18 +32,29 @@ import yaml
 from epvf.cli.main import COMMANDS, main
 from epvf.config.presets import preset
 from epvf.config.schema import to_dict
+from epvf.errors import UserError
 from epvf.experiments import compare, runner
 from epvf.files import strict_json
 from epvf.methods.registry import METHODS
 from epvf.policies.formats.safetensors import save_policy
 from epvf.policies.mlp import Policy
 from epvf.runs.checkpoints import Checkpoints
-from epvf.runs.folder import Run
+from epvf.runs.folder import Run, read_info
+from epvf.runs.metrics import read_metrics
 from epvf.training.loop import init_state
 from epvf.training.prepare import prepare
 
 LONGEST_LINE = 200
 SECONDS = 60.0
+LONG = 15.0
+"""Seconds after which a run that goes on writing records is ended by a Ctrl-C.
+
+A damaged setting may well ask for a million iterations, which is no hang.
+"""
+
+STILL = 5.0
+"""Seconds without a record after which a run is no longer taken for one that goes on."""
+
 ITERATIONS = 3
 
 SMALL: dict[str, Any] = {
@@ -162,9 +175,10 @@ class Fuzzer:
     def _run(self, words: list[str]) -> tuple[str, str] | None:
         out, err = io.StringIO(), io.StringIO()
         begin = time.monotonic()
+        watch = _Watch(Path.cwd())
         faulthandler.dump_traceback_later(4 * SECONDS, exit=True)
         try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            with watch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 code = main(words)
         except BaseException as error:
             frames = traceback.extract_tb(error.__traceback__)
@@ -178,6 +192,8 @@ class Fuzzer:
         self.answer = f"{code} {last or out.getvalue()[:100]}"
         if (seconds := time.monotonic() - begin) > SECONDS:
             return "hang", f"{seconds:.0f} s"
+        if code == 130 and watch.ended:
+            return None if _interrupted(Path.cwd()) else ("not saved", last)
         if code not in (0, 1, 2):
             return "exit code", str(code)
         if code and not last.startswith("epvf: error: "):
@@ -219,6 +235,54 @@ class Fuzzer:
         if gone:
             return "lost", f"{len(gone)} files such as {gone[0]}"
         return None
+
+
+class _Watch:
+    """Ends the command in this process by a Ctrl-C if its run goes on and on.
+
+    Attributes:
+        ended: whether that was done.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.ended = False
+        self._place = place
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        begin = grown = time.monotonic()
+        size = first = self._size()
+        while not self._over.wait(0.5):
+            now, before, size = time.monotonic(), size, self._size()
+            grown = now if size != before else grown
+            if size > first and now - begin > LONG and now - grown < STILL:
+                self.ended = True
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    def _size(self) -> int:
+        """Bytes of all records of regular files (a pipe in their place is never opened)."""
+        runs = [*self._place.glob("*/metrics.jsonl"), *self._place.glob("*/runs/*/metrics.jsonl")]
+        return sum(os.lstat(path).st_size for path in runs)
+
+
+def _interrupted(place: Path) -> bool:
+    """Whether a run says so that was ended here, and has a checkpoint of its last record."""
+    for run in (place / "run", place / "finished", *place.glob("comparison/runs/*")):
+        with contextlib.suppress(UserError, OSError, LookupError):
+            if read_info(run)["status"] == "interrupted":
+                last = int(read_metrics(run / "metrics.jsonl")[-1]["steps/update"])
+                if last > ITERATIONS and (run / "checkpoints" / f"{last:012}").is_dir():
+                    return True
+    return False
 
 
 # --- templates

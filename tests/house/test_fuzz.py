@@ -28,3 +28,12 @@ def test_damaged_input_is_refused_in_a_line_and_changes_nothing_else(kind, fuzze
 def test_much_damaged_input_is_refused_in_a_line_and_changes_nothing_else(kind, fuzzer):
     numbers = range(NUMBERS[kind], SLOW_NUMBERS[kind])
     assert [found for i in numbers if (found := fuzzer.try_one(kind, i))] == []
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_for_ever_is_ended_and_is_no_hang(fuzzer, monkeypatch):
+    monkeypatch.setattr("fuzz.LONG", 2.0)
+    words = ["resume", "run", "--iterations", "1000000"]
+    monkeypatch.setitem(KINDS, "run", lambda rng, place, outside: words)
+    assert fuzzer.try_one("run", 0) is None
+    assert fuzzer.codes[130] == 1

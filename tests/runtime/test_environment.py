@@ -17,7 +17,12 @@ from epvf.runtime import environment, handles, processors, startup
         ("JAX_ENABLE_X64", "banana"),
         ("JAX_DEBUG_NANS", "True"),
         ("JAX_DISABLE_JIT", "1"),
+        ("XLA_FLAGS", "--xla_cpu_enable_fast_math=true"),
+        ("JAX_DEBUG_KEY_REUSE", "1"),
+        ("JAX_NO_EXECUTION", "1"),
+        ("JAX_TRANSFER_GUARD_DEVICE_TO_HOST", "disallow_explicit"),
         ("JAX_DEFAULT_PRNG_IMPL", "rbg"),
+        ("JAX_RANDOM_SEED_OFFSET", "5"),
         ("NUMBA_DISABLE_JIT", "1"),
         ("NUMBA_NUM_THREADS", "many"),
         ("NUMBA_NUM_THREADS", "0"),
@@ -60,6 +65,8 @@ def test_harmless_values_are_harmless():
         "JAX_DEFAULT_PRNG_IMPL": "threefry2x32",
         "NUMBA_NUM_THREADS": "2",
         "JAX_NUMPY_RANK_PROMOTION": "raise",
+        "JAX_TRANSFER_GUARD": "log",
+        "XLA_FLAGS": "--xla_cpu_enable_fast_math=false",
     }
     assert environment.wrong(fine) == {}
 
@@ -91,7 +98,15 @@ def test_mujoco_loads_nothing_that_draws_until_it_is_asked_for(monkeypatch):
     ("name", "value", "told"),
     [
         ("JAX_PLATFORMS", "cuda", "JAX_PLATFORMS=cuda: JAX finds no such device here; unset it"),
+        (
+            "JAX_PLATFORM_NAME",
+            "tpu",
+            "JAX_PLATFORM_NAME=tpu: JAX finds no such device here; unset it",
+        ),
         ("XLA_FLAGS", "--xla_nonsense=1", "XLA_FLAGS=--xla_nonsense=1: JAX cannot start with it"),
+        ("JAX_NUM_CPU_DEVICES", "many", "JAX_NUM_CPU_DEVICES=many: JAX cannot read it; unset it"),
+        ("JAX_ENABLE_X64", "", "JAX_ENABLE_X64=: JAX cannot read it; unset it"),
+        ("NUMBA_OPT", "banana", "NUMBA_OPT=banana: numba cannot read it; unset it"),
     ],
 )
 def test_what_jax_cannot_start_with_is_told_before_a_folder_is_made(
@@ -131,6 +146,20 @@ def test_a_cache_that_others_can_write_into_is_not_used_unasked(tmp_path, monkey
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = startup.cache_folder()
     assert folder is not None and folder.is_relative_to(tmp_path / "epvf" / "jax")
+
+
+def test_processors_of_another_kind_have_a_cache_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setattr(startup, "PROCESSORS", tmp_path / "cpuinfo")
+    folders = [startup.cache_folder()]
+    for told in (
+        "model name : x\nflags : avx2 fma",
+        "flags : fma avx2",
+        "flags : avx2 avx512f fma",
+    ):
+        startup.PROCESSORS.write_text(f"{told}\n")
+        folders.append(startup.cache_folder())
+    assert folders[1] == folders[2] and len(set(folders)) == 3
 
 
 def test_without_a_home_there_is_no_cache(monkeypatch):

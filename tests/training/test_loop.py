@@ -106,6 +106,15 @@ def test_going_on_from_a_state_equals_never_having_stopped():
         np.testing.assert_equal(untimed(a.records), untimed(b.records))
 
 
+@pytest.mark.parametrize("task", [SUM, HOST_SUM])
+def test_a_state_that_was_kept_can_be_read_and_gone_on_from_again(task):
+    setup = prepare(_config(iterations=3), task)
+    states = [report.state for report in iterate(setup)]
+    *_, again = iterate(setup, states[0])
+    np.testing.assert_array_equal(again.state.learner.centres, states[-1].learner.centres)
+    assert np.isfinite(states[0].learner.centres).all()
+
+
 def test_compilation_is_announced():
     said: list[str] = []
     list(iterate(prepare(_config(iterations=1), SUM), announce=said.append))

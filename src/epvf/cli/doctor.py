@@ -45,10 +45,13 @@ def run(argv: list[str]) -> int:
 
 def examine() -> dict[str, Any]:
     """All findings as plain values; what is wrong with the environment is told, and undone here."""
-    problems, told = environment.wrong(), _environment()
-    with _without(problems):
-        problems |= environment.unusable()
-        return {"problems": problems} | _findings(usable=not _unstartable(problems), told=told)
+    wrong, told = environment.wrong(), _environment()
+    with _without(wrong):
+        unreadable = environment.unreadable()
+        with _without(unreadable):
+            unusable = environment.unusable()
+            problems = wrong | unreadable | unusable
+            return {"problems": problems} | _findings(usable=not unusable, told=told)
 
 
 def _findings(usable: bool, told: dict[str, str]) -> dict[str, Any]:
@@ -94,10 +97,6 @@ def alike(machines: "Sequence[Machine]") -> str:
     return f"no: {'; '.join(unlike)}; {told}"
 
 
-def _unstartable(problems: dict[str, str]) -> bool:
-    return not problems.keys() <= environment.RULES.keys()
-
-
 @contextmanager
 def _without(names: Iterable[str]) -> Iterator[None]:
     """Variables are not set in the block: with some values JAX cannot even be imported."""
@@ -118,12 +117,16 @@ def render(findings: dict[str, Any]) -> str:
         if isinstance(value, dict):
             lines.append(f"{title}:")
             lines += [
-                f"  {key.replace('_', ' '):18} {_words(inner, MISSING.get(name, 'none'))}"
+                f"  {_title(key):18} {_words(inner, MISSING.get(name, 'none'))}"
                 for key, inner in value.items()
             ]
         else:
             lines.append(f"{title + ':':20} {_words(value)}")
     return "\n".join(lines)
+
+
+def _title(key: str) -> str:
+    return key if key.isupper() else key.replace("_", " ")  # variables have their names
 
 
 MISSING = {"versions": "not installed"}

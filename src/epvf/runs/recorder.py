@@ -229,7 +229,7 @@ class _Recorder:
         if self._setup.method is None:
             train_agent(self._setup, take, announce)
             return
-        for report in iterate(interrupt.guard(self._setup), self._state, announce):
+        for report in iterate(interrupt.guard(self._setup), self._state, announce, donate=True):
             take(report)
 
     def _over(self, state: TrainState) -> bool:

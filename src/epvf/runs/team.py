@@ -83,7 +83,7 @@ def follow(setup: Setup) -> int:
 
 def _follow(setup: Setup, state: TrainState | None, interrupt: Interrupt) -> int:
     see, healthy, received = seeing(setup), True, 0
-    for report in iterate(setup, state):
+    for report in iterate(setup, state, donate=True):
         state = report.state
         healthy = bool(see(state.learner).progress.healthy.all())
         if hosts.agree(0):

@@ -127,7 +127,7 @@ def _in_memory(setup: Setup, display: Display) -> Result:
             if setup.method is None:
                 train_agent(setup, take, display.announce)
             else:
-                for report in iterate(interrupt.guard(setup), None, display.announce):
+                for report in iterate(interrupt.guard(setup), None, display.announce, donate=True):
                     take(report)
         except Interrupted:
             pass

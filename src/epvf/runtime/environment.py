@@ -4,8 +4,10 @@ A login script sets them for something else. Each is harmless, made so, or refus
 """
 
 import os
+import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -52,9 +54,17 @@ RULES: dict[str, Rule] = {
     "JAX_ENABLE_X64": Rule(_off, "epvf computes in 32 bits"),
     "JAX_DEBUG_NANS": Rule(_off, "epvf itself masks and counts what is not finite"),
     "JAX_DEBUG_INFS": Rule(_off, "epvf itself masks and counts what is not finite"),
+    "JAX_DEBUG_KEY_REUSE": Rule(
+        _off, "its checker takes a key that is split and folded for one used twice"
+    ),
+    "JAX_NO_EXECUTION": Rule(_off, "nothing is computed"),
+    "JAX_NO_TRACING": Rule(_off, "nothing can be compiled"),
     "JAX_DISABLE_JIT": Rule(_off, "uncompiled, a run takes a thousand times as long"),
     "JAX_DEFAULT_PRNG_IMPL": Rule(
         lambda value: value in ("", "threefry2x32"), "a seed would mean other numbers"
+    ),
+    "JAX_RANDOM_SEED_OFFSET": Rule(
+        lambda value: value in ("", "0"), "a seed would mean other numbers"
     ),
     "JAX_THREEFRY_PARTITIONABLE": Rule(
         lambda value: value == "" or _on(value), "a seed would mean other numbers"
@@ -62,12 +72,30 @@ RULES: dict[str, Rule] = {
     "JAX_NUMPY_DTYPE_PROMOTION": Rule(
         lambda value: value in ("", "standard"), "epvf mixes types of numbers"
     ),
+    "XLA_FLAGS": Rule(
+        lambda value: not re.search(r"xla_cpu_enable_fast_math(?!=(false|0)\b)", value),
+        "with fast math what is not finite is no longer seen",
+    ),
     "NUMBA_DISABLE_JIT": Rule(_off, "uncompiled, a rollout takes a thousand times as long"),
     "NUMBA_NUM_THREADS": Rule(
         lambda value: value == "" or _positive(value), "it must be a number of threads"
     ),
 }
 """Variables that may not have just any value."""
+
+RULES |= {
+    f"JAX_TRANSFER_GUARD{way}": Rule(
+        lambda value: not value.startswith("disallow"), "a run takes numbers to the device and back"
+    )
+    for way in ("", "_HOST_TO_DEVICE", "_DEVICE_TO_DEVICE", "_DEVICE_TO_HOST")
+}
+
+
+CHOOSING = ("JAX_PLATFORM_NAME", "JAX_PLATFORMS")
+"""Variables that say on what kind of device JAX computes."""
+
+PATHS = ("JAX_COMPILATION_CACHE_DIR", *CHOOSING)
+"""Variables that JAX reads as they are."""
 
 
 def wrong(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -77,6 +105,31 @@ def wrong(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
         for name, rule in RULES.items()
         if name in environment and not rule.fine(environment[name])
     }
+
+
+def unreadable() -> dict[str, str]:
+    """Values that JAX and numba fall over when they are imported, by variable."""
+    found = {}
+    if any(name.startswith("NUMBA_") for name in os.environ):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            import numba  # noqa: F401
+        # numba would go on with a default, and show the traceback of its parser
+        for name in re.findall(r"Environment variable \W*(NUMBA_\w+)", " ".join(map(str, said))):
+            found[name] = _unreadable(name, "numba")
+    if names := [name for name in os.environ if name.startswith("JAX_") and name not in PATHS]:
+        try:
+            import jax  # noqa: F401
+        except ValueError as error:
+            said_of = re.findall(r"JAX_\w+", str(error).upper())
+            name = next((name for name in said_of if name in names), names[0])
+            found[name] = _unreadable(name, "JAX")
+    return found
+
+
+def _unreadable(name: str, library: str) -> str:
+    told = brief(os.environ[name])[1:-1]
+    return f"{name}={told}: {library} cannot read it; unset it"
 
 
 def unusable(starts: bool = True) -> dict[str, str]:
@@ -93,17 +146,14 @@ def unusable(starts: bool = True) -> dict[str, str]:
         return {}
     import jax
 
-    platforms = os.environ.get("JAX_PLATFORMS", "")
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # which one depends on JAX's version
-        if not platforms:
+        name = next((name for name in CHOOSING if os.environ.get(name)), None)
+        if name is None:
             return {"JAX": f"JAX cannot start: {one_line(error)[:100]}"}
-        told = brief(platforms)[1:-1]
-        return {
-            "JAX_PLATFORMS": f"JAX_PLATFORMS={told}: JAX finds no such device here; unset it, or "
-            "set JAX_PLATFORMS=cpu"
-        }
+        told = brief(os.environ[name])[1:-1]
+        return {name: f"{name}={told}: JAX finds no such device here; unset it, or set {name}=cpu"}
     return {}
 
 
@@ -131,7 +181,9 @@ def prepare(computes: bool, joins: bool = False) -> None:
     if not computes:
         return
     check()
-    if any(os.environ.get(name) for name in ("XLA_FLAGS", "JAX_PLATFORMS")):
+    for told in unreadable().values():
+        raise UserError(told)
+    if any(os.environ.get(name) for name in ("XLA_FLAGS", *CHOOSING)):
         for told in unusable(not joins).values():
             raise UserError(told)
 
@@ -155,7 +207,7 @@ def _trial() -> str | None:
             text=True,
             errors="replace",
             timeout=TRIAL_SECONDS,
-            env=dict(os.environ) | {"JAX_PLATFORMS": "cpu"},
+            env=dict(os.environ) | {"JAX_PLATFORMS": "cpu", "JAX_PLATFORM_NAME": ""},
         )
     except (OSError, subprocess.SubprocessError) as error:
         return type(error).__name__

@@ -7,13 +7,16 @@ import platform
 import stat
 from pathlib import Path
 
+from epvf.runtime import mujoco_log
+
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+PROCESSORS = Path("/proc/cpuinfo")
 
 
 def quieten() -> None:
     """Keeps remarks of libraries that no user can act on off the terminal."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    for name in ("jax._src.xla_bridge", "absl", "tensorboardX"):
+    for name in ("jax._src.xla_bridge", "absl", "tensorboardX", mujoco_log.LOGGER):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
@@ -62,7 +65,7 @@ def shared(folder: Path) -> bool:
 def _kind_of_processor() -> str:
     """A few characters: programs for other processors' features are rejected loudly, or crash."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        with PROCESSORS.open(encoding="utf-8", errors="replace") as file:
             lines = (line for line in file if line.lower().startswith(("flags", "features")))
             features = next(lines, "")
     except OSError:

@@ -12,9 +12,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from epvf.errors import UserError
+from epvf.runtime import mujoco_log
 from epvf.tasks.base import TaskSpec
 from epvf.tasks.calls import applied
 from epvf.types import Array
+
+mujoco_log.divert()
 
 _PACKAGE = __name__.partition(".")[0]
 

@@ -21,7 +21,7 @@ from epvf.methods.metrics import INTERNAL, total_steps
 from epvf.runtime.devices import over_seeds, placed, state_shardings
 from epvf.training import compiled, on_host
 from epvf.training.prepare import Setup
-from epvf.training.state import Record, Report, TrainingDiverged, TrainState
+from epvf.training.state import Record, Report, TrainingDiverged, TrainState, copied
 from epvf.training.steps import Announce, Metrics, Timing, split_seeds
 
 RESETS = 2**31 - 1
@@ -62,7 +62,10 @@ def _placed(setup: Setup, function: Any, given: Any) -> Any:
 
 
 def iterate(
-    setup: Setup, state: TrainState | None = None, announce: Announce = lambda message: None
+    setup: Setup,
+    state: TrainState | None = None,
+    announce: Announce = lambda message: None,
+    donate: bool = False,
 ) -> Iterator[Report]:
     """Runs Algorithm 1 (Bohlinger & Peters 2025) to the end, reporting about once a second.
 
@@ -70,6 +73,8 @@ def iterate(
         setup: the run, of a method that searches by populations.
         state: where to go on; None: from the start.
         announce: told of long silent phases (compilation).
+        donate: whether the next iteration takes the arrays of `state` and of a report for its own.
+            That saves a copy of them; then they can be read until it begins, and no longer.
 
     Raises:
         UserError: if the method is an agent, whose loop is its own (`epvf.training.agents`).
@@ -83,8 +88,9 @@ def iterate(
     hopeless = np.zeros(setup.config.num_seeds, np.int64)
     losses = _Losses(setup.config, announce)
     run = compiled.steps if setup.task.spec.traceable else on_host.steps
-    for state, metrics, timing in run(setup, first, announce):
-        yield Report(state, _records(setup.config, state, metrics, timing))
+    kept = (lambda state: state) if donate else copied
+    for state, metrics, timing in run(setup, kept(first), announce):
+        yield Report(kept(state), _records(setup.config, state, metrics, timing))
         losses.look(metrics, setup.method)
         _check_health(setup.config, setup.method, metrics)
         hopeless = _hopeless(setup.config, metrics, hopeless)

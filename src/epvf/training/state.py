@@ -2,6 +2,7 @@
 
 from typing import NamedTuple, TypeAlias
 
+import jax
 import numpy as np
 
 from epvf.config.schema import Config
@@ -35,12 +36,18 @@ class Report(NamedTuple):
     """News from the loop.
 
     Attributes:
-        state: as of now. Its arrays are donated to the next iteration: use or copy them before.
+        state: as of now. Where the loop was told to `donate`, its arrays are gone with the next
+            iteration: use them before, or `copied`.
         records: one flat dict per iteration and seed, as in `metrics.jsonl`.
     """
 
     state: TrainState
     records: list[Record]
+
+
+def copied(state: TrainState) -> TrainState:
+    """The same in arrays of its own, which no iteration takes."""
+    return jax.tree.map(lambda leaf: leaf.copy() if hasattr(leaf, "copy") else leaf, state)
 
 
 def finished(config: Config, state: TrainState) -> bool:

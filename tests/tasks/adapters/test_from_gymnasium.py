@@ -194,6 +194,11 @@ def test_what_environments_print_is_no_result(capfd) -> None:
     assert told.out == "" and "I am here" in told.err
 
 
+def test_what_mujoco_warns_of_leaves_no_file(workplace, capfd) -> None:
+    make("gymnasium:foreign:Unsound-v0", num_threads=1).evaluator(POLICY)(KEY, _thetas(2))
+    assert list(workplace.iterdir()) == [] and capfd.readouterr() == ("", "")
+
+
 def test_options_and_actions_are_refused_in_words() -> None:
     with pytest.raises(UserError, match="num_slots goes with backend 'jax' and 'mjx'"):
         make(WALK, num_slots=3)

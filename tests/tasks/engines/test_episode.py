@@ -1,5 +1,7 @@
 """The compiled loop over an episode: its policy, its observations, and when it ends."""
 
+import logging
+
 import jax
 import mujoco
 import numba
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 
 from epvf.policies.mlp import Policy
+from epvf.runtime import mujoco_log
 from epvf.tasks import ant
 from epvf.tasks.body import State, transition
 from epvf.tasks.engines import episode
@@ -105,14 +108,17 @@ def test_stops_where_it_is_when_told() -> None:
     assert Episode(policy, ant.BODY).run(idle(policy), 1000, np.ones(1, bool), NO_SAMPLES)[1] == 1
 
 
-def test_sees_the_alarms_of_its_simulation(tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)  # MuJoCo writes its warnings to a file
+def test_sees_the_alarms_of_its_simulation(tmp_path, monkeypatch, caplog) -> None:
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.WARNING, mujoco_log.LOGGER)
     runner = Episode(Policy((34, 8)), ant.BODY)
     model, data = runner._owners
     assert not runner._simulation.alarms.any()
     data.qvel[3] = np.nan
     mujoco.mj_step(model, data)
     assert runner._simulation.alarms.any()
+    # MuJoCo by itself would have written MUJOCO_LOG.TXT
+    assert "unstable" in caplog.text and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -55,6 +55,21 @@ def test_return_ends_with_the_episode() -> None:
     np.testing.assert_array_equal(evaluation.starts, np.ones((4, 1)))
 
 
+def test_returns_are_counted_beyond_what_float32_can_add_one_by_one() -> None:
+    long = Environment(
+        reset=lambda key: jnp.zeros(()),
+        step=lambda state, action: (
+            state + 1.0,
+            jnp.where(state == 0.0, 2.0**24, 1.0),
+            jnp.zeros((), bool),
+        ),
+        observe=lambda state: jnp.ones(1),
+    )
+    evaluate = task(1001, long).evaluator(POLICY)
+    returns = evaluate(jax.random.key(0), constant_actions([1.0])).returns
+    np.testing.assert_array_equal(returns, [2.0**24 + 1000])
+
+
 @pytest.mark.parametrize("num_slots", [1, 2, 3, 7, 8, 100])
 def test_policies_that_wait_for_a_slot_do_as_well(num_slots: int) -> None:
     lengths = np.array([1, 2, 40, 4, 100, 5, 8, 10])

@@ -21,6 +21,7 @@ from gymnasium.vector.utils import CloudpickleWrapper
 
 from epvf.errors import RunFailed, UserError
 from epvf.registry import in_a_line
+from epvf.runtime import mujoco_log, startup
 from epvf.tasks.adapters.stepping import Stepper
 
 Answer: TypeAlias = Callable[[Any], Any]
@@ -257,6 +258,8 @@ def serve(connection_fd: int, life_fd: int) -> None:
 
 def _serve(connection: Connection) -> None:
     stepper = Stepper(connection.recv())
+    mujoco_log.divert()
+    startup.quieten()
 
     def ask(content: Any) -> Any:
         connection.send(("asks", content))

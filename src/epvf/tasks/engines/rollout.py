@@ -90,6 +90,8 @@ class _Slots(NamedTuple):
         owner: `[W]` whose policy it is: a row of the population, or its size for nobody's.
         steps: `[W]` steps taken.
         total: `[W]` rewards so far.
+        excess: `[W]` by how much rounding has made them too large (Kahan 1965): float32 alone would
+            no longer count beyond 2^24.
         running: `[W]`.
     """
 
@@ -98,6 +100,7 @@ class _Slots(NamedTuple):
     owner: Int[jax.Array, "W"]
     steps: Int[jax.Array, "W"]
     total: Float[jax.Array, "W"]
+    excess: Float[jax.Array, "W"]
     running: Bool[jax.Array, "W"]
 
 
@@ -187,6 +190,7 @@ def _load(
         owner=owner,
         steps=jnp.zeros(len(owner), jnp.int32),
         total=jnp.where(finite, 0.0, jnp.nan),
+        excess=jnp.zeros(len(owner)),
         running=finite & (owner < len(keys)),
     )
 
@@ -205,12 +209,15 @@ def _run_segment(
         observations = jax.vmap(environment.observe)(now.state)
         actions = jax.vmap(policy.apply)(layers, observations)
         state, rewards, terminated = jax.vmap(environment.step)(now.state, actions)
+        added = rewards - now.excess
+        total = now.total + added
         steps = now.steps + now.running
         over = terminated | ~jnp.isfinite(rewards) | (steps >= episode_length)
         now = now._replace(
             state=state,
             steps=steps,
-            total=now.total + jnp.where(now.running, rewards, 0.0),
+            total=jnp.where(now.running, total, now.total),
+            excess=jnp.where(now.running, (total - now.total) - added, now.excess),
             running=now.running & ~over,
         )
         return step + 1, now
