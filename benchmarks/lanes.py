@@ -1,12 +1,18 @@
 """How fast lanes roll out the Ant, next to MuJoCo's C engine.
 
     python benchmarks/lanes.py [--num-envs 1024] [--repeats 5] [--threads 1] [--width W] [--json]
+    python benchmarks/lanes.py --ratios [--seconds 60]
 
 The population is that of `epvf bench ant --method epvf`. Both engines take turns in one process;
 since other processes may share the processors, rates are per second of the threads' own time
 (`cpu`), with those by the wall clock beside them. `closed` is Evaluate, `segment` is Explore with
 32 steps a call, `bare` the engine alone. Starting is timed in processes of their own, first with an
 empty cache, then with what the first one kept; the compiler of numba has kept its code before.
+
+`--ratios` tells, within about so many seconds on an idle machine, how many times faster than
+`native` a thread of lanes is with the host's registers and with code for AVX2, and how many times
+faster two threads are than one: closed loops in turns, per second of the threads' own time and of
+the wall clock.
 """
 
 import argparse
@@ -30,6 +36,7 @@ from epvf.tasks import make
 from epvf.tasks.ant import BODY
 from epvf.tasks.engines import lanes, mjx
 from epvf.tasks.engines.lanes import LanesTask, objects
+from epvf.tasks.engines.lanes.program import Program
 from epvf.training.loop import init_state
 from epvf.training.prepare import prepare
 
@@ -124,6 +131,39 @@ def measure(num_envs: int, repeats: int, threads: int, width: int | None) -> dic
     return out
 
 
+def ratios(seconds: float) -> dict[str, Any]:
+    """Medians over turns, as many as fit, of rates relative to those of the same turn."""
+    policy, thetas = population(4096)
+    reference = mjx.make(BODY)
+    host = lanes.make(reference.environment, reference.spec, 1)
+    program = host.program
+    narrow = Program(program.environment, program.spec, objects.target(8, "haswell"))
+    runs = {
+        "native": closed(make("ant", "native", num_threads=1), policy, thetas[:256]),
+        "lanes": closed(host, policy, thetas),
+        "avx2": closed(LanesTask(narrow, 1), policy, thetas[:2048]),
+        "two threads": closed(LanesTask(program, 2), policy, thetas),
+    }
+    for run in runs.values():
+        run()
+    begin, turns = time.perf_counter(), []
+    while not turns or time.perf_counter() - begin < seconds * len(turns) / (len(turns) + 1):
+        turns.append([timed(run) for run in runs.values()])
+    rates = dict(zip(runs, np.array(turns).transpose(1, 0, 2), strict=True))
+    out: dict[str, Any] = {
+        name: dict(zip(("cpu", "wall"), np.median(rate, axis=0).round().tolist(), strict=True))
+        for name, rate in rates.items()
+    }
+    for name, one, other in (
+        ("lanes / native", "lanes", "native"),
+        ("avx2 / native", "avx2", "native"),
+        ("two threads / one", "two threads", "lanes"),
+    ):
+        median = np.median(rates[one] / rates[other], axis=0)
+        out[name] = dict(zip(("cpu", "wall"), median.round(2).tolist(), strict=True))
+    return out | {"turns": len(turns), "width": program.target.lanes.width}
+
+
 def start() -> dict[str, Any]:
     """Seconds from nothing to the end of the first episodes, imports apart."""
     out = {}
@@ -144,10 +184,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--width", type=int, default=None)
+    parser.add_argument("--ratios", action="store_true")
+    parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    result = measure(asked.num_envs, asked.repeats, asked.threads, asked.width)
-    result["start"] = start()
+    if asked.ratios:
+        result = ratios(asked.seconds)
+    else:
+        result = measure(asked.num_envs, asked.repeats, asked.threads, asked.width)
+        result["start"] = start()
     if asked.json:
         print(json.dumps(result, indent=2))
         return

@@ -9,6 +9,7 @@ from epvf.policies.mlp import Policy
 from epvf.policies.noise import PerturbationConfig
 from epvf.policies.population import Recipe, perturbed
 from epvf.tasks import make
+from epvf.tasks.engines.lanes import LanesTask
 from epvf.training import on_host
 from probes import FormulaTask, config_of, records_of, untimed
 
@@ -71,3 +72,21 @@ def test_policies_that_are_drawn_in_blocks_do_as_if_all_were_there(block, monkey
     monkeypatch.setattr(on_host, "BLOCK", block)
     parts = on_host.evaluate_in_blocks(evaluate, task, POLICY, key, recipe)
     jax.tree.map(np.testing.assert_array_equal, parts, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["psvf", "epvf"])
+def test_policies_that_nobody_reads_are_drawn_by_their_rollouts(method, monkeypatch) -> None:
+    task = make("pendulum", "lanes", episode_length=20, num_threads=2)
+    delta = {"num_seeds": 2, "iterations": 3, "policy.hidden_sizes": [4]}
+    if method == "epvf":
+        delta |= {"buffer.store": "seeds", "eval.interval": 2}
+    else:
+        delta |= {"psvf.hidden_sizes": [8], "psvf.horizon": 8, "psvf.minibatches": 2}
+    config = config_of(method, **delta)
+    with monkeypatch.context() as here:
+        for name in ("draw", "draw_rows", "room"):
+            here.delattr(host_noise, name)
+        found = untimed(records_of(config, task))
+    monkeypatch.setattr(LanesTask, "takes_recipes", False)
+    np.testing.assert_equal(found, untimed(records_of(config, task)))

@@ -10,21 +10,22 @@ import jax.numpy as jnp
 from epvf.bench.learning import Call, milliseconds, take_turns
 from epvf.methods.psvf import PSVFLearner, PSVFState
 from epvf.policies import host_noise
+from epvf.policies.population import Undrawn
 from epvf.runtime.compilation import compiler_options
 from epvf.runtime.processors import num_processors
 from epvf.training.loop import init_state
-from epvf.training.prepare import Setup
-from epvf.types import Array, Segment
+from epvf.training.prepare import Setup, draws_late
+from epvf.types import Array, Population, Segment
 
 
 def bench_psvf(setup: Setup, repeats: int = 5) -> dict[str, Any]:
     """Times the parts of an iteration turn by turn, for one seed and at θ's start.
 
     Returns:
-        `propose_ms`, drawing the population; `rollout_ms`, its segments of `horizon` steps each;
-        `value_ms`, the gradient steps of V, and `policy_ms`, all else that is learned from the
-        segments; `learner_compile_seconds` and `learner_bytes`, what the compiled update needs
-        beyond its arguments.
+        `propose_ms`, drawing the population, next to nothing where its rollouts do that;
+        `rollout_ms`, its segments of `horizon` steps each; `value_ms`, the gradient steps of V, and
+        `policy_ms`, all else that is learned from the segments; `learner_compile_seconds` and
+        `learner_bytes`, what the compiled update needs beyond its arguments.
     """
     learner, explore = setup.method, setup.explore
     assert isinstance(learner, PSVFLearner) and explore is not None
@@ -55,11 +56,13 @@ def bench_psvf(setup: Setup, repeats: int = 5) -> dict[str, Any]:
     }
 
 
-def _proposing(setup: Setup, learner: PSVFLearner) -> Callable[[PSVFState, int], Array]:
-    """Draws the population as training does on the task: on the host's threads or by XLA."""
+def _proposing(setup: Setup, learner: PSVFLearner) -> Callable[[PSVFState, int], Any]:
+    """The population, drawn as by training on the task: by its rollouts, the host, or XLA."""
     if setup.task.spec.traceable or not host_noise.reproducible():
         return jax.jit(learner.propose)
     population = jax.jit(learner.population)
+    if draws_late(setup.task):
+        return population
     num_threads = getattr(setup.task, "num_threads", None) or num_processors()
     room = host_noise.room((learner.num_envs, learner.policy.num_parameters))
 
@@ -70,7 +73,7 @@ def _proposing(setup: Setup, learner: PSVFLearner) -> Callable[[PSVFState, int],
 
 
 def _learning(
-    learner: PSVFLearner, state: PSVFState, thetas: Array, segment: Segment
+    learner: PSVFLearner, state: PSVFState, thetas: Population | Undrawn, segment: Segment
 ) -> tuple[Call, Call, int]:
     """Compiled calls of an iteration's learning and of V's part in it, and the bytes of the first.
 

@@ -128,7 +128,9 @@ def _population(setup: "Setup") -> "Population":
 
     from epvf.policies.population import drawn
     from epvf.training.loop import init_state
+    from epvf.training.prepare import draws_late
 
     state = jax.tree.map(lambda leaf: leaf[0], init_state(setup).learner)
     thetas = jax.jit(setup.search.propose)(state, 0)
-    return thetas if setup.task.spec.draws else np.asarray(drawn(thetas))
+    late = setup.task.spec.draws or draws_late(setup.task)
+    return thetas if late else np.asarray(drawn(thetas))

@@ -13,7 +13,7 @@ from epvf.runtime import startup
 from epvf.runtime.memory import free_device_bytes, free_host_bytes
 from epvf.training import pace
 from epvf.training.loop import init_state
-from epvf.training.prepare import Setup, run_needs
+from epvf.training.prepare import Setup, draws_late, run_needs
 
 
 def tell(setup: Setup, timing: bool, as_json: bool) -> None:
@@ -64,7 +64,8 @@ def size(setup: Setup) -> dict[str, Any]:
 def _memory(setup: Setup) -> int:
     traceable = setup.task.spec.traceable
     copies = 1 if traceable or free_device_bytes() is not None else 2
-    needs = run_needs(setup.search, setup.config.num_seeds, traceable, copies)
+    late = draws_late(setup.task)
+    needs = run_needs(setup.search, setup.config.num_seeds, traceable, copies, late)
     return needs.fixed + setup.config.num_envs * needs.per_policy
 
 

@@ -228,6 +228,11 @@ class PolicySearch:
         raise NotImplementedError
 
     @property
+    def reads_policies(self) -> bool:
+        """Whether `learn` reads all policies; otherwise it takes them undrawn as well as drawn."""
+        return True
+
+    @property
     def horizon(self) -> int | None:
         """Env steps of a policy where it takes over running environments (`Explore`).
 
@@ -280,7 +285,7 @@ class PolicySearch:
         self,
         state: State,
         iteration: Int[Array, ""],
-        thetas: Population | Perturbed,
+        thetas: Population | Undrawn,
         evaluation: Any,
     ) -> tuple[State, Metrics]:
         """The update after the rollouts of `thetas [N, P]`, which `propose` gave at this state.
@@ -325,7 +330,7 @@ class PolicySearch:
         return state._replace(progress=progress), metrics
 
 
-def keep_nonfinite(progress: Progress, thetas: Population | Perturbed, finite: Mask) -> Progress:
+def keep_nonfinite(progress: Progress, thetas: Population | Undrawn, finite: Mask) -> Progress:
     """Remembers one of the policies whose return was not finite, where there are any."""
     newest = thetas[jnp.argmin(finite)[None]][0]
     kept = jnp.where(finite.all(), progress.nonfinite_theta, newest)

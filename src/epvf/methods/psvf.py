@@ -35,7 +35,7 @@ from epvf.methods.metrics import ENDED, Metrics, count_steps
 from epvf.methods.optimizers import decay, make_optimizer
 from epvf.policies import scaling as coordinates
 from epvf.policies.noise import PerturbationConfig, clip_weights
-from epvf.policies.population import Rescaled, drawn, perturbed
+from epvf.policies.population import Rescaled, Undrawn, drawn, perturbed
 from epvf.policies.scaling import Scaler
 from epvf.types import (
     Array,
@@ -213,6 +213,11 @@ class PSVFLearner(PolicySearch):
         return "Lower psvf.learning_rate or policy_update.learning_rate"
 
     @property
+    def reads_policies(self) -> bool:
+        """V(s, θ) reads what policies put out, not their weights."""
+        return False
+
+    @property
     def horizon(self) -> int:
         """Env steps of each policy per iteration."""
         return self.config.horizon
@@ -285,7 +290,11 @@ class PSVFLearner(PolicySearch):
         return state, metrics | {"eval/perturbed_return": others.mean()}
 
     def learn(
-        self, state: PSVFState, iteration: Int[Array, ""], thetas: Population, evaluation: Segment
+        self,
+        state: PSVFState,
+        iteration: Int[Array, ""],
+        thetas: Population | Undrawn,
+        evaluation: Segment,
     ) -> tuple[PSVFState, Metrics]:
         """The update after `thetas [N, P]`, which `propose` gave at this state, have explored."""
         # what tells policies apart is a small difference of large outputs
@@ -293,7 +302,11 @@ class PSVFLearner(PolicySearch):
             return self._learn(state, iteration, thetas, evaluation)
 
     def _learn(
-        self, state: PSVFState, iteration: Int[Array, ""], thetas: Population, segment: Segment
+        self,
+        state: PSVFState,
+        iteration: Int[Array, ""],
+        thetas: Population | Undrawn,
+        segment: Segment,
     ) -> tuple[PSVFState, Metrics]:
         finite = jnp.isfinite(segment.rewards).all(axis=1)
         state = state._replace(progress=keep_nonfinite(state.progress, thetas, finite))

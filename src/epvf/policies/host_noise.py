@@ -10,7 +10,7 @@ Uniform noise is that of `population[rows]` to the bit, Gaussian noise within `U
 small that XLA takes it for zero (below 1.2e-38) stays what it is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,8 +20,8 @@ from jaxtyping import Float, Int, UInt32
 
 from epvf.policies import noise_loops as loops
 from epvf.policies.noise import PerturbationConfig
-from epvf.policies.noise_loops import Around, Change, Jobs
-from epvf.policies.population import Perturbed, Recipe, Rescaled, Undrawn
+from epvf.policies.noise_loops import Around, Change, Jobs, Source
+from epvf.policies.population import Perturbed, Recipe, Rescaled, Undrawn, is_lazy
 
 ULPS = 4
 """By how many units in the last place a normal may differ from XLA's."""
@@ -71,14 +71,10 @@ def draw_rows(
     out = room(shape) if out is None else out
     if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
         raise ValueError(f"{shape} policies need C-contiguous float32, not {out.shape} {out.dtype}")
-    inner = population.inner if isinstance(population, Rescaled) else population
-    jobs, around = _jobs(inner, rows), _around(inner)
-    change = _change(population)
-    gaussian, bound = inner.config.noise == "gaussian", _bound(inner.config)
+    found = _source(_alone(population), (rows,))
 
     def fill(part: slice) -> None:
-        some = Jobs(*(column[part] for column in jobs))
-        loops.fill(out[part], some, around, change, gaussian, bound)
+        loops.fill(out[part], part.start, found, loops.blocks())
 
     _in_parts(fill, shape, num_threads)
     return out
@@ -101,6 +97,21 @@ def draw_recipe(
     return found[0] if len(found) == 1 else np.concatenate(found)
 
 
+def source(policies: Float[np.ndarray, "N P"] | Undrawn | Recipe) -> Source:
+    """Policies for loops that take up one after the other, and draw it then; see `Source`."""
+    if is_lazy(policies):
+        policies = _alone(policies)
+    if isinstance(policies, Recipe):
+        return _source(policies, [np.arange(each.shape[0]) for each in policies.seeds])
+    nobody = Perturbed(
+        np.zeros((1, 1, policies.shape[1]), np.float32),
+        np.zeros((1, 2), np.uint32),
+        1,
+        PerturbationConfig(),
+    )
+    return _source(Recipe((nobody,), policies), (np.zeros(0, np.int64),))
+
+
 def room(shape: tuple[int, ...]) -> Float[np.ndarray, "*shape"]:
     """Uninitialised float32, C-contiguous, so aligned that JAX takes it as it is."""
     size = int(np.prod(shape))
@@ -121,8 +132,29 @@ def normals(
     return uniforms, results
 
 
-def _jobs(population: Perturbed, rows: Int[np.ndarray, "k"]) -> Jobs:
-    """As `Perturbed.__getitem__` counts."""
+def _alone(population: Undrawn) -> Recipe:
+    return Recipe((population,), np.zeros((0, population.shape[1]), np.float32))
+
+
+def _source(recipe: Recipe, rows: Sequence[Int[np.ndarray, "_"]]) -> Source:
+    """Some rows of each population of a recipe; they all have the same kind of noise."""
+    inner = [each.inner if isinstance(each, Rescaled) else each for each in recipe.seeds]
+    around = [_around(each) for each in inner]
+    firsts = np.cumsum([0, *(len(each.centres) for each in around)])
+    jobs = [_jobs(*each) for each in zip(inner, rows, firsts[:-1].tolist(), strict=True)]
+    config = inner[0].config
+    return Source(
+        Jobs(*map(np.concatenate, zip(*jobs, strict=True))),
+        Around(*map(np.concatenate, zip(*around, strict=True))),
+        _change(recipe.seeds, int(firsts[-1])),
+        config.noise == "gaussian",
+        _f32(np.inf if config.clip is None else config.clip),
+        np.ascontiguousarray(recipe.rest, np.float32),
+    )
+
+
+def _jobs(population: Perturbed, rows: Int[np.ndarray, "k"], first: int) -> Jobs:
+    """As `Perturbed.__getitem__` counts; `first` is the number of its first centre."""
     generation, member = rows // population.num, rows % population.num
     num_centres = population.centres.shape[1]
     each = population.num // num_centres
@@ -131,7 +163,7 @@ def _jobs(population: Perturbed, rows: Int[np.ndarray, "k"]) -> Jobs:
     signs = np.where(copy < pairs, _f32(1.0), _f32(-1.0))
     numbers = (centre * pairs + copy % pairs).astype(np.uint32)
     keys = np.asarray(population.keys, np.uint32)[generation]
-    return Jobs(keys, numbers, generation * num_centres + centre, signs)
+    return Jobs(keys, numbers, first + generation * num_centres + centre, signs)
 
 
 def _around(population: Perturbed) -> Around:
@@ -144,19 +176,20 @@ def _around(population: Perturbed) -> Around:
     return Around(centres, _f32(config.scale) * np.maximum(np.abs(centres), _f32(config.floor)))
 
 
-def _change(population: Undrawn) -> Change:
-    nothing = np.zeros(0, np.float32)
-    if isinstance(population, Perturbed):
-        return Change(False, _f32(1.0), nothing, nothing, 0)
-    size = _f32(population.size)
-    if population.scaler is None:
-        return Change(True, size, nothing, nothing, 0)
-    mean, deviation = (np.array(x, np.float32) for x in population.scaler)
-    return Change(True, size, mean, deviation, population.policy.layer_sizes[1])
-
-
-def _bound(config: PerturbationConfig) -> np.float32:
-    return _f32(np.inf if config.clip is None else config.clip)
+def _change(populations: Sequence[Undrawn], num_centres: int) -> Change:
+    rescaled = [each for each in populations if isinstance(each, Rescaled)]
+    if not rescaled:
+        nothing = np.zeros((num_centres, 0), np.float32)
+        return Change(False, np.ones(num_centres, np.float32), nothing, nothing, 0)
+    sizes = np.array([each.size for each in rescaled], np.float32)
+    if rescaled[0].scaler is None:
+        nothing = np.zeros((num_centres, 0), np.float32)
+        return Change(True, sizes, nothing, nothing, 0)
+    means, deviations = (
+        np.stack(rows).astype(np.float32)
+        for rows in zip(*(each.scaler for each in rescaled), strict=True)
+    )
+    return Change(True, sizes, means, deviations, rescaled[0].policy.layer_sizes[1])
 
 
 def _in_parts(fill: Callable[[slice], None], shape: tuple[int, int], num_threads: int) -> None:

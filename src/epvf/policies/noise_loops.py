@@ -6,8 +6,10 @@ its own, since LLVM asks at run time whether they overlap, and has few things in
 becomes SIMD code. They hold neither Python nor its lock.
 """
 
+import hashlib
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -47,20 +49,58 @@ class Around(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What becomes of policies after their noise; see `Rescaled`.
+    """What becomes of policies around each centre after their noise; see `Rescaled`.
 
     Attributes:
         rescaled: whether anything does.
-        size: of the noise.
-        mean, deviation: `[observation]`, or empty in raw coordinates.
+        sizes: `[C]` of the noise.
+        means, deviations: `[C, observation]`, or `[C, 0]` in raw coordinates.
         width: outputs of the first layer.
     """
 
     rescaled: bool
-    size: np.float32
-    mean: Float[np.ndarray, "observation"]
-    deviation: Float[np.ndarray, "observation"]
+    sizes: Float[np.ndarray, "C"]
+    means: Float[np.ndarray, "C observation"]
+    deviations: Float[np.ndarray, "C observation"]
     width: int
+
+
+class Source(NamedTuple):
+    """Policies `[k + E, P]` of which the first k are drawn when they are asked for.
+
+    Attributes:
+        jobs: of those that are drawn.
+        around, change, gaussian, bound: how they are.
+        rest: `[E, P]` those that are there already.
+    """
+
+    jobs: Jobs
+    around: Around
+    change: Change
+    gaussian: bool
+    bound: np.float32
+    rest: Float[np.ndarray, "E P"]
+
+    @property
+    def num(self) -> int:
+        """Policies in all."""
+        return len(self.jobs.numbers) + len(self.rest)
+
+
+class Blocks(NamedTuple):
+    """Room for the numbers of a block, of what each step of drawing makes of them."""
+
+    bits: UInt32[np.ndarray, "block"]
+    uniforms: Float[np.ndarray, "block"]
+    rests: Float[np.ndarray, "block"]
+    exponents: Float[np.ndarray, "block"]
+    mantissas: Int[np.ndarray, "block"]
+    noise: Float[np.ndarray, "block"]
+
+
+def version() -> str:
+    """A digest of this file: numba does not see that it changed where others call its loops."""
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
 
 
 _compiler: Any = partial(njit, nogil=True, error_model="numpy")
@@ -220,29 +260,38 @@ def _clip(theta: Any, bound: Any) -> None:
         theta[i] = -bound if x < -bound else x
 
 
+def blocks() -> Blocks:
+    """Room for one thread to draw in."""
+    kinds = (np.uint32, np.float32, np.float32, np.float32, np.int32, np.float32)
+    return Blocks(*(np.empty(_BLOCK, kind) for kind in kinds))
+
+
+@partial(_compiler, inline="never")
+def draw(theta: Any, row: int, source: Any, blocks: Any) -> None:
+    """The policy of a row, which must be one of those that are drawn, into `theta [P]`."""
+    jobs, change, noise = source.jobs, source.change, blocks.noise
+    number = jobs.centres[row]
+    centre, scale = source.around.centres[number], source.around.scales[number]
+    first, second = _threefry(jobs.keys[row, 0], jobs.keys[row, 1], _u32(0), jobs.numbers[row])
+    for start in range(0, len(theta), _BLOCK):
+        _bits(first, second, start, blocks.bits)
+        if source.gaussian:
+            open_uniforms(blocks.bits, blocks.uniforms, blocks.rests)
+            split(blocks.rests.view(np.int32), blocks.exponents, blocks.mantissas)
+            normals(blocks.uniforms, blocks.exponents, blocks.mantissas.view(np.float32), noise)
+        else:
+            _uniforms(blocks.bits, noise)
+        part = slice(start, min(start + _BLOCK, len(theta)))
+        _perturb(theta[part], noise, jobs.signs[row], centre[part], scale[part], source.bound)
+    if change.rescaled:
+        _resize(theta, centre, change.sizes[number])
+        if change.width:
+            _to_raw(theta, change.means[number], change.deviations[number], change.width)
+        _clip(theta, source.bound)
+
+
 @kept
-def fill(out: Any, jobs: Any, around: Any, change: Any, gaussian: bool, bound: Any) -> None:
-    """Rows of a population; a thread's part of `draw_rows`."""
-    bits = np.empty(_BLOCK, np.uint32)
-    uniforms, noise = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
-    rests, exponents = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
-    mantissas = np.empty(_BLOCK, np.int32)
-    for row in range(len(out)):
-        theta, centre = out[row], around.centres[jobs.centres[row]]
-        scale = around.scales[jobs.centres[row]]
-        first, second = _threefry(jobs.keys[row, 0], jobs.keys[row, 1], _u32(0), jobs.numbers[row])
-        for start in range(0, len(theta), _BLOCK):
-            _bits(first, second, start, bits)
-            if gaussian:
-                open_uniforms(bits, uniforms, rests)
-                split(rests.view(np.int32), exponents, mantissas)
-                normals(uniforms, exponents, mantissas.view(np.float32), noise)
-            else:
-                _uniforms(bits, noise)
-            part = slice(start, min(start + _BLOCK, len(theta)))
-            _perturb(out[row, part], noise, jobs.signs[row], centre[part], scale[part], bound)
-        if change.rescaled:
-            _resize(theta, centre, change.size)
-            if change.width:
-                _to_raw(theta, change.mean, change.deviation, change.width)
-            _clip(theta, bound)
+def fill(out: Any, first: int, source: Any, blocks: Any) -> None:
+    """Rows `first ...` of those that are drawn; a thread's part of `draw_rows`."""
+    for k in range(len(out)):
+        draw(out[k], first + k, source, blocks)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from epvf.errors import UserError
 from epvf.policies.mlp import Policy
-from epvf.policies.population import Perturbed, Recipe
+from epvf.policies.population import Recipe, Undrawn
 from epvf.types import (
     Array,
     Envs,
@@ -177,7 +177,7 @@ def checked(spec: TaskSpec, evaluate: Evaluate) -> Evaluate:
             `[N, observation_size]`.
     """
 
-    def evaluate_checked(key: RowKeys, thetas: Population | Perturbed | Recipe) -> Evaluation:
+    def evaluate_checked(key: RowKeys, thetas: Population | Undrawn | Recipe) -> Evaluation:
         evaluation = evaluate(key, thetas)
         _check_evaluation(spec, thetas.shape[0], evaluation)
         return evaluation
@@ -225,7 +225,7 @@ class _CheckedExplore:
         """See `Explore.reset`."""
         return self.explore.reset(key, num)
 
-    def __call__(self, key: PRNGKey, thetas: Population, envs: Envs) -> Segment:
+    def __call__(self, key: PRNGKey, thetas: Population | Undrawn | Recipe, envs: Envs) -> Segment:
         """See `Explore`."""
         segment = self.explore(key, thetas, envs)
         _check_segment(self.spec, (thetas.shape[0], self.horizon, self.outputs), segment)

@@ -20,7 +20,7 @@ from epvf.policies.population import Recipe, drawn, is_lazy
 from epvf.runtime.compilation import compiler_options
 from epvf.runtime.processors import num_processors
 from epvf.tasks.base import Task
-from epvf.training.prepare import Setup
+from epvf.training.prepare import Setup, draws_late
 from epvf.training.state import TrainState, finished, may_be_last
 from epvf.training.steps import (
     Announce,
@@ -153,31 +153,38 @@ def _proposing(setup: Setup, learners: State, announce: Announce) -> Propose:
         return lambda learners, iteration: (*whole(learners, iteration), None)
     populations = _compiled("populations", partial(_populations, search), learners, announce)
     num_threads = _num_threads(setup.task)
-    # only addresses, as long as nothing is drawn into it
-    room = host_noise.room((config.num_seeds, config.num_envs, search.policy.num_parameters))
-
-    draws = setup.task.spec.draws or (is_lazy(proposed) and _in_blocks(setup))
+    # policies that `learn` reads are drawn here, others where they are rolled out, if that is told
+    undecided = is_lazy(proposed)
+    tells = setup.task.spec.draws or (undecided and _takes_recipes(setup))
+    draws = not (undecided and tells)
+    shape = (config.num_seeds, config.num_envs, search.policy.num_parameters)
+    room: Any = host_noise.room(shape) if draws else np.broadcast_to(np.float32(np.nan), shape)
 
     def propose(
         learners: State, iteration: jax.Array
     ) -> tuple[Keys, Any, Populations, Recipe | None]:
         keys, undrawn = populations(learners, iteration)
-        recipe = _recipe(undrawn) if draws else None
-        if not (draws and is_lazy(proposed)):
+        if draws:
             # in the same room again: nobody reads what is in it for longer than an iteration
             _draw_seeds(undrawn, num_threads, room)
-        # what `propose` leaves undrawn `learn` draws again
-        return keys, undrawn if is_lazy(proposed) else room, room, recipe
+        return keys, undrawn if undecided else room, room, _recipe(undrawn) if tells else None
 
     announce("compiling the noise ...")
     propose(learners, jnp.zeros((), jnp.int32))
     return propose
 
 
+def _takes_recipes(setup: Setup) -> bool:
+    """Whether policies need not all be there for their rollouts."""
+    return draws_late(setup.task) or _in_blocks(setup)
+
+
 def _in_blocks(setup: Setup) -> bool:
     """Whether policies are drawn in blocks that are rolled out one after the other."""
-    takes_rows = getattr(setup.task, "takes_rows", False)
-    return takes_rows and setup.explore is None and not setup.task.spec.draws
+    task = setup.task
+    if task.spec.draws or draws_late(task):
+        return False
+    return setup.explore is None and getattr(task, "takes_rows", False)
 
 
 def _num_threads(task: Task) -> int:
@@ -231,9 +238,15 @@ def _populations(
 def _propose_seeds(
     search: PolicySearch, learners: State, iteration: jax.Array
 ) -> tuple[Keys, Any, Populations]:
-    """The keys of the rollouts, proposals, and their policies `[M, N, P]`."""
-    proposed = jax.vmap(search.propose, in_axes=(0, None))(learners, iteration)
+    """The keys of the rollouts, what `learn` takes, and the policies `[M, N, P]`."""
+    proposed = _offered(search, learners, iteration)
     return _keys(search, learners, iteration), proposed, jax.vmap(drawn)(proposed)
+
+
+def _offered(search: PolicySearch, learners: State, iteration: jax.Array) -> Any:
+    """What `learn` takes of all seeds: their policies, or how to draw them."""
+    propose = search.propose if search.reads_policies else search.population
+    return jax.vmap(propose, in_axes=(0, None))(learners, iteration)
 
 
 def _keys(search: PolicySearch, learners: State, iteration: jax.Array) -> Keys:
@@ -251,8 +264,7 @@ def _learn_arguments(config: Config, search: PolicySearch, learners: State) -> t
     seeds, num = config.num_seeds, config.num_envs
     rows: Any = partial(jax.ShapeDtypeStruct, (seeds, num))
     iteration = jax.ShapeDtypeStruct((), jnp.int32)
-    propose = jax.vmap(search.propose, in_axes=(0, None))
-    thetas = jax.eval_shape(propose, learners, iteration)
+    thetas = jax.eval_shape(partial(_offered, search), learners, iteration)
     if search.horizon is not None:
         steps: Any = partial(jax.ShapeDtypeStruct, (seeds, num, search.horizon))
         observation, *_, action = search.policy.layer_sizes

@@ -10,6 +10,7 @@ from epvf.config.schema import Config, replace
 from epvf.errors import UserError
 from epvf.methods.base import Method, Parts, PolicySearch
 from epvf.methods.registry import METHODS
+from epvf.policies import host_noise
 from epvf.policies.mlp import Policy
 from epvf.policies.population import drawn
 from epvf.runtime import hosts
@@ -115,7 +116,8 @@ def prepare(
         explore = explorer_of(task, policy, search.horizon)
         explore = checked_explore(spec, explore, policy, search.horizon)
     shares = 1 if mesh is None else mesh.size
-    check_memory(search, config.num_seeds, spec.traceable, 2 * config.policy.num_centres, shares)
+    multiple = 2 * config.policy.num_centres
+    check_memory(search, config.num_seeds, spec.traceable, multiple, shares, draws_late(task))
     return Setup(config, task, policy, search, evaluate, explore, initial, mesh)
 
 
@@ -165,8 +167,18 @@ def make_task(config: Config, method: Method, body: Body | None = None) -> Task:
     )
 
 
+def draws_late(task: Task) -> bool:
+    """Whether policies need not be there before a lane of the host takes them up."""
+    return getattr(task, "takes_recipes", False) and host_noise.reproducible()
+
+
 def check_memory(
-    search: PolicySearch, num_seeds: int, traceable: bool, multiple: int = 1, shares: int = 1
+    search: PolicySearch,
+    num_seeds: int,
+    traceable: bool,
+    multiple: int = 1,
+    shares: int = 1,
+    late: bool = False,
 ) -> None:
     """Refuses a run that cannot fit the memory, before anything of it is compiled.
 
@@ -179,6 +191,7 @@ def check_memory(
         traceable: whether the rollouts run where the arrays live, rather than on the host.
         multiple: of which a number of policies has to be one.
         shares: devices that share the populations of all seeds.
+        late: whether policies that `learn` does not read are drawn one by one; see `draws_late`.
 
     Raises:
         UserError: if the run cannot fit; it tells how many policies do.
@@ -188,20 +201,23 @@ def check_memory(
         # a task on the host gets populations and clouds together, copied into one
         free, where, copies = free_host_bytes(), HOST, 1 if traceable else 2
     if free is not None:
-        needs = run_needs(search, num_seeds, traceable, copies)
+        needs = run_needs(search, num_seeds, traceable, copies, late)
         needs = needs._replace(per_policy=needs.per_policy // shares)
         check_fits(search.num_envs, needs, free, multiple, where)
 
 
-def run_needs(search: PolicySearch, num_seeds: int, traceable: bool, copies: int) -> Needs:
+def run_needs(
+    search: PolicySearch, num_seeds: int, traceable: bool, copies: int, late: bool = False
+) -> Needs:
     """What a run needs, by the shapes of its state and of so many copies of its populations.
 
-    Populations that a traceable task draws as it goes take next to nothing.
+    Populations that a traceable task, or one on lanes, draws as it goes take next to nothing.
     """
     state = jax.eval_shape(search.init_state, jax.eval_shape(lambda: jax.random.key(0)))
     iteration = jax.ShapeDtypeStruct((), jnp.int32)
-    thetas = jax.eval_shape(search.propose, state, iteration)
-    if not traceable:
+    propose = search.population if late and not search.reads_policies else search.propose
+    thetas = jax.eval_shape(propose, state, iteration)
+    if not (traceable or late):
         thetas = jax.eval_shape(drawn, thetas)
     per_policy = num_bytes(thetas) // search.num_envs
     return Needs(num_seeds * num_bytes(state), num_seeds * copies * per_policy)

@@ -12,7 +12,10 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from epvf.policies import noise_loops
+from epvf.policies.noise_loops import Blocks, blocks, draw
 from epvf.runtime.kept import kept
+from epvf.tasks.engines.jitted import renamed
 
 ALIGNMENT = 64
 _SIZE, _INFINITE = np.int32(0x7FFFFFFF), np.int32(0x7F800000)  # bits of float32 without sign
@@ -45,6 +48,8 @@ class Room(NamedTuple):
         owners: `[W]` whose policy runs in a lane.
         limit: `[1]` longest episode.
         mode: `[1]` of the processor.
+        theta: `[P]` a policy that is drawn for a lane.
+        blocks: for drawing it.
     """
 
     states: np.ndarray
@@ -61,6 +66,8 @@ class Room(NamedTuple):
     owners: np.ndarray
     limit: np.ndarray
     mode: np.ndarray
+    theta: np.ndarray
+    blocks: Blocks
 
 
 class Journal(NamedTuple):
@@ -98,6 +105,8 @@ def room(
         owners=np.full(width, -1, np.int64),
         limit=np.full(1, limit, np.int32),
         mode=np.zeros(1, np.int32),
+        theta=_aligned((weights,), np.float32),
+        blocks=blocks(),
     )
 
 
@@ -140,26 +149,55 @@ _jit: Any = partial(njit, nogil=True, error_model="numpy")
 _inner = _jit(inline="never")
 
 
+def _loop(function: Any) -> Any:
+    """Kept on disk; under another name where the loops that draw policies have changed."""
+    return kept(renamed(function, noise_loops.version(), globals()))
+
+
 @_inner
-def _load(room: Any, side: int, lane: int, packing: Any, theta: Any, state: Any) -> None:
-    """Puts a policy and a state into a lane."""
-    weights, states = room.weights, room.states
+def _num_policies(source: Any) -> int:
+    return len(source.jobs.numbers) + len(source.rest)
+
+
+@_inner
+def _policy(room: Any, source: Any, i: int) -> Any:
+    """`[P]`, drawn if it was not there."""
+    num_drawn = len(source.jobs.numbers)
+    if i >= num_drawn:
+        return source.rest[i - num_drawn]
+    draw(room.theta, i, source, room.blocks)
+    return room.theta
+
+
+@_inner
+def _load_policy(room: Any, lane: int, packing: Any, theta: Any) -> None:
+    weights = room.weights
     for k in range(len(packing)):
         weights[k, lane] = theta[packing[k]]
+
+
+@_inner
+def _load_state(room: Any, side: int, lane: int, state: Any) -> None:
+    states = room.states
     for k in range(len(state)):
         states[side, k, lane] = state[k]
 
 
 @_inner
-def _load_group(room: Any, packing: Any, thetas: Any, states: Any, first: int, number: int) -> None:
-    """Puts policies and states that follow each other into the first lanes."""
+def _load_policies(room: Any, packing: Any, source: Any, first: int, number: int) -> None:
+    """Puts policies that follow each other into the first lanes."""
+    num_drawn = len(source.jobs.numbers)
+    for lane in range(number):
+        if first + lane < num_drawn:
+            draw(room.theta, first + lane, source, room.blocks)
+            _load_policy(room, lane, packing, room.theta)
+    there = max(num_drawn - first, 0)
+    if there >= number:
+        return
     for k in range(len(packing)):
         place = packing[k]
-        for lane in range(number):
-            room.weights[k, lane] = thetas[first + lane, place]
-    for lane in range(number):
-        for k in range(states.shape[1]):
-            room.states[0, k, lane] = states[first + lane, k]
+        for lane in range(there, number):
+            room.weights[k, lane] = source.rest[first + lane - num_drawn, place]
 
 
 @_inner
@@ -203,28 +241,30 @@ def _step(functions: Functions, room: Any, side: int) -> int:
 
 @_inner
 def _refill(
-    room: Any, side: int, lane: int, packing: Any, thetas: Any, starts: Any, queue: Any, done: Any
+    room: Any, side: int, lane: int, packing: Any, source: Any, starts: Any, queue: Any
 ) -> bool:
     """Starts the next policy in a lane; whether there was one. One that is not finite is none."""
     while True:
         i = _take(queue.ctypes.data)
-        if i >= len(thetas):
+        if i >= _num_policies(source):
             room.owners[lane] = -1
             return False
-        if _finite(thetas[i]):
+        theta = _policy(room, source, i)
+        if _finite(theta):
             break
-    _load(room, side, lane, packing, thetas[i], starts[i % len(starts)])
+    _load_policy(room, lane, packing, theta)
+    _load_state(room, side, lane, starts[i % len(starts)])
     room.owners[lane], room.steps[lane], room.totals[lane] = i, 0, 0.0
     return True
 
 
-@kept
+@_loop
 def run_episodes(
     functions: Functions,
     room: Room,
     mode: int,
     packing: Any,
-    thetas: Any,
+    source: Any,
     starts: Any,
     queue: Any,
     stop: Any,
@@ -236,7 +276,7 @@ def run_episodes(
     Args:
         mode: for the processor; 0 leaves it as it is.
         packing: `[P]`, see `policy.packing`.
-        thetas: `[N, P]`.
+        source: `[N, P]` policies, see `noise_loops.Source`.
         starts: `[N or 1, state]` bits of first states.
         queue: `[1]` the next policy.
         stop: `[1]` ends all episodes where they are, once it is true.
@@ -248,7 +288,7 @@ def run_episodes(
         _call(functions.flush, (room.mode.ctypes.data,))
     running = 0
     for lane in range(width):
-        if _refill(room, 0, lane, packing, thetas, starts, queue, returns):
+        if _refill(room, 0, lane, packing, source, starts, queue):
             running |= 1 << lane
     side = rounds = 0
     while running and not stop[0]:
@@ -262,7 +302,7 @@ def run_episodes(
                     i, reward = room.owners[lane], room.reward[lane]
                     lengths[i] = room.steps[lane]
                     returns[i] = room.totals[lane] if np.isfinite(reward) else np.nan
-                    if not _refill(room, side, lane, packing, thetas, starts, queue, returns):
+                    if not _refill(room, side, lane, packing, source, starts, queue):
                         running &= ~(1 << lane)
     if mode:
         _call(functions.flush, (room.mode.ctypes.data,))
@@ -294,13 +334,14 @@ def _write_step(room: Any, side: int, i: int, lane: int, step: int, journal: Any
 
 @_inner
 def _run_segment(
-    functions: Functions, room: Any, packing: Any, thetas: Any, fresh: Any, first: int, journal: Any
+    functions: Functions, room: Any, packing: Any, source: Any, fresh: Any, first: int, journal: Any
 ) -> None:
     num, horizon = journal.rewards.shape
     number = min(len(room.steps), num - first)
-    _load_group(room, packing, thetas, journal.states, first, number)
+    _load_policies(room, packing, source, first, number)
     for lane in range(number):
         i = first + lane
+        _load_state(room, 0, lane, journal.states[i])
         room.steps[lane], room.totals[lane] = journal.steps[i], journal.total[i]
     side = 0
     for step in range(horizon):
@@ -326,13 +367,13 @@ def _run_segment(
             journal.states[i, k] = room.states[side, k, lane]
 
 
-@kept
+@_loop
 def run_segments(
     functions: Functions,
     room: Room,
     mode: int,
     packing: Any,
-    thetas: Any,
+    source: Any,
     fresh: Any,
     queue: Any,
     stop: Any,
@@ -349,14 +390,14 @@ def run_segments(
         _call(functions.flush, (room.mode.ctypes.data,))
     while not stop[0]:
         first = _take(queue.ctypes.data) * width
-        if first >= len(thetas):
+        if first >= _num_policies(source):
             break
-        _run_segment(functions, room, packing, thetas, fresh, first, journal)
+        _run_segment(functions, room, packing, source, fresh, first, journal)
     if mode:
         _call(functions.flush, (room.mode.ctypes.data,))
 
 
-@kept
+@_loop
 def run_actions(
     functions: Functions,
     room: Room,

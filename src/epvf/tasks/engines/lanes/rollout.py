@@ -10,14 +10,17 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, TypeAlias, overload
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 
 from epvf.errors import UserError
+from epvf.policies import host_noise
 from epvf.policies.mlp import Policy
+from epvf.policies.noise_loops import Source
+from epvf.policies.population import Recipe, Undrawn, is_lazy
 from epvf.runtime.processors import num_processors
 from epvf.tasks.base import (
     Replay,
@@ -39,6 +42,8 @@ from epvf.types import Among, Array, Envs, Evaluate, Evaluation, Population, PRN
 
 _BARE_STEPS = 100
 _MODE = FLUSH if platform.machine().lower() in ("x86_64", "amd64") else 0
+
+Policies: TypeAlias = Population | Undrawn | Recipe
 
 Work = Callable[[driver.Room, np.ndarray, np.ndarray], object]
 """What a thread does, given its room, the common queue and the sign to stop."""
@@ -105,6 +110,9 @@ class LanesTask:
     takes_rows: ClassVar[bool] = True
     """Whether its `Evaluate` and `Explore` can be asked for some rows of a population."""
 
+    takes_recipes: ClassVar[bool] = True
+    """Whether they take policies that are not drawn, too: each is when its turn comes."""
+
     @property
     def spec(self) -> TaskSpec:
         """The task's numbers."""
@@ -170,30 +178,30 @@ class LanesEvaluator:
     machine: "_Machine"
 
     def __call__(
-        self, key: PRNGKey | None, thetas: Population, among: Among | None = None
+        self, key: PRNGKey | None, thetas: Policies, among: Among | None = None
     ) -> Evaluation:
         """Evaluates the population; `key` decides where episodes start, if that is random.
 
         `thetas` may be some rows of a larger population, `among` which: they do then as they would
-        in its midst.
+        in its midst. Those that are not there are drawn when a lane takes them up.
 
         A θ that is not finite is not run: its return is NaN and its length 0. A reward or a state
         that is not finite ends the episode, with a return of NaN.
         """
         machine = self.machine
-        thetas = np.ascontiguousarray(thetas, np.float32)
-        check_population(machine.policy_of(), thetas)
-        states = machine.starts(key, len(thetas), among=among)
-        returns = np.full(len(thetas), np.nan, np.float32)
-        lengths = np.zeros(len(thetas), np.int32)
+        source = machine.source(thetas)
+        num = source.num
+        states = machine.starts(key, num, among=among)
+        returns = np.full(num, np.nan, np.float32)
+        lengths = np.zeros(num, np.int32)
 
         def work(room: driver.Room, queue: np.ndarray, stop: np.ndarray) -> int:
-            given = (machine.packing, thetas, states.rows, queue, stop, returns, lengths)
+            given = (machine.packing, source, states.rows, queue, stop, returns, lengths)
             rounds: int = driver.run_episodes(machine.functions, room, _MODE, *given)
             return rounds
 
-        machine.run(work, len(thetas))
-        seen = np.broadcast_to(states.seen, (len(thetas), states.seen.shape[1]))
+        machine.run(work, num)
+        seen = np.broadcast_to(states.seen, (num, states.seen.shape[1]))
         return Evaluation(returns, lengths, seen)
 
 
@@ -214,24 +222,27 @@ class LanesExplorer:
         return started(state, num)
 
     def __call__(
-        self, key: PRNGKey | None, thetas: Population, envs: Envs, among: Among | None = None
+        self,
+        key: PRNGKey | None,
+        thetas: Policies,
+        envs: Envs,
+        among: Among | None = None,
     ) -> Segment:
         """See `Explore`; after each end of an episode, `key` decides where the next one starts.
 
         `thetas` and `envs` may be some rows of larger ones; see `LanesEvaluator`.
         """
         machine, layout = self.machine, self.machine.program.layout
-        thetas = np.ascontiguousarray(thetas, np.float32)
-        check_population(machine.policy_of(), thetas)
-        shape = (self.horizon, len(thetas))
+        source = machine.source(thetas)
+        shape = (self.horizon, source.num)
         fresh = machine.starts(key, shape, observed=False, among=among).rows
         journal = self._journal(envs, layout.pack(envs.state))
 
         def work(room: driver.Room, queue: np.ndarray, stop: np.ndarray) -> None:
-            given = (machine.packing, thetas, fresh, queue, stop, journal)
+            given = (machine.packing, source, fresh, queue, stop, journal)
             driver.run_segments(machine.functions, room, _MODE, *given)
 
-        machine.run(work, len(thetas))
+        machine.run(work, shape[1])
         state = layout.unpack(journal.states)
         return Segment(
             *(journal[5:]),
@@ -275,10 +286,17 @@ class _Machine:
     policy: Policy | None
     num_threads: int
 
-    def policy_of(self) -> Policy:
-        """The policy."""
+    def source(self, thetas: Policies) -> Source:
+        """Where lanes take policies from.
+
+        Raises:
+            UserError: if they are not of the policy's size.
+        """
         assert self.policy is not None
-        return self.policy
+        if not (isinstance(thetas, Recipe) or is_lazy(thetas)):
+            thetas = np.ascontiguousarray(thetas, np.float32)
+        check_population(self.policy, thetas)
+        return host_noise.source(thetas)
 
     @cached_property
     def packing(self) -> Int[np.ndarray, "P"]:
