@@ -11,7 +11,7 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 demo: $(VENV)/.core ## install, train the Ant until it walks, print its return and where run and video lie
-	$(BIN)/epvf train ant --iterations 900
+	$(BIN)/epvf train ant
 	-$(BIN)/epvf play latest --seconds 8 # without OpenGL or a codec there is no video, and it says why
 
 test: $(VENV)/.dev ## the tests that take no more than a few seconds each

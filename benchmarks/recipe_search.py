@@ -1,7 +1,7 @@
 """The recipe of V(s, θ), searched: changes of preset `tuned`, several seeds side by side.
 
     python benchmarks/recipe_search.py OUT.csv [--task ant] [--seconds 540] [--seeds 5]
-    python benchmarks/recipe_search.py OUT.csv --only '{"psvf.epochs": 2, "psvf.minibatches": 24}'
+    python benchmarks/recipe_search.py OUT.csv --only '{"num_envs": 128, "psvf.minibatches": 4}'
 
 Trials of `CHANGES`, or those of `--only`. One row a trial and seed: env steps after which an
 unperturbed policy first had `--solved`, unperturbed returns at each rung and at the end, seconds.
@@ -19,33 +19,42 @@ from typing import Any
 
 from paper_search import named, shown
 
-RUNGS = {f"at_{m}M": m * 1_000_000 for m in (5, 10, 15, 20, 25, 30, 40, 50)}
-COLUMNS = ("options", "seed", "solved_at", *RUNGS, "last", "env_steps", "seconds", "ended")
+RUNGS = {f"at_{m}M": m * 1_000_000 for m in (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50)}
+COLUMNS = ("task", "options", "seed", "solved_at", *RUNGS, "last", "env_steps", "seconds", "ended")
 
 Options = dict[str, Any]
 
-WIDE: Options = {"psvf.hidden_sizes": (64, 64)}
-TWO_PASSES: Options = {"psvf.epochs": 2, "psvf.fraction": 1.0}
+BEFORE: Options = {
+    "num_envs": 1024,
+    "psvf.hidden_sizes": (32, 32),
+    "psvf.epochs": 1,
+    "psvf.fraction": 0.75,
+    "psvf.minibatches": 12,
+    "psvf.noise": 0.4,
+    "iterations": 1526,
+    "schedule_iterations": 1526,
+}
+"""The preset until November 2026."""
 
 CHANGES: tuple[Options, ...] = (
     {},
-    WIDE,
-    TWO_PASSES,
-    WIDE | TWO_PASSES,
-    WIDE | TWO_PASSES | {"psvf.minibatches": 24},
-    *({"psvf.noise": noise} for noise in (0.25, 0.3, 0.5, 0.6)),
+    BEFORE,
+    {"num_envs": 128, "psvf.minibatches": 4},
+    {"num_envs": 512, "psvf.minibatches": 16},
+    {"num_envs": 1024, "psvf.minibatches": 32},
+    *({"psvf.epochs": epochs} for epochs in (1, 3)),
+    *({"psvf.hidden_sizes": sizes} for sizes in ((32, 32), (128, 128))),
+    *({"psvf.noise": noise} for noise in (0.3, 0.4, 0.6)),
     *({"psvf.final_noise": noise} for noise in (0.05, 0.2)),
-    *({"perturbation.scale": scale} for scale in (0.03, 0.08)),
-    *({"policy_update.learning_rate": rate} for rate in (5e-4, 2e-3)),
     *({"psvf.divergence": most} for most in (0.01, 0.03, 0.04)),
     *({"psvf.gae_lambda": share} for share in (0.8, 0.95)),
     *({"psvf.discount": discount} for discount in (0.98, 0.995)),
     *({"psvf.horizon": horizon} for horizon in (16, 64)),
-    *({"psvf.minibatches": parts} for parts in (6, 24)),
+    *({"psvf.minibatches": parts} for parts in (4, 16)),
     *({"psvf.learning_rate": rate} for rate in (5e-4, 2e-3)),
     *({"psvf.trust": trust} for trust in (0.1, 0.3)),
     *({"policy.hidden_sizes": sizes} for sizes in ((32, 32), (128, 128), (64,))),
-    *({"policy.activation": name} for name in ("elu",)),
+    {"policy.activation": "elu"},
 )
 """Trials, the preset as it is first."""
 
@@ -84,6 +93,7 @@ def run(options: Options, asked: argparse.Namespace) -> list[Options]:
     seconds = round(time.perf_counter() - begin, 1)
     return [
         {
+            "task": asked.task,
             "options": named(options),
             "seed": seed,
             "solved_at": next((done for done, value in curve if value >= asked.solved), ""),
@@ -112,13 +122,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--env-steps", type=int, default=30_000_000)
-    parser.add_argument("--eval-interval", type=int, default=25)
+    parser.add_argument("--eval-interval", type=int, default=80)
     parser.add_argument("--backend", default="lanes")
     parser.add_argument("--only", action="append", help="JSON of a trial's options, no others")
     asked = parser.parse_args()
     asked.deadline = time.time() + asked.seconds
     there = list(csv.DictReader(asked.out.open())) if asked.out.exists() else []
-    known = {row["options"] for row in there}
+    known = {row["options"] for row in there if row["task"] == asked.task}
     trials = [json.loads(words) for words in asked.only] if asked.only else list(CHANGES)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(asked.workers, mp_context=context) as pool:

@@ -106,6 +106,14 @@ def test_options_reach_the_configuration_over_preset_and_file(workplace):
     assert config.task.backend == "jax"
 
 
+def test_env_steps_without_iterations_decide_alone():
+    assert _config("ant --env-steps 1e9").iterations * preset("ant").num_envs >= 10**9
+    assert _config("ant --env-steps 1e9 --iterations 7").iterations == 7
+    assert _config("ant --env-steps 1e9 --iterations 7").schedule_iterations == (
+        preset("ant").schedule_iterations
+    )
+
+
 def test_task_may_stand_anywhere():
     for words in (
         "--seed 3 --value.layer-norm --preset debug cartpole",

@@ -38,13 +38,16 @@ def test_schedules_are_stretched_over_budgets_that_the_preset_does_not_have():
     assert arm.config.schedule_iterations == 100
     (arm,) = planned("ant", ["epvf"], 1, 10_000_000, delta={"task.backend": "native"}).arms
     assert arm.config.schedule_iterations == preset("ant", "tuned", "epvf").iterations
+    # but where the preset says how long they are
+    (arm,) = planned("ant", ["psvf"], 1, 102_400_000, delta={"task.backend": "native"}).arms
+    assert arm.config.schedule_iterations == preset("ant").schedule_iterations
 
 
 def test_short_budgets_are_evaluated_often_enough_to_be_drawn():
     native = {"task.backend": "native"}
     for method, budget, interval in (
-        ("psvf", 40e6, 50),  # as the preset has it: every 1.6M of 40M env steps
-        ("psvf", 5e6, 12),  # 153 iterations of 1024 x 32 env steps
+        ("psvf", 40e6, 100),  # as the preset has it: every 0.8M of 40M env steps
+        ("psvf", 5e6, 50),  # 611 iterations of 256 x 32 env steps
         ("psvf", 1e5, 1),
         ("openes", 5e6, 1),
     ):

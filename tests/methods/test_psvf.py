@@ -335,7 +335,7 @@ def test_the_tuned_ant_is_trained_by_it_and_the_paper_s_is_not():
     [
         (["--psvf.discount", "1"], "psvf.discount is 1"),
         (["--psvf.gae-lambda", "1.5"], "psvf.gae_lambda is 1.5; it must be at least 0 and at most"),
-        (["--psvf.minibatches", "99999999"], "psvf.minibatches 99999999 are more than the 24576"),
+        (["--psvf.minibatches", "99999999"], "psvf.minibatches 99999999 are more than the 8192"),
         (["--psvf.horizon", "1e9"], "num_envs times psvf.horizon is too large"),
         (["--psvf.stride", "5"], "psvf.horizon 32 is not a multiple of psvf.stride 5"),
         (["--psvf.stride", "0"], "psvf.stride is 0"),

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from epvf.cli import arguments
 from epvf.cli.arguments import Option
+from epvf.config.budget import lasting
 from epvf.config.presets import PRESETS, preset
 from epvf.config.schema import (
     Config,
@@ -119,6 +120,8 @@ def group_texts(config: Config) -> dict[str, str]:
 def changed(config: Config, values: Mapping[str, Any]) -> Config:
     """The configuration with the values of its options, some of which may differ.
 
+    Env steps without iterations end the run, however many iterations they take.
+
     Raises:
         UserError: if they contradict each other.
     """
@@ -128,7 +131,9 @@ def changed(config: Config, values: Mapping[str, Any]) -> Config:
         for name, value in values.items()
         if name in before and value != before[name].value
     }
-    return replace(config, delta)
+    env_steps = None if "iterations" in delta else delta.pop("env_steps", None)
+    config = replace(config, delta)
+    return config if env_steps is None else lasting(config, env_steps)
 
 
 def unread(config: Config, flag: str) -> str | None:

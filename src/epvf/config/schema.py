@@ -85,7 +85,8 @@ class Config:
         method: settings of the method, and of no other; `method.name` says which it is.
         num_envs: N, policies (of ppo and sac: environments of the one policy) per iteration.
         iterations: of Algorithm 1, or of the method.
-        env_steps: the run ends after the first iteration that reaches so many; None: never.
+        env_steps: the run ends after the first iteration that reaches so many; None: never. On the
+            command line without iterations: not before it, either.
         schedule_iterations: over which learning rates and deviations fall to their final values,
             where they stay; None: over all.
         seed: of everything random.

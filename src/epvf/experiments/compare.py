@@ -82,9 +82,9 @@ def _check_setting(name: str, config: Config) -> None:
 def budgeted(config: Config, env_steps: int) -> Config:
     """The configuration with a budget of env steps, which alone ends the run.
 
-    Schedules go by iterations: over those of the preset, or as many as the budget has with
-    episodes of full length, if that is more. Evaluations come as often as in the preset, or
-    `EVALUATIONS` times in so many iterations, if that is more.
+    Schedules go by iterations: over as many as the preset says or, where it says nothing, over its
+    own or as many as the budget has with episodes of full length, if that is more. Evaluations come
+    as often as in the preset, or `EVALUATIONS` times in so many iterations, if that is more.
     """
     setup = prepare(config)
     method = METHODS[config.method.name]
@@ -97,5 +97,6 @@ def budgeted(config: Config, env_steps: int) -> Config:
         "eval.interval": min(config.eval.interval, max(1, iterations // EVALUATIONS)),
     }
     if reads(config.method.name, "schedule_iterations"):
-        budget["schedule_iterations"] = max(config.iterations, iterations)
+        said = config.schedule_iterations
+        budget["schedule_iterations"] = said or max(config.iterations, iterations)
     return replace(setup.config, budget | {"task.backend": config.task.backend})

@@ -29,6 +29,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from epvf.config import schema as configuration
+from epvf.config.budget import lasting
 from epvf.config.schema import Config
 from epvf.errors import UserError, brief
 from epvf.files import check_inside, one_line, read_json, write_json
@@ -318,9 +319,9 @@ def extended(config: Config, iterations: int | None, env_steps: int | None) -> C
     """
     if (iterations is None) == (env_steps is None):
         raise UserError("give either --iterations or --env-steps to extend a run")
-    changed: dict[str, Any] = {"schedule_iterations": config.schedule_iterations}
-    if config.schedule_iterations is None:
-        changed["schedule_iterations"] = config.iterations
+    changed: dict[str, Any] = {
+        "schedule_iterations": config.schedule_iterations or config.iterations
+    }
     if iterations is not None:
         if iterations <= config.iterations:
             raise UserError(
@@ -335,9 +336,8 @@ def extended(config: Config, iterations: int | None, env_steps: int | None) -> C
                 f"env_steps is {env_steps}, but the run has {config.env_steps} already; "
                 "give more of them"
             )
-        # no episode is shorter than a step
-        most = max(config.iterations, math.ceil(env_steps / config.num_envs))
-        changed |= {"iterations": min(most, configuration.LARGEST), "env_steps": env_steps}
+        longer = lasting(config, env_steps)
+        changed |= {"iterations": longer.iterations, "env_steps": env_steps}
     buffer = getattr(config.method, "buffer", None)
     if buffer is not None and configuration.reads(config.method.name, "buffer.size"):
         # room was made for no more than the run could ever fill

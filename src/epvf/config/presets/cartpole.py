@@ -57,7 +57,8 @@ _PSVF_TUNED: Delta = {
     **PSVF,
     "policy.output": "argmax",
     "policy.init_scale": 0.3,
-    "iterations": 60,
+    "iterations": 240,
+    "schedule_iterations": None,
 }
 
 OWN: dict[str, dict[str, Delta]] = {

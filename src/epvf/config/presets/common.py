@@ -69,9 +69,11 @@ PSVF: Delta = {
     "policy_update.optimizer": "adam",
     "policy_update.learning_rate": 1e-3,
     "psvf.final_noise": 0.1,
-    "num_envs": 1024,
+    # what counts is how often θ moves, not how many policies a move has seen: docs/recipe.md
+    "num_envs": 256,
     "iterations": 1526,
-    "eval.interval": 50,
+    "schedule_iterations": 1221,
+    "eval.interval": 100,
 }
 
 PSVF_DEBUG: Delta = {
@@ -82,6 +84,7 @@ PSVF_DEBUG: Delta = {
     "psvf.minibatches": 2,
     "num_envs": 32,
     "iterations": 5,
+    "schedule_iterations": None,
     "eval.interval": 2,
     "eval.episodes": 8,
 }

@@ -72,7 +72,12 @@ _CLIP_PSVF: Delta = {**PSVF, "policy.output": "clip"}
 OWN: dict[str, dict[str, Delta]] = {
     "psvf": {
         # the paper has no such method; its number of environments and, by guess, of env steps
-        "paper": {**_CLIP_PSVF, "num_envs": 4096, "iterations": 15_259},
+        "paper": {
+            **_CLIP_PSVF,
+            "num_envs": 4096,
+            "iterations": 15_259,
+            "schedule_iterations": None,
+        },
         "tuned": _CLIP_PSVF,
         "debug": {**PSVF_DEBUG, "policy.output": "clip", "task.episode_length": 50},
     },
