@@ -1,6 +1,6 @@
 """Does a sweep whose driver is killed lose a trial, or train one twice?
 
-    python benchmarks/sweep_kills.py [--trials 40] [--kills 5] [--env-steps 3e3] [--seed 0]
+    python benchmarks/sweep_kills.py [--trials 40] [--kills 5] [--method matched-openes] [--seed 0]
 
 `epvf sweep cartpole` is killed with `kill -9` at random moments, and the same command goes on. A
 trial that had ended before a kill has to be there afterwards as it was, value and files; one that
@@ -63,6 +63,7 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_argument("--trials", type=int, default=40)
     options.add_argument("--kills", type=int, default=5)
+    options.add_argument("--method", default="matched-openes", help="compiles soonest")
     options.add_argument("--env-steps", default="3e3")
     options.add_argument("--seed", type=int, default=0)
     asked = options.parse_args()
@@ -71,7 +72,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "sweep"
         command = [sys.executable, "-m", "epvf", "sweep", "cartpole", "--preset", "debug"]
-        command += ["--env-steps", asked.env_steps, "--trials", str(asked.trials)]
+        command += ["--method", asked.method, "--env-steps", asked.env_steps]
+        command += ["--trials", str(asked.trials)]
         command += ["--search", "perturbation.scale=0.1:1"]
         command += ["policy-update.learning-rate=log:1e-3:1"]
         command += ["--out", str(folder), "--json"]

@@ -49,7 +49,9 @@ def run(program, *arguments, devices=8):
     """What a program prints, in a process with so many devices."""
     paths = [str(Path(__file__).resolve().parents[2] / folder) for folder in ("src", "tests")]
     paths += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_max_isa=AVX2"
+    # what is compiled runs but once or a few times
+    quick = "--xla_cpu_max_isa=AVX2 --xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count={devices} {quick}"
     env = os.environ | {
         "PYTHONPATH": os.pathsep.join(paths),
         "XLA_FLAGS": flags,
@@ -170,8 +172,10 @@ def test_training_is_that_of_one_device(method, on_both):
     # sums over policies are taken in another order
     assert found["apart"] < 1e-4
     assert found["where"] == [8]
-    # of 64 policies a device has eight, or an eighth of the weights of all
-    assert 8 in found["rows"] and not {16, 32, 64} & set(found["rows"])
+    # of 64 policies a device has eight, or an eighth of the weights of all; only of a buffer of
+    # several populations it has more, while the newest one is written to it
+    whole = {32, 64} & set(found["rows"])
+    assert 8 in found["rows"] and (not whole or method == "ridge-replay")
 
 
 SEEDS = """

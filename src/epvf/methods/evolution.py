@@ -301,7 +301,7 @@ def _mirrored(kind: Any) -> Any:
     evosax joins both halves, which needs the first one whole on every device.
     """
 
-    class Mirrored(kind):  # type: ignore[misc]
+    class Mirrored(kind):
         def _ask(self, key: PRNGKey, state: Any, params: Any) -> tuple[Population, Any]:
             half = jax.random.normal(key, (self.population_size // 2, self.num_dims))
             noise = jnp.asarray([1.0, -1.0])[:, None, None] * half[None]
@@ -318,7 +318,7 @@ def _symmetric(kind: Any) -> Any:
     them every policy: no other machine or number of devices would see the same run.
     """
 
-    class Symmetric(kind):  # type: ignore[misc]
+    class Symmetric(kind):
         def _ask(self, key: PRNGKey, state: Any, params: Any) -> tuple[Population, Any]:
             _, state = super()._ask(key, state, params)
             noise = jax.random.normal(key, (self.population_size, self.num_dims))

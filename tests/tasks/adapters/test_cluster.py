@@ -7,6 +7,7 @@ import sys
 import types
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -201,7 +202,7 @@ def _ray_at_once():
         call = types.SimpleNamespace(remote=lambda *given: _Done(function(*given)))
         return types.SimpleNamespace(options=lambda **how: call)
 
-    ray = types.ModuleType("ray")
+    ray: Any = types.ModuleType("ray")
     ray.exceptions = types.SimpleNamespace(RayError=OSError)
     ray.put = ray.get = lambda given: given
     ray.wait = lambda refs, timeout: (refs, [])
