@@ -69,6 +69,7 @@ class Goal:
             are of `NUMBERS`.
         iterations: at most.
         every: iterations between evaluations.
+        recent: iterations over which the perturbed return at the end is averaged.
         env_steps: of a seed, at most; None: without limit.
         scored: which return counts.
     """
@@ -77,6 +78,7 @@ class Goal:
     choices: dict[str, Sequence[Any]]
     iterations: int
     every: int
+    recent: int
     env_steps: int | None
     scored: str
 
@@ -109,6 +111,7 @@ GOALS = {
         },
         iterations=750,
         every=25,
+        recent=10,
         env_steps=33_000,
         scored="unperturbed",
     ),
@@ -124,14 +127,15 @@ GOALS = {
             "policy_update.steps": (3, 10, 30),
             "policy.activation": ("tanh", "relu"),
             RATE: (0.001, 0.003, 0.01, 0.03, 0.1),
-            FINAL_RATE: (None, 0.001),
-            "schedule_iterations": (300, 1000),
+            FINAL_RATE: (None, 0.001, 0.0003),
+            "schedule_iterations": (300, 600),
             VALUE_RATE: (1e-3, 3e-3, 1e-2),
-            "policy.init_scale": (0.3, 1.0, 5.0),
+            "policy.init_scale": (1.0, 5.0, 10.0, 20.0),
             "target.scale": (30.0, 100.0, 500.0),
         },
         iterations=300,
         every=50,
+        recent=50,
         env_steps=None,
         scored="perturbed",
     ),
@@ -224,7 +228,7 @@ def train(
         if np.asarray(carry[2]).all():
             break
     returns = np.concatenate(perturbed).T
-    recent = np.array([values[~np.isnan(values)][-10:].mean() for values in returns])
+    recent = np.array([values[~np.isnan(values)][-goal.recent :].mean() for values in returns])
     rows = []
     for i, setting in enumerate(settings):
         own = slice(i * seeds, (i + 1) * seeds)

@@ -51,7 +51,11 @@ BEFORE: dict[str, Options] = {
         "value.inputs": "raw",
         "target.transform": "raw",
     },
-    "cartpole": {},
+    "cartpole": {
+        "policy.init_scale": 1.0,
+        "policy_update.learning_rate": 1e-3,
+        "policy_update.final_learning_rate": None,
+    },
 }
 """The preset as it was before it became the best trial."""
 
