@@ -1,7 +1,7 @@
 """How fast lanes roll out the Ant, next to MuJoCo's C engine.
 
     python benchmarks/lanes.py [--num-envs 1024] [--repeats 5] [--threads 1] [--width W] [--json]
-    python benchmarks/lanes.py --ratios [--seconds 60]
+    python benchmarks/lanes.py --ratios [--seconds 50]
 
 The population is that of `epvf bench ant --method epvf`. Both engines take turns in one process;
 since other processes may share the processors, rates are per second of the threads' own time
@@ -9,7 +9,7 @@ since other processes may share the processors, rates are per second of the thre
 32 steps a call, `bare` the engine alone. Starting is timed in processes of their own, first with an
 empty cache, then with what the first one kept; the compiler of numba has kept its code before.
 
-`--ratios` tells, within about so many seconds on an idle machine, how many times faster than
+`--ratios` tells, within half a minute more than so many seconds on an idle machine, how many times faster than
 `native` a thread of lanes is with the host's registers and with code for AVX2, and how many times
 faster two threads are than one: closed loops in turns, per second of the threads' own time and of
 the wall clock.
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--width", type=int, default=None)
     parser.add_argument("--ratios", action="store_true")
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seconds", type=float, default=50.0)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     if asked.ratios:

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int, UInt32
 from epvf.policies import noise_loops as loops
 from epvf.policies.noise import PerturbationConfig
 from epvf.policies.noise_loops import Around, Change, Jobs, Source
-from epvf.policies.population import Perturbed, Recipe, Rescaled, Undrawn, is_lazy
+from epvf.policies.population import Perturbed, Recipe, Rescaled, Undrawn
 
 ULPS = 4
 """By how many units in the last place a normal may differ from XLA's."""
@@ -99,7 +99,7 @@ def draw_recipe(
 
 def source(policies: Float[np.ndarray, "N P"] | Undrawn | Recipe) -> Source:
     """Policies for loops that take up one after the other, and draw it then; see `Source`."""
-    if is_lazy(policies):
+    if isinstance(policies, Perturbed | Rescaled):
         policies = _alone(policies)
     if isinstance(policies, Recipe):
         return _source(policies, [np.arange(each.shape[0]) for each in policies.seeds])
