@@ -9,10 +9,10 @@ since other processes may share the processors, rates are per second of the thre
 32 steps a call, `bare` the engine alone. Starting is timed in processes of their own, first with an
 empty cache, then with what the first one kept; the compiler of numba has kept its code before.
 
-`--ratios` tells, within half a minute more than so many seconds on an idle machine, how many times faster than
-`native` a thread of lanes is with the host's registers and with code for AVX2, and how many times
-faster two threads are than one: closed loops in turns, per second of the threads' own time and of
-the wall clock.
+`--ratios` tells, within half a minute more than so many seconds on an idle machine, how many times
+faster than `native` a thread of lanes is with the host's registers and with code for AVX2, and how
+many times faster two threads are than one: closed loops in turns, per second of the threads' own
+time and of the wall clock.
 """
 
 import argparse

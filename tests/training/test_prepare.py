@@ -105,6 +105,16 @@ def test_needs_are_those_of_the_arrays(traceable: bool) -> None:
     assert known < needs.fixed < 1.1 * known
 
 
+def test_populations_that_lanes_draw_take_next_to_nothing() -> None:
+    setup = prepare(preset("ant", "tuned", "psvf"))
+    theta = 4 * setup.policy.num_parameters
+    assert run_needs(setup.search, 1, False, 2).per_policy == 2 * theta
+    assert run_needs(setup.search, 1, False, 2, late=True).per_policy < 0.01 * theta
+    weights = prepare(preset("ant", "paper").replace(DELTA | {"buffer.store": "weights"}))
+    theta = 4 * weights.policy.num_parameters
+    assert run_needs(weights.search, 1, False, 2, late=True).per_policy == 2 * theta
+
+
 def test_populations_that_are_drawn_again_are_stored_nowhere_but_on_the_host() -> None:
     needs, theta = _needs("seeds", True, 1)
     assert needs.per_policy < 0.1 * theta
