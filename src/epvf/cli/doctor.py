@@ -47,7 +47,7 @@ def examine() -> dict[str, Any]:
     """All findings as plain values; what is wrong with the environment is told, and undone here."""
     wrong, told = environment.wrong(), _environment()
     with _without(wrong):
-        unreadable = environment.unreadable()
+        unreadable = environment.unreadable(apart=True)
         with _without(unreadable):
             unusable = environment.unusable()
             problems = wrong | unreadable | unusable

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from epvf.errors import UserError, brief
@@ -107,24 +107,44 @@ def wrong(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     }
 
 
-def unreadable() -> dict[str, str]:
-    """Values that JAX and numba fall over when they are imported, by variable."""
+def unreadable(apart: bool = False) -> dict[str, str]:
+    """Values that JAX and numba fall over when they are imported, by variable.
+
+    Args:
+        apart: whether JAX is tried in another process: where its import failed once, it cannot be
+            imported again.
+    """
     found = {}
     if any(name.startswith("NUMBA_") for name in os.environ):
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             import numba  # noqa: F401
         # numba would go on with a default, and show the traceback of its parser
-        for name in re.findall(r"Environment variable \W*(NUMBA_\w+)", " ".join(map(str, said))):
+        for name in re.findall(r"Environment variable \W*(NUMBA_\w+)", " ".join(map(str, warned))):
             found[name] = _unreadable(name, "numba")
-    if names := [name for name in os.environ if name.startswith("JAX_") and name not in PATHS]:
-        try:
-            import jax  # noqa: F401
-        except ValueError as error:
-            said_of = re.findall(r"JAX_\w+", str(error).upper())
-            name = next((name for name in said_of if name in names), names[0])
-            found[name] = _unreadable(name, "JAX")
+    names = [name for name in os.environ if name.startswith("JAX_") and name not in PATHS]
+    while names and (said := _import_failure(apart, without=found)) is not None:
+        said_of = re.findall(r"JAX_\w+", said.upper())
+        name = next((name for name in said_of if name in names), names[0])
+        names.remove(name)
+        found[name] = _unreadable(name, "JAX")
+        if not apart:
+            break
     return found
+
+
+def _import_failure(apart: bool, without: Iterable[str]) -> str | None:
+    """What JAX says where it cannot be imported; apart, without some variables."""
+    if apart:
+        command = [sys.executable, "-c", "import jax"]
+        rest = {name: value for name, value in os.environ.items() if name not in without}
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=rest)
+        return (done.stderr.splitlines() or [""])[-1] if done.returncode else None
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _unreadable(name: str, library: str) -> str:
