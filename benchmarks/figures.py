@@ -31,8 +31,8 @@ FIGURES = {
     "ant-tuned": (
         "epvf train ant, and other methods",
         {
-            "V(s, θ): psvf, the default": ("psvf", "ant-psvf-s[0-9].jsonl"),
-            "the same, raw coordinates": ("psvf", "ant-psvf-raw-s*.jsonl"),
+            "V(s, θ): psvf, the default": ("psvf", "ant-psvf-256-s*.jsonl"),
+            "the same, 1,024 policies at a time": ("psvf", "ant-psvf-s[0-9].jsonl"),
             "PPO (Brax)": ("ppo", "ant-ppo-s*.jsonl"),
             "SAC (Brax)": ("sac", "ant-sac-s*.jsonl"),
             "matched OpenES": ("matched-openes", "ant-matched-openes-s*.jsonl"),

@@ -5,6 +5,7 @@ from typing import Any
 
 from epvf.config.convert import LARGEST
 from epvf.config.schema import Config, reads, replace
+from epvf.methods.registry import METHODS
 
 
 def lasting(config: Config, env_steps: int) -> Config:
@@ -16,7 +17,8 @@ def lasting(config: Config, env_steps: int) -> Config:
         UserError: if that contradicts something else.
     """
     # no episode is shorter than a step
-    most = max(config.iterations, math.ceil(env_steps / config.num_envs))
+    least = METHODS[config.method.name].segment(config.method) or 1
+    most = max(config.iterations, math.ceil(env_steps / (config.num_envs * least)))
     changed: dict[str, Any] = {"env_steps": env_steps, "iterations": min(most, LARGEST)}
     if reads(config.method.name, "schedule_iterations"):
         changed["schedule_iterations"] = config.schedule_iterations or config.iterations
