@@ -5,12 +5,14 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from epvf.config import schema
 from epvf.config.schema import Config
@@ -27,6 +29,9 @@ from epvf.training.loop import init_state, iterate
 from epvf.training.prepare import make_policy, prepare
 from epvf.training.state import Record, Report
 from epvf.types import Evaluate, Evaluation
+
+# not by importing it: that prints, which a test of what is printed would see
+needs_brax = pytest.mark.skipif(find_spec("brax") is None, reason="needs the extra `baselines`")
 
 BASE: dict[str, Any] = {
     "policy.hidden_sizes": [],

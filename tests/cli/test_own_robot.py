@@ -8,6 +8,7 @@ import pytest
 
 from conftest import SOURCE
 from epvf.cli.main import main
+from probes import needs_brax
 
 ROBOT = """
 import epvf
@@ -58,10 +59,10 @@ def test_the_example_trains_by_v_of_states_is_found_again_and_played(epvf, tmp_p
     assert epvf("resume", "run", "--iterations", "3").returncode == 0
 
 
+@needs_brax
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["openes", "ppo"])
 def test_other_methods_take_the_example(method, monkeypatch, workplace, capsys):
-    pytest.importorskip("brax")
     name = f"{SOURCE.parent / 'examples' / 'own_robot.py'}:make"
     words = ["train", name, "--method", method, "--preset", "debug", "--iterations", "2"]
     assert main([*words, "--out", "run", "--json"]) == 0

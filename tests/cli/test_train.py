@@ -15,7 +15,7 @@ from epvf.errors import UserError
 from epvf.policies.formats.registry import load_policy
 from epvf.policies.formats.safetensors import save_policy
 from epvf.runs.folder import OWN
-from probes import KEYS
+from probes import KEYS, needs_brax
 
 DEBUG = ("train", "cartpole", "--preset", "debug")
 
@@ -269,8 +269,8 @@ def test_a_policy_that_does_not_fit_is_refused_with_both_shapes(finished, workpl
     )
 
 
+@needs_brax
 def test_an_agent_does_not_start_from_a_policy(finished, refused):
-    pytest.importorskip("brax", reason="needs the extra `baselines`")
     policy = str(finished / "policies" / "best.safetensors")
     refused(
         [*DEBUG, "--method", "ppo", "--init", policy],
@@ -320,9 +320,9 @@ def test_a_diverged_run_fails_in_words_and_names_what_is_left(workplace, capsys)
     assert json.loads(Path("run/run.json").read_text())["status"] == "failed"
 
 
+@needs_brax
 @pytest.mark.slow
 def test_what_cannot_be_resumed_is_said_before_it_starts(workplace, capsys):
-    pytest.importorskip("brax")
     words = ["--method", "ppo", "--iterations", "1", "--out", "run"]
     assert main([*DEBUG, *words]) == 0
     assert capsys.readouterr().err.startswith("note: a run of method 'ppo' cannot be resumed")
