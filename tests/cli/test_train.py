@@ -106,9 +106,14 @@ def test_options_reach_the_configuration_over_preset_and_file(workplace):
     assert config.task.backend == "jax"
 
 
-def test_env_steps_without_iterations_decide_alone():
+def test_env_steps_without_iterations_decide_alone(workplace):
     assert _config("ant --env-steps 1e9").iterations * preset("ant").num_envs * 32 >= 10**9
     assert _config("ant --env-steps 1e9 --iterations 7").iterations == 7
+    # also where they are as many as the preset has
+    known = preset("ant").iterations
+    assert _config(f"ant --env-steps 1e9 --iterations {known}").iterations == known
+    Path("some.yaml").write_text("env_steps: 5")
+    assert _config("ant --config some.yaml --env-steps none").env_steps is None
     assert _config("ant --env-steps 1e9 --iterations 7").schedule_iterations == (
         preset("ant").schedule_iterations
     )

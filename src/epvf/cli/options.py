@@ -4,7 +4,7 @@ What is read depends on the method, which words of the same command line choose.
 for first; preset, variant and file make the configuration that the options then change.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,10 +117,15 @@ def group_texts(config: Config) -> dict[str, str]:
     }
 
 
-def changed(config: Config, values: Mapping[str, Any]) -> Config:
+def changed(config: Config, values: Mapping[str, Any], given: Collection[str]) -> Config:
     """The configuration with the values of its options, some of which may differ.
 
     Env steps without iterations end the run, however many iterations they take.
+
+    Args:
+        config: before.
+        values: of all options by name.
+        given: names of those that the command line has; the others are as before.
 
     Raises:
         UserError: if they contradict each other.
@@ -131,9 +136,11 @@ def changed(config: Config, values: Mapping[str, Any]) -> Config:
         for name, value in values.items()
         if name in before and value != before[name].value
     }
-    env_steps = None if "iterations" in delta else delta.pop("env_steps", None)
     config = replace(config, delta)
-    return config if env_steps is None else lasting(config, env_steps)
+    alone = "env_steps" in given and "iterations" not in given
+    if not alone or config.env_steps is None:
+        return config
+    return lasting(config, config.env_steps)
 
 
 def unread(config: Config, flag: str) -> str | None:

@@ -163,7 +163,8 @@ def understood(argv: list[str]) -> tuple[Options, Config, str]:
         if values["task.backend"] != base.task.backend:
             raise UserError("--backend and --task.backend say the same; give one of them")
         values["task.backend"] = asked.backend
-    return asked, options.changed(base, values), start.origin
+    given = arguments.split([*own, *options.of_all_methods()], argv).named
+    return asked, options.changed(base, values, given), start.origin
 
 
 def _with_value(option: Option, base: Config) -> Option:

@@ -104,7 +104,7 @@ class PSVFConfig:
         fraction: of the strides that a pass takes, others each time: cheaper, but less is learned.
         minibatches: parts of a pass, one gradient step of V and of θ each.
         noise: deviation of the policies' outputs that the population's noise is scaled to.
-        final_noise: the same at the end of the run, reached linearly; None: `noise`.
+        final_noise: the same at the end of the schedule, reached linearly; None: `noise`.
         divergence: mean |z|²/2 of an iteration's change of θ that its learning rate is adapted to,
             as in Rudin et al. 2022, and beyond four times of which it does not go. None: the
             learning rate stays as scheduled, and nothing stops θ but `trust`.
