@@ -15,6 +15,8 @@ from epvf.experiments.launch import launcher
         (["experiment", "fig1", "--scale", "huge"], "unknown scale 'huge'; valid: full, small"),
         (["experiment", "fig1", "--seeds", "x"], "seeds must be of type int, not 'x'"),
         (["experiment", "fig1", "--seeds", "0"], "seeds is 0, but must be at least 1"),
+        (["experiment", "fig1", "--seeds-per-run", "0"], "seeds_per_run is 0, but must be at"),
+        (["experiment", "fig1", "--env-steps", "-1"], "env_steps is -1, but must be at least 1"),
         (["experiment", "fig1", "--backend", "native"], "valid: auto, jax"),
         (["experiment", "fig1", "--preset", "mine"], "unknown preset 'mine'"),
         (["compare", "cartpole", "--methods", "epvf"], "how many env steps? epvf compare TASK"),

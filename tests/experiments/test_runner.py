@@ -103,6 +103,19 @@ def test_one_environment_takes_fewer_env_steps_than_a_third_of_1e5_whatever_its_
         assert arm.config.iterations * 9 > 33_000  # no pole falls sooner
 
 
+def test_env_steps_cut_the_same_curves_short_and_seeds_may_train_side_by_side():
+    whole = {arm.name: arm.config for arm in planned("fig2-scaling", "full", seeds=3)[0]}
+    cut, _ = planned("fig2-scaling", "full", seeds=3, env_steps=10**8)
+    for arm in cut:
+        assert arm.config == replace(whole[arm.name], {"env_steps": 10**8})
+    abreast, seeds = planned("fig2-scaling", "full", seeds=3, abreast=2)
+    assert seeds == 3 and {(a.config.seed, a.config.num_seeds) for a in abreast} == {(0, 2), (2, 1)}
+    assert len(abreast) == 2 * len(whole) // 3
+    for number in ("abreast", "env_steps"):
+        with pytest.raises(UserError, match="is 0, but must be at least 1"):
+            planned("fig2-scaling", "full", **{number: 0})
+
+
 def test_seeds_are_split_over_runs_without_gaps():
     arms, _ = planned("fig1", "full", seeds=7)
     seeds = [

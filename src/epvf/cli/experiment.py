@@ -18,6 +18,8 @@ class Options:
             is none of the paper's.
         scale: full is the paper's size; small runs on two cores.
         seeds: of each setting.
+        seeds_per_run: of them side by side in one program, which pays on a GPU.
+        env_steps: after which each seed ends; schedules stay as they are.
         out: folder to make.
         preset: what every setting starts from.
         backend: the engine.
@@ -30,6 +32,8 @@ class Options:
     name: Annotated[str, Shown("NAME", positional=True)]
     scale: Annotated[str, Shown("NAME")] = "full"
     seeds: Annotated[int | None, Shown(default="as many as the experiment wants")] = None
+    seeds_per_run: Annotated[int | None, Shown("INT", default="as the experiment wants")] = None
+    env_steps: Annotated[int | None, Shown("INT", default="as the experiment wants")] = None
     out: Annotated[Path | None, Shown("DIR", default="experiments/NAME-SCALE")] = None
     preset: Annotated[str, Shown("NAME")] = "paper"
     backend: Annotated[str, Shown("NAME")] = "auto"
@@ -49,7 +53,10 @@ def run(argv: list[str]) -> int:
 
     where = launcher.understood(asked.launcher, asked.jobs, asked.resources)
     delta = {} if asked.backend == "auto" else {"task.backend": asked.backend}
-    arms, seeds = paper.planned(asked.name, asked.scale, asked.seeds, asked.preset, delta)
+    arms, seeds = paper.planned(
+        *(asked.name, asked.scale, asked.seeds, asked.preset, delta),
+        *(asked.seeds_per_run, asked.env_steps),
+    )
     for arm in arms:
         prepare(arm.config)
     plan = runner.Plan(asked.name, asked.scale, asked.preset, seeds, arms)

@@ -242,6 +242,8 @@ def planned(
     seeds: int | None = None,
     start: str = "paper",
     delta: dict[str, Any] | None = None,
+    abreast: int | None = None,
+    env_steps: int | None = None,
 ) -> tuple[list[Arm], int]:
     """All runs of an experiment, and how many seeds each arm has.
 
@@ -251,26 +253,34 @@ def planned(
         seeds: how many; None: as many as the experiment wants at that scale.
         start: preset that every arm starts from.
         delta: dotted fields that every arm changes besides, e.g. the engine.
+        abreast: how many of an arm's seeds train side by side in one run; None: as many as the
+            experiment wants at that scale.
+        env_steps: after which each seed ends, its schedules as they are: the beginning of the
+            same curves. None: as the experiment wants.
 
     Returns:
         One `Arm` a run, named as its setting and, where a setting has several runs, `-s<seed>`;
         and the number of seeds of each setting.
 
     Raises:
-        UserError: if anything is unknown, or the number of seeds is not positive.
+        UserError: if anything is unknown, or a number is not positive.
     """
     experiment = find(name)
     if scale not in experiment.sizes:
         raise unknown("scale", scale, experiment.sizes)
     size = experiment.sizes[scale]
     count = size.seeds if seeds is None else seeds
-    if count < 1:
-        raise UserError(f"seeds is {count}, but must be at least 1")
+    abreast = size.seeds_per_run if abreast is None else abreast
+    for told, number in {"seeds": count, "seeds_per_run": abreast, "env_steps": env_steps}.items():
+        if number is not None and number < 1:
+            raise UserError(f"{told} is {number}, but must be at least 1")
     arms = size.arms(replace(preset(experiment.task, start, "epvf"), delta or {}))
+    if env_steps is not None:
+        arms = [Arm(arm.name, replace(arm.config, {"env_steps": env_steps})) for arm in arms]
     # all arms of some seeds before the next seeds: an experiment cut short can be compared
-    starts = range(0, count, size.seeds_per_run)
+    starts = range(0, count, abreast)
     return [
-        _run(arm, start, min(size.seeds_per_run, count - start), alone=len(starts) == 1)
+        _run(arm, start, min(abreast, count - start), alone=len(starts) == 1)
         for start in starts
         for arm in arms
     ], count
