@@ -16,6 +16,7 @@ from epvf.policies.mlp import Policy
         (["nowhere"], "there is no policy file nowhere"),
         (["."], ". is no run"),
         ([__file__], "cannot read policy"),
+        (["x", "--command", "fast"], "command must be a number, not 'fast'"),
         (["x", "--episodes", "many"], "episodes must be of type int, not 'many'"),
         (["x", "--policy", "worst"], "unknown value for policy: 'worst'; valid: best, last"),
     ],
@@ -30,6 +31,10 @@ def test_a_policy_that_does_not_fit_its_task_is_refused(sizes, workplace, refuse
     save_policy("p.safetensors", policy, np.zeros(policy.num_parameters), "cartpole", 1.0)
     for backend in ("auto", "jax"):
         refused(["eval", "p.safetensors", "--backend", backend], "does not fit task 'cartpole'")
+
+
+def test_a_command_of_a_task_that_takes_none_is_refused(finished, refused):
+    refused(["eval", str(finished), "--command", "1"], "task 'cartpole' takes no command")
 
 
 def test_a_seed_that_is_none_is_refused(finished, refused):

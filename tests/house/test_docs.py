@@ -157,7 +157,7 @@ def test_a_figure_has_the_command_that_makes_it_beside_it(page: str, figure: str
 
 
 def test_figures_are_drawn_from_data_that_is_committed() -> None:
-    drawings = {"algorithm.svg", "ant.gif", "landscape-ant.png"}  # by hand, and of a whole run
+    drawings = {"algorithm.svg", "ant.gif", "go2.gif", "landscape-ant.png"}  # by hand, and of a whole run
     folder = ROOT / "docs" / "figures"
     done = subprocess.run(
         [sys.executable, "-c", "import figures; print(*figures.drawn())"],

@@ -11,7 +11,8 @@ from epvf.policies.mlp import Policy
 from epvf.tasks import ant, make
 from epvf.tasks.body import State
 from epvf.tasks.engines.mjx import Draws
-from epvf.tasks.starts import Around, Commanded
+from epvf.tasks.registry import body_behind
+from epvf.tasks.starts import Around, Commanded, commanded
 
 NAMES = ("forward", "left", "turn-left")
 
@@ -58,6 +59,38 @@ def test_commands_are_drawn_evenly_from_what_is_asked_for(draws) -> None:
     for command in np.asarray(commands, np.float32):
         share = (drawn.astype(np.float32) == command).all(axis=1).mean()
         assert abs(share - 1 / 3) < 0.03
+
+
+def test_one_command_may_be_asked_for_in_every_episode() -> None:
+    body, command = ant.towards(("forward", "left")), (0.5, -0.25, 0.0, 1.0)
+    asked = commanded(body, command)
+    draws = np.random.default_rng(0), np.random.default_rng(0)
+    before, after = body.starts(draws[0], 50), asked.starts(draws[1], 50)
+    np.testing.assert_array_equal(after[2], np.tile(command, (50, 1)))
+    for one, other in zip(before[:2], after[:2], strict=True):
+        np.testing.assert_array_equal(one, other)  # it starts where it did
+    policy = Policy((38, 8), output="clip")
+    thetas = np.random.default_rng(1).normal(0.0, 0.1, (4, policy.num_parameters))
+    returns = {}
+    for name, one in {"asked": asked, "left": commanded(body, ant.OBJECTIVES["left"])}.items():
+        task = make(one, "native", episode_length=20)
+        returns[name] = task.evaluator(policy)(jax.random.key(0), thetas.astype(np.float32)).returns
+    assert (returns["asked"] != returns["left"]).all()
+
+
+@pytest.mark.parametrize(
+    ("task", "command", "message"),
+    [
+        ("ant+forward", (1.0,), r"task 'ant.*' takes 4 numbers, but the command has 1"),
+        ("ant", (1.0, 0.0), "task 'ant' takes no command, but the command has 2"),
+        ("ant+forward", (1.0, 0.0, float("nan"), 0.0), "must be finite numbers"),
+    ],
+)
+def test_commands_that_do_not_fit_are_refused(task, command, message) -> None:
+    body = body_behind(task)
+    with pytest.raises(UserError, match=message):
+        commanded(body, command)
+    assert body_behind("cartpole") is None
 
 
 def test_objectives_stand_in_the_tasks_name(workplace) -> None:

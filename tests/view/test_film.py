@@ -14,6 +14,7 @@ from epvf.policies.mlp import Policy
 from epvf.policies.noise import PerturbationConfig
 from epvf.policies.population import perturb
 from epvf.tasks import make
+from epvf.tasks.ant import OBJECTIVES
 from epvf.view.cast import Actor, cast, swarm
 from epvf.view.film import Film, Settings
 from epvf.view.scene import GHOST, Camera
@@ -163,12 +164,27 @@ def test_names_tell_apart(tmp_path, cartpole, saved):
         ({"perturbed": -1}, "perturbed is -1"),
         ({"perturbed": 257}, "perturbed is 257"),
         ({"seed": -1}, "seed is -1"),
+        ({"command": (1.0,)}, "task 'cartpole' takes no command"),
         ({"perturbed": 2}, "perturbed policies of 'cartpole' cannot be drawn in one scene"),
     ],
 )
 def test_what_cannot_be_is_refused(settings, message, cartpole):
     with pytest.raises(UserError, match=message):
         epvf.render(cartpole, **settings)
+
+
+def test_a_body_is_asked_for_a_command(renderer, ant):
+    policy = Policy((38, 8), output="clip")
+    theta = np.random.default_rng(0).normal(0.0, 0.3, policy.num_parameters)
+    saved = ant._replace(policy=policy, theta=theta.astype(np.float32), task="ant+forward+left")
+    with pytest.raises(UserError, match="takes 4 numbers, but the command has 1"):
+        epvf.render(saved, seconds=0.1, command=(1.0,))
+    totals = []
+    for command in (OBJECTIVES["forward"], OBJECTIVES["left"]):
+        with Film(cast(saved), Settings(seconds=0.5, width=64, height=64, command=command)) as film:
+            list(film.pictures())
+            totals.append(film.played[0].episode_return)
+    assert totals[0] != totals[1]
 
 
 def test_policies_that_cannot_be_shown_are_refused(cartpole, hopper, tmp_path):

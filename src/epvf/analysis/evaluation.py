@@ -12,7 +12,10 @@ from epvf.errors import UserError
 from epvf.policies.formats.safetensors import SavedPolicy
 from epvf.policies.reference import act
 from epvf.tasks import make
-from epvf.tasks.base import check_policy
+from epvf.tasks.base import Task, check_policy
+from epvf.tasks.body import Body
+from epvf.tasks.registry import body_behind
+from epvf.tasks.starts import commanded
 from epvf.training.measure import evaluate_theta
 
 GYMNASIUM = {
@@ -68,6 +71,7 @@ def evaluate(
     backend: str = "auto",
     seed: int = 0,
     jitter: float = EvalConfig().jitter,
+    command: tuple[float, ...] = (),
 ) -> Result:
     """Rolls a policy out many times.
 
@@ -90,22 +94,33 @@ def evaluate(
         backend: the engine.
         seed: of resets and jitter.
         jitter: relative jitter of the weights, for deterministic resets.
+        command: that episodes are asked for, of tasks that have one; empty: as they have it.
 
     Raises:
-        UserError: if a number is out of range, the policy does not fit its task, there is no such
-            task or backend, or Gymnasium lacks what it needs.
+        UserError: if a number is out of range, the task takes no such command, the policy does not
+            fit its task, there is no such task or backend, or Gymnasium lacks what it needs.
     """
     if episodes < 1:
         raise UserError(f"episodes is {episodes}, but must be at least 1")
     check_seed(seed)
     original = backend == "gymnasium" and saved.task in GYMNASIUM
-    if original or (backend == "auto" and saved.task == "cartpole"):
+    if not command and (original or (backend == "auto" and saved.task == "cartpole")):
         return _in_gymnasium(saved, episodes, seed)
-    return _on_engine(saved, episodes, backend, seed, jitter)
+    task = make(_asked(saved.task, command), backend, episode_length=_episode_length(saved))
+    return _on_engine(saved, task, episodes, seed, jitter)
 
 
-def _on_engine(saved: SavedPolicy, episodes: int, backend: str, seed: int, jitter: float) -> Result:
-    task = make(saved.task, backend=backend, episode_length=_episode_length(saved))
+def _asked(name: str, command: tuple[float, ...]) -> str | Body:
+    """The task, or the body that is asked for a command in every episode."""
+    if not command:
+        return name
+    body = body_behind(name)
+    if body is None:
+        raise UserError(f"task {name!r} takes no command")
+    return commanded(body, command)
+
+
+def _on_engine(saved: SavedPolicy, task: Task, episodes: int, seed: int, jitter: float) -> Result:
     relative = jitter if task.spec.deterministic_reset else 0.0
     rollout = task.evaluator(saved.policy)
     result = evaluate_theta(rollout, jax.random.key(seed), saved.theta, episodes, relative)

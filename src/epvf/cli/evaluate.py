@@ -25,6 +25,7 @@ class Options:
         policy: which of a run's policies.
         task: of a policy that does not tell its own.
         seed: of resets and jitter.
+        command: that episodes are asked for, of tasks that have one: 1 0 0 for go2.
         json: print the result as JSON.
     """
 
@@ -34,6 +35,7 @@ class Options:
     policy: Literal["best", "last"] = "best"
     task: Annotated[str | None, Shown("TASK")] = None
     seed: int = 0
+    command: Annotated[tuple[float, ...], Shown("X ...", default="as episodes have it")] = ()
     json: bool = False
 
 
@@ -56,6 +58,8 @@ def run(argv: list[str]) -> int:
     if asked.task not in (None, saved.task) and saved.task:
         raise UserError(f"{path} is a policy of task {saved.task!r}, not {asked.task!r}")
     saved = saved._replace(task=saved.task or asked.task or "")
-    result = evaluate(saved, asked.episodes, asked.backend, asked.seed, jitter).summary()
+    result = evaluate(
+        saved, asked.episodes, asked.backend, asked.seed, jitter, asked.command
+    ).summary()
     print_result(result | {"policy": str(path)}, evaluated(result), asked.json)
     return 0

@@ -29,6 +29,7 @@ class Options:
         fps: pictures a second.
         policy: which of a run's policies.
         seed: of where episodes start, and of the perturbations.
+        command: that episodes are asked for, of tasks that have one: 1 0 0 for go2.
         replace: replace the file if it is there already; the one in a run always is.
         json: print the result as JSON.
     """
@@ -52,6 +53,7 @@ class Options:
     fps: Annotated[float | None, Shown("F", default="25, or one an env step")] = None
     policy: Literal["best", "last"] = "best"
     seed: int = 0
+    command: Annotated[tuple[float, ...], Shown("X ...", default="as episodes have it")] = ()
     replace: bool = False
     json: bool = False
 
@@ -65,7 +67,8 @@ def run(argv: list[str]) -> int:
     from epvf.view.video import check_out, write_video
 
     settings = Settings(
-        asked.seconds, asked.width, asked.height, asked.fps, asked.perturbed, asked.seed
+        *(asked.seconds, asked.width, asked.height, asked.fps, asked.perturbed, asked.seed),
+        command=asked.command,
     )
     actors = cast(asked.what, asked.policy)
     out = asked.out or _default_out(asked.what[0], asked.policy)

@@ -26,6 +26,7 @@ class Options:
         port: to listen at.
         seconds: after which it ends.
         seed: of where episodes start, and of the perturbations.
+        command: that episodes are asked for, of tasks that have one: 1 0 0 for go2.
         json: print the address as JSON.
     """
 
@@ -38,6 +39,7 @@ class Options:
     port: int = 8080
     seconds: Annotated[float | None, Shown("S", default="until Ctrl-C")] = None
     seed: int = 0
+    command: Annotated[tuple[float, ...], Shown("X ...", default="as episodes have it")] = ()
     json: bool = False
 
 
@@ -50,7 +52,7 @@ def run(argv: list[str]) -> int:
     from epvf.view.browser import Page, Settings
     from epvf.view.choices import choices
 
-    settings = Settings(asked.perturbed, asked.host, asked.port, asked.seed)
+    settings = Settings(asked.perturbed, asked.host, asked.port, asked.seed, asked.command)
     with Page(choices(asked.what), settings) as page:
         print_result({"address": page.address}, f"look at {page.address}", asked.json)
         page.play(asked.seconds)

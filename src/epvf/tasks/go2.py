@@ -103,12 +103,49 @@ def model() -> mujoco.MjModel:
         geom.contype = 0
         geom.conaffinity = int(geom.name in FEET)
         geom.condim = 3
-    plane = mujoco.mjtGeom.mjGEOM_PLANE
-    robot.worldbody.add_geom(name="floor", type=plane, size=[0, 0, 0.05], rgba=[0.6, 0.7, 0.6, 1])
-    floor = robot.geom("floor")
-    floor.contype, floor.conaffinity, floor.condim = 1, 0, 3
-    robot.worldbody.add_light(pos=[0, 0, 3], dir=[0, 0, -1])
+    _add_ground(robot)
     return robot.compile()
+
+
+def _add_ground(robot: mujoco.MjSpec) -> None:
+    """A floor without an end in squares of 1 m, a sky, and a sun."""
+    texture, builtin = mujoco.mjtTexture, mujoco.mjtBuiltin
+    robot.add_texture(
+        name="sky",
+        type=texture.mjTEXTURE_SKYBOX,
+        builtin=builtin.mjBUILTIN_GRADIENT,
+        rgb1=[0.75, 0.84, 0.93],
+        rgb2=[0.35, 0.45, 0.6],
+        width=256,
+        height=1536,
+    )
+    squares = robot.add_texture(
+        name="squares",
+        type=texture.mjTEXTURE_2D,
+        builtin=builtin.mjBUILTIN_CHECKER,
+        rgb1=[0.62, 0.66, 0.7],
+        rgb2=[0.53, 0.57, 0.61],
+        width=256,
+        height=256,
+    )
+    ground = robot.add_material(name="ground", texrepeat=[0.5, 0.5], texuniform=True)
+    ground.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = squares.name
+    robot.worldbody.add_geom(
+        name="floor",
+        type=mujoco.mjtGeom.mjGEOM_PLANE,
+        size=[0, 0, 0.05],
+        material=ground.name,
+        contype=1,
+        conaffinity=0,
+        condim=3,
+    )
+    robot.worldbody.add_light(
+        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+        dir=[0.3, 0.3, -1],
+        diffuse=[0.6, 0.6, 0.6],
+        ambient=[0.15, 0.15, 0.15],
+        castshadow=False,
+    )
 
 
 def _robot() -> mujoco.MjSpec:
@@ -144,4 +181,5 @@ BODY = Body(
     observation_limit=100.0,
     action_offset=STANCE,
     action_scale=(REACH,) * 12,
+    quickest="lanes",
 )

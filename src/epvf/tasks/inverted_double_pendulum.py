@@ -51,4 +51,5 @@ BODY = Body(
     reward=reward,
     terminated=terminated,
     starts=Around(model, RESET_NOISE, velocities="normal"),
+    quickest="lanes",
 )

@@ -52,4 +52,5 @@ BODY = Body(
     observe=observe,
     reward=reward,
     starts=starts,
+    quickest="lanes",
 )

@@ -125,6 +125,18 @@ def engines(name: str | Body) -> tuple[str, ...]:
     return tuple(made.engines) if isinstance(made, TaskEntry) else (made.spec.backend,)
 
 
+def body_behind(name: str) -> Body | None:
+    """The body behind a task's name; None where it is none on MuJoCo.
+
+    Raises:
+        UserError: if there is no such task.
+    """
+    if "native" not in engines(name):
+        return None
+    body: Body | None = getattr(make(name, backend="native"), "body", None)
+    return body
+
+
 def is_discrete(name: str) -> bool:
     """Whether actions of a task are indices.
 

@@ -1,13 +1,14 @@
 """Where episodes start: what several bodies share."""
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mujoco
 
 from epvf.errors import UserError, unknown
-from epvf.tasks.body import Draws
+from epvf.tasks.body import Body, Draws
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,22 @@ class Commanded:
         # in float32 a number just below K may be rounded to it
         which = xp.clip(drawn.astype(int), 0, len(self.commands) - 1)
         return positions, velocities, table[which]
+
+
+def commanded(body: Body, command: tuple[float, ...]) -> Body:
+    """The body that is asked for one command in every episode; otherwise it starts as before.
+
+    Raises:
+        UserError: if the command has another length, which is 0 where episodes have none, or is
+            not finite.
+    """
+    if len(command) != body.command_size:
+        takes = f"{body.command_size} numbers" if body.command_size else "no command"
+        raise UserError(f"task {body.name!r} takes {takes}, but the command has {len(command)}")
+    if not all(map(math.isfinite, command)):
+        raise UserError(f"the command must be finite numbers, not {command}")
+    assert body.starts is not None
+    return replace(body, starts=Commanded(body.starts, (command,)))
 
 
 def commands_of(

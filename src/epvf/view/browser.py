@@ -16,7 +16,8 @@ from epvf.files import one_line
 from epvf.tasks import make
 from epvf.tasks.base import check_policy
 from epvf.tasks.body import Body
-from epvf.tasks.registry import engines
+from epvf.tasks.registry import body_behind
+from epvf.tasks.starts import commanded
 from epvf.view.choices import BEST, NEWEST, Choices
 from epvf.view.gate import Gate
 from epvf.view.scene import torso_of
@@ -47,12 +48,14 @@ class Settings:
         host: interface to listen at; any other than the loopback one gets a token.
         port: of it.
         seed: of where episodes start, and of the perturbations.
+        command: that episodes are asked for; empty: as they have it.
     """
 
     perturbed: int = 16
     host: str = "127.0.0.1"
     port: int = 8080
     seed: int = 0
+    command: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.perturbed <= MOST_PERTURBED:
@@ -72,7 +75,7 @@ class Page:
     def __init__(self, choices: Choices, settings: Settings) -> None:
         self._choices, self._settings = choices, settings
         saved = choices.actor.saved
-        self._body = _body_of(saved.task)
+        self._body = _body_of(saved.task, settings.command)
         length = saved.metadata.get("episode_length", "")
         task: Any = make(
             saved.task, backend="native", episode_length=int(length) if length.isdigit() else None
@@ -324,12 +327,11 @@ def _coarse(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nda
     return vertices[first], faces[(a != b) & (b != c) & (c != a)]
 
 
-def _body_of(task: str) -> Body:
-    if "native" not in engines(task):
+def _body_of(task: str, command: tuple[float, ...]) -> Body:
+    body = body_behind(task)
+    if body is None:
         raise UserError(f"task {task!r} cannot be viewed: it is no body on MuJoCo; try epvf play")
-    made: Any = make(task, backend="native")
-    body: Body = made.body
-    return body
+    return commanded(body, command) if command else body
 
 
 def _viser() -> Any:

@@ -16,6 +16,7 @@ from epvf.tasks import make
 from epvf.tasks.base import check_policy
 from epvf.tasks.body import Body
 from epvf.tasks.registry import engines
+from epvf.tasks.starts import commanded
 from epvf.view import video
 from epvf.view.cast import Actor, What, cast, swarm
 from epvf.view.scene import Camera, Stage
@@ -47,6 +48,7 @@ class Settings:
         perturbed: policies in the swarm around each.
         seed: of where episodes start, and of the swarm.
         camera: where the robot is seen from.
+        command: that episodes are asked for; empty: as they have it.
     """
 
     seconds: float | None = None
@@ -56,6 +58,7 @@ class Settings:
     perturbed: int = 0
     seed: int = 0
     camera: Camera = field(default_factory=Camera)
+    command: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.seconds is not None and not 0.0 < self.seconds < float("inf"):
@@ -132,6 +135,8 @@ class Film:
         task: Any = make(saved.task, backend="native", episode_length=_trained_length(actor))
         check_policy(task.spec, saved.policy)
         body: Body = task.body
+        if settings.command:
+            body = commanded(body, settings.command)
         around = swarm(actor, settings.perturbed, settings.seed) if settings.perturbed else None
         interval = body.step_seconds
         self._steps.append(interval)
@@ -147,6 +152,8 @@ class Film:
 
     def _gymnasium_tile(self, actor: Actor) -> Tile:
         saved, settings = actor.saved, self._settings
+        if settings.command:
+            raise UserError(f"task {saved.task!r} takes no command")
         if settings.perturbed:
             raise UserError(f"perturbed policies of {saved.task!r} cannot be drawn in one scene")
         spec = make(saved.task, episode_length=_trained_length(actor)).spec
@@ -178,6 +185,7 @@ def render(
     perturbed: int = ...,
     seed: int = ...,
     camera: Camera | None = ...,
+    command: tuple[float, ...] = ...,
 ) -> UInt8[np.ndarray, "T H W 3"]: ...
 
 
@@ -194,6 +202,7 @@ def render(
     perturbed: int = ...,
     seed: int = ...,
     camera: Camera | None = ...,
+    command: tuple[float, ...] = ...,
 ) -> Path: ...
 
 
@@ -209,6 +218,7 @@ def render(
     perturbed: int = 0,
     seed: int = 0,
     camera: Camera | None = None,
+    command: tuple[float, ...] = (),
 ) -> Path | UInt8[np.ndarray, "T H W 3"]:
     """Draws policies that play an episode: a video, or its pictures.
 
@@ -236,6 +246,7 @@ def render(
             noise of its run, where that is known.
         seed: of where episodes start, and of the perturbations.
         camera: where the robot is seen from; it follows the torso.
+        command: that episodes are asked for, of tasks that have one; empty: as they have it.
 
     Returns:
         Path of the video; or, without `out`, pictures `[T, H, W, 3]`, uint8.
@@ -245,7 +256,7 @@ def render(
             here can draw, ffmpeg is missing, or a number is out of range.
         RunFailed: if the video cannot be written.
     """
-    settings = Settings(seconds, width, height, fps, perturbed, seed, camera or Camera())
+    settings = Settings(seconds, width, height, fps, perturbed, seed, camera or Camera(), command)
     path = None if out is None else Path(out)
     if path is not None:
         video.check_out(path)
