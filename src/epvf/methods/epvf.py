@@ -34,7 +34,7 @@ from epvf.methods.optimizers import Optimizer, PolicyOptimizer, decay, make_opti
 from epvf.methods.replay import Buffer, BufferConfig
 from epvf.policies.noise import PerturbationConfig, clip_weights
 from epvf.policies.population import Perturbed, drawn, map_rows, perturbed, sum_rows
-from epvf.runtime.devices import is_apart, sum_of_rows, with_rows_apart
+from epvf.runtime.devices import is_apart, sum_of_rows, with_columns_apart, with_rows_apart
 from epvf.types import Array, Evaluation, NonNegative, Population, PRNGKey, Returns, Starts
 from epvf.value.factory import make_value
 from epvf.value.linear_fit import Line, es_line, ridge_line
@@ -49,8 +49,8 @@ Count: TypeAlias = Float[Array, ""] | None
 """Rows of a batch that are valid; None: those of the rows at hand, which are all of it."""
 
 OverBatch: TypeAlias = Callable[..., Any]
-"""`(function, *whole)`: the sum over a batch of `function(pairs, count, *whole)`, which is asked for
-some of its pairs at a time (their returns are targets) or for all of them."""
+"""`(function, *whole)`: the sum over a batch of `function(pairs, count, *whole)`, which is asked of
+some of its pairs at a time, with targets for returns, or of all of them."""
 
 
 @dataclass(frozen=True)
@@ -504,7 +504,8 @@ def _fit_line(
     stored, value = state.buffer, learner.value
     targets = transform(learner.targets, stored.returns, stored.valid)
     features = value.features(state.value, stored.thetas, frame, stored.starts)
-    slope, intercept = line(features, targets, stored.valid, learner.value_update.ridge)
+    penalty, by_feature = learner.value_update.ridge, partial(with_columns_apart, learner.mesh)
+    slope, intercept = line(features, targets, stored.valid, penalty, by_feature)
     fitted = value.with_line(state.value, slope, intercept)
     loss = learner.value_loss(fitted, stored.thetas, targets, stored.valid, frame, stored.starts)
     return state._replace(value=fitted), loss

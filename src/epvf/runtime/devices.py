@@ -142,6 +142,14 @@ def with_rows_apart(mesh: Mesh | None, tree: Any) -> Any:
     return jax.tree.map(place, tree)
 
 
+def with_columns_apart(mesh: Mesh | None, table: Array) -> Array:
+    """An array `[N, F]` of one seed, all rows of some columns on each device."""
+    if mesh is None or mesh.shape[ROWS] == 1:
+        return table
+    columns = NamedSharding(mesh, PartitionSpec(None, ROWS))
+    return jax.lax.with_sharding_constraint(table, columns)
+
+
 def with_weights_apart(
     mesh: Mesh, thetas: Array, draw: Callable[[Any], Array], state: Any
 ) -> Array:
@@ -158,9 +166,7 @@ def with_weights_apart(
     if mesh.shape[ROWS] == 1:
         return thetas
     # without the barrier XLA finds that they are drawn twice, and sends them
-    again = draw(jax.lax.optimization_barrier(state))
-    columns = NamedSharding(mesh, PartitionSpec(None, ROWS))
-    return jax.lax.with_sharding_constraint(again, columns)
+    return with_columns_apart(mesh, draw(jax.lax.optimization_barrier(state)))
 
 
 def draw_into(mesh: Mesh, rooms: Array, population: Any, rows: Array) -> Array:
