@@ -11,6 +11,7 @@ import sys
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -183,7 +184,7 @@ def on_both():
     """What training by one device and by eight have to do with each other, by case."""
     there = find_spec("evosax") is not None
     methods = [name for name in SEARCHES if there or METHODS[name].needs is None]
-    cases = {name: (name, {}) for name in methods}
+    cases: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in methods}
     return run(TRAINING, json.dumps(cases | BESIDES))
 
 

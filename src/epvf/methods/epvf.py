@@ -416,16 +416,17 @@ class Learner(PolicySearch):
         starts: Starts,
     ) -> Buffer:
         """The buffer with this iteration's pairs."""
-        added = iteration * self.num_envs
-        if not self._apart or self.buffer_size == self.num_envs:
+        added, mesh = iteration * self.num_envs, self._keepers
+        if mesh is None or self.buffer_size == self.num_envs:
             return replay.add(state.buffer, added, thetas, returns, starts)
         population = self.population(state, iteration)
-        return replay.add_apart(self.mesh, state.buffer, added, population, returns, starts)
+        return replay.add_apart(mesh, state.buffer, added, population, returns, starts)
 
     @property
-    def _apart(self) -> bool:
-        """Whether each device has a part of the buffer's policies."""
-        return is_apart(self.mesh, self.buffer_size) and not self.draw_again
+    def _keepers(self) -> Mesh | None:
+        """Devices that have a part each of the buffer's policies; None where that is not so."""
+        shared = is_apart(self.mesh, self.buffer_size) and not self.draw_again
+        return self.mesh if shared else None
 
     def _batch(self, key: PRNGKey, stored: Buffer, filled: Int[Array, ""]) -> OverBatch:
         """How functions are summed over a batch of what is stored."""
@@ -434,9 +435,9 @@ class Learner(PolicySearch):
             # Rows not yet filled are not valid and weigh nothing.
             return lambda function, *whole: function(stored, None, *whole)
         rows = replay.sample(key, filled, self.buffer_size, size)
-        if self._apart:
+        if (mesh := self._keepers) is not None:
             count = _rows_of(stored.valid[rows])
-            return partial(_over_parts, self.mesh, stored, rows, count)
+            return partial(_over_parts, mesh, stored, rows, count)
         pairs = replay.take(stored, with_rows_apart(self.mesh, rows))
         return lambda function, *whole: function(pairs, None, *whole)
 
@@ -472,7 +473,7 @@ class Learner(PolicySearch):
 
 
 def _over_parts(
-    mesh: Mesh | None,
+    mesh: Mesh,
     stored: Buffer,
     rows: Int[Array, "B"],
     count: jax.Array,

@@ -167,7 +167,12 @@ def test_what_ray_meets_is_not_printed_among_results(capsys):
 def test_what_workers_call_is_sent_to_them_once():
     ray = _ray_at_once()
     made, remote = [], ray.remote
-    ray.remote = lambda function: made.append(function) or remote(function)
+
+    def counted(function):
+        made.append(function)
+        return remote(function)
+
+    ray.remote = counted
     there = cluster.Cluster(ray, 1)
     for _ in range(3):
         there.share_out(_quick, (Engine("ant", "native", 9, 1),), [0])

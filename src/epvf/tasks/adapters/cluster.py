@@ -336,7 +336,7 @@ def _silence(ray: ModuleType) -> None:
     Nothing is lost with one, and whoever reads `--json` expects the result alone there. Ray has no
     option for it: `log_to_driver` is of what workers print.
     """
-    driver = getattr(getattr(ray, "_private", None), "worker", None)
+    driver: Any = getattr(getattr(ray, "_private", None), "worker", None)
     if hasattr(driver, "print_to_stdstream"):
         driver.print_to_stdstream = lambda *_, **__: None
 
