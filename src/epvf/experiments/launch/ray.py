@@ -12,7 +12,6 @@ from epvf.experiments.launch.job import Answer, Job, perform
 from epvf.files import one_line
 from epvf.runtime import meeting
 
-
 _NO_RAY = "a Ray cluster needs ray: pip install 'epvf[ray]'"
 
 
