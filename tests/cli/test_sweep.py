@@ -30,7 +30,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(words, message, refused):
 
 
 def test_a_storage_that_cannot_be_used_leaves_no_folder(refused, workplace):
-    (workplace / "notes.db").write_text("x")
+    (workplace / "notes.db").write_text("This is no database.\n" * 100)
     refused([*QUICK, *SEARCH, "--storage", "notes.db"], "cannot use storage notes.db")
 
 
