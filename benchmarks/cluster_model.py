@@ -3,9 +3,15 @@
     python benchmarks/cluster_model.py [--workers 1 2 4 8] [--seconds 0.004] [--losses 10]
 
 Policies that do nothing but wait, so that a machine with few cores can play many workers. Of each
-number of workers: the median seconds of a population, undisturbed; with one part in 32 that takes
-ten times as long; and with a worker that is killed at a random moment. Beside them what the model
-says, N t / W + 4 W m. Prints a line of JSON a number of workers.
+number of workers: the median seconds of a population, undisturbed; with one part that takes ten
+times as long; and with a worker that is killed at a random moment, and how long that one's place
+stays empty. Beside them what the model says: N t / W + 4 W m, and of a loss
+
+    f T + min(r / (W - 1), (r + s) / W)      r = (1 - f) W T + half a part
+
+for one at fraction f of a population that takes T: half a part is computed again, and what is left
+is done by the others, until after s seconds another worker is there. Prints a line of JSON a number
+of workers.
 """
 
 import argparse
@@ -17,15 +23,29 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def wait(common: Any, part: tuple[int, float]) -> int:
     """A part's rows, on a worker."""
     time.sleep(part[1])
     return os.getpid()
+
+
+class Loss(NamedTuple):
+    """Of a worker.
+
+    Attributes:
+        fraction: of the population that was done.
+        seconds: that this took in all.
+        replaced: seconds until another worker was there.
+    """
+
+    fraction: float
+    seconds: float
+    replaced: float
 
 
 class Crew:
@@ -54,25 +74,38 @@ class Crew:
         self._done(parts)
         return time.perf_counter() - begin
 
-    def disturbed(self, chance: random.Random) -> float:
-        """Seconds that a population takes of which a worker is killed meanwhile."""
-        lost = chance.choice(self.gather())
-        delay = chance.uniform(0.1, 0.9) * sum(self._parts) / self.workers
+    def disturbed(self, fraction: float) -> "Loss":
+        """What happens to a population of which a worker is killed meanwhile."""
+        lost = random.choice(self.gather())
+        delay = fraction * sum(self._parts) / self.workers
         killing = threading.Timer(delay, partial(os.kill, lost, signal.SIGKILL))
         killing.start()
+        begin = time.perf_counter()
         seconds = self.population()
         killing.join()
-        return seconds
+        self.gather()
+        return Loss(fraction, seconds, time.perf_counter() - begin - delay)
+
+    def model(self, message: float, loss: "Loss | None" = None) -> float:
+        """Seconds that a population should take, `message` of them for each part."""
+        work, workers = sum(self._parts), self.workers
+        messages = len(self._parts) * message
+        if loss is None:
+            return work / workers + messages
+        left = (1.0 - loss.fraction) * work + self._parts[0] / 2.0
+        others = left / (workers - 1) if workers > 1 else float("inf")
+        until = min(others, (left + loss.replaced) / workers)
+        return loss.fraction * work / workers + until + messages
 
     def _done(self, parts: Sequence[float]) -> list[int]:
         pids: list[int] = self.cluster.share_out(wait, self._common, list(enumerate(parts)))
         return pids
 
 
-def median(measure: Callable[[], float], repeats: int) -> float:
-    """Of so many measurements, rounded; not a number if there are none."""
-    taken = [measure() for _ in range(repeats)]
-    return round(statistics.median(taken), 3) if taken else float("nan")
+def median(taken: Iterable[float]) -> float | None:
+    """Rounded; none of nothing."""
+    seconds = list(taken)
+    return round(statistics.median(seconds), 3) if seconds else None
 
 
 def main() -> int:
@@ -91,11 +124,18 @@ def main() -> int:
     for workers in asked.workers:
         crew = Crew(workers, asked.num_envs, asked.seconds)
         crew.gather()
-        model = asked.num_envs * asked.seconds / workers + 4 * workers * asked.message
-        told = {"workers": workers, "model_s": round(model, 3)}
-        told["measured_s"] = median(crew.population, asked.repeats)
-        told["with_a_slow_part_s"] = median(partial(crew.population, slow=True), asked.repeats)
-        told["with_a_loss_s"] = median(partial(crew.disturbed, chance), asked.losses)
+        calm = [crew.population() for _ in range(asked.repeats)]
+        slow = [crew.population(slow=True) for _ in range(asked.repeats)]
+        lost = [crew.disturbed(chance.uniform(0.1, 0.9)) for _ in range(asked.losses)]
+        told = {
+            "workers": workers,
+            "model_s": round(crew.model(asked.message), 3),
+            "measured_s": median(calm),
+            "with_a_slow_part_s": median(slow),
+            "model_with_a_loss_s": median(crew.model(asked.message, loss) for loss in lost),
+            "with_a_loss_s": median(loss.seconds for loss in lost),
+            "replaced_after_s": median(loss.replaced for loss in lost),
+        }
         print(json.dumps(told), flush=True)
         ray.shutdown()
     return 0

@@ -29,6 +29,11 @@ def test_bad_input_is_one_line_and_nothing_is_written(words, message, refused):
     refused(words, message)
 
 
+def test_a_storage_that_cannot_be_used_leaves_no_folder(refused, workplace):
+    (workplace / "notes.db").write_text("This is no database.\n" * 100)
+    refused([*QUICK, *SEARCH, "--storage", "notes.db"], "cannot use storage notes.db")
+
+
 def test_a_missing_extra_is_named(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     refused([*QUICK, *SEARCH], "a sweep needs optuna: pip install 'epvf[sweep]'")

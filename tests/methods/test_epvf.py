@@ -65,7 +65,7 @@ def test_a_rate_that_is_too_high_for_sgd_is_shortened_and_another_is_not(monkeyp
     losses = [record["loss/value"] for record in records_of(_by_sgd(50.0), task)]
     assert np.isfinite(losses).all() and max(losses) <= losses[0]
     (slow,) = reports_of(_by_sgd(0.02, iterations=1), task)
-    monkeypatch.setattr(Learner, "_shortened", lambda self, value, gradient, *batch: gradient)
+    monkeypatch.setattr(Learner, "_shortened", lambda self, gradient, curvature: gradient)
     (plain,) = reports_of(_by_sgd(0.02, iterations=1), task)
     for ours, theirs in zip(
         *map(jax.tree.leaves, (slow.state.learner, plain.state.learner)), strict=True

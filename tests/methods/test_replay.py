@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import Mesh
 
 from epvf.methods import replay
 from epvf.policies.noise import PerturbationConfig
 from epvf.policies.population import drawn, perturbed
+from epvf.runtime.devices import ROWS, SEEDS
 
 
 @pytest.mark.slow
@@ -71,3 +73,17 @@ def test_a_ring_of_seeds_holds_the_same_pairs_as_one_of_weights():
         np.testing.assert_array_equal(both[0].thetas[filled], both[1].thetas[filled])
         np.testing.assert_array_equal(both[0].returns, both[1].returns)
         np.testing.assert_array_equal(both[0].valid, both[1].valid)
+
+
+@pytest.mark.parametrize(("size", "num"), [(12, 4), (10, 4), (4, 6), (4, 4)])
+def test_a_ring_that_devices_share_holds_what_one_of_one_device_does(size, num):
+    config = PerturbationConfig()
+    mesh = Mesh(np.array(jax.local_devices()[:1]).reshape(1, 1), (SEEDS, ROWS))
+    shared = one = replay.empty(size, 3)
+    for i in range(5):
+        population = perturbed(config, jax.random.key(i), jnp.full((1, 3), float(i)), num)
+        returns, added = jnp.arange(float(num)) + 10.0 * i, jnp.asarray(num * i)
+        shared = replay.add_apart(mesh, shared, added, population, returns)
+        one = replay.add(one, added, drawn(population), returns)
+        np.testing.assert_array_equal(shared.thetas, one.thetas)
+        np.testing.assert_array_equal(shared.returns, one.returns)

@@ -8,16 +8,22 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from epvf.config.presets import preset
 from epvf.errors import UserError
 from epvf.methods.registry import METHODS
 from epvf.runs.metrics import read_metrics
+from epvf.runtime import devices
 from epvf.runtime.devices import mesh_of
 from epvf.training.prepare import prepare
 from probes import recorded, resumed
@@ -132,17 +138,17 @@ def trained(config, task, devices):
 
 
 found = {}
-for method in sys.argv[1:]:
+for case, (method, changes) in json.loads(sys.argv[1]).items():
     task, config = Formula(lambda t: jnp.sin(3.0 * t).sum(-1)), config_of(method)
     if METHODS[method].segment(config.method) is not None:
         task, config = None, preset("cartpole", "debug", method)
-    config = config.replace({"iterations": 3, "num_envs": 64, "policy.hidden_sizes": [4]})
+    config = config.replace({"iterations": 3, "num_envs": 64, "policy.hidden_sizes": [4]} | changes)
     (records, theta, _), (others, other, state) = (trained(config, task, n) for n in "18")
     told = ("rollout", "steps", "eval")
     first = [{k: v for k, v in r[0].items() if k.startswith(told)} for r in (records, others)]
     shapes = re.findall(r"[a-z]\\w*\\[([0-9,]+)\\]", programs[-1].as_text())
     shapes = {tuple(map(int, dims.split(","))) for dims in shapes}
-    found[method] = {
+    found[case] = {
         "first": first,
         "apart": float(np.abs(theta - other).max() / np.abs(theta).max()),
         "where": sorted({len(x.sharding.device_set) for x in jax.tree.leaves(state)}),
@@ -153,29 +159,49 @@ print(json.dumps(found))
 
 SEARCHES = [name for name in METHODS.names() if METHODS[name].build is not None]
 
+BESIDES = {
+    "random batches": ("epvf", {"buffer.size": 256, "value_update.batch_size": 96}),
+    "a ring that wraps": (
+        "epvf",
+        {
+            "buffer.size": 104,
+            "value_update.batch_size": 40,
+            "value_update.optimizer": "sgd",
+            "value.hidden_sizes": [],
+            "value.inputs": "standardised",
+        },
+    ),
+    "fewer pairs than weights": ("ridge", {"policy.hidden_sizes": [16]}),
+}
+"""What differs by settings: what the buffer keeps, and how V is fitted to it."""
+
+SHARES = {"ridge-replay": {32}, "random batches": {32}}
+"""Rows of a buffer of 256 that a device has."""
+
 
 @pytest.fixture(scope="module")
 def on_both():
-    """What training by one device and by eight have to do with each other, by method."""
+    """What training by one device and by eight have to do with each other, by case."""
     there = find_spec("evosax") is not None
-    return run(TRAINING, *(name for name in SEARCHES if there or METHODS[name].needs is None))
+    methods = [name for name in SEARCHES if there or METHODS[name].needs is None]
+    cases: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in methods}
+    return run(TRAINING, json.dumps(cases | BESIDES))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", SEARCHES)
-def test_training_is_that_of_one_device(method, on_both):
-    if method not in on_both:
+@pytest.mark.parametrize("case", [*SEARCHES, *BESIDES])
+def test_training_is_that_of_one_device(case, on_both):
+    if case not in on_both:
         pytest.skip("the extra baselines is not installed")
-    found = on_both[method]
+    found = on_both[case]
     one, eight = found["first"]
     assert one == pytest.approx(eight, rel=1e-6)
     # sums over policies are taken in another order
     assert found["apart"] < 1e-4
     assert found["where"] == [8]
-    # of 64 policies a device has eight, or an eighth of the weights of all; only of a buffer of
-    # several populations it has more, while the newest one is written to it
-    whole = {32, 64} & set(found["rows"])
-    assert 8 in found["rows"] and (not whole or method == "ridge-replay")
+    # of 64 policies a device has eight, or an eighth of the weights of all
+    whole = {n for n in found["rows"] if n >= 32} - SHARES.get(case, set())
+    assert 8 in found["rows"] and not whole
 
 
 SEEDS = """
@@ -200,33 +226,44 @@ def test_seeds_are_shared_out_first(tmp_path):
 
 
 MEMORY = """
-from functools import partial
 from epvf.training import compiled
-from epvf.training.steps import compile_announced
 
-config = preset("cartpole", "debug").replace({
-    "num_envs": 16384, "buffer.size": 16384, "value_update.batch_size": 16384,
-    "policy.hidden_sizes": [64], "eval.interval": 5})
-kept = []
-original = compiled.compile_announced
-compiled.compile_announced = lambda *given: kept.append(original(*given)) or kept[-1]
-sizes = []
-for devices in ("1", "8"):
-    setup = prepare(config, devices=devices)
-    next(compiled.steps(setup, init_state(setup), lambda message: None))
-    found = kept[-1].memory_analysis()
-    sizes.append([found.argument_size_in_bytes, found.temp_size_in_bytes])
-print(json.dumps({"sizes": sizes, "theta": 16384 * setup.policy.num_parameters * 4}))
+
+class Compiled(Exception):
+    pass
+
+
+def compile_only(*given):
+    raise Compiled(original(*given).memory_analysis())
+
+
+original, compiled.compile_announced = compiled.compile_announced, compile_only
+found = []
+for populations, batch in ((1, 16384), (4, 4096)):
+    config = preset("cartpole", "debug").replace({
+        "num_envs": 16384, "buffer.size": populations * 16384, "value_update.batch_size": batch,
+        "policy.hidden_sizes": [64], "eval.interval": 5})
+    sizes = []
+    for devices in ("1", "8"):
+        setup = prepare(config, devices=devices)
+        try:
+            next(compiled.steps(setup, init_state(setup), lambda message: None))
+        except Compiled as told:
+            needs = told.args[0]
+        sizes.append([needs.argument_size_in_bytes, needs.temp_size_in_bytes])
+    theta = 16384 * setup.policy.num_parameters * 4
+    found.append({"sizes": sizes, "buffer": populations * theta, "theta": theta})
+print(json.dumps(found))
 """
 
 
 @pytest.mark.slow
-def test_a_device_holds_its_part_of_the_population():
-    found = run(MEMORY)
-    (arguments, temporary), (argument_part, temporary_part) = found["sizes"]
-    assert min(arguments, temporary) > found["theta"]  # the buffer, and the policies
-    assert argument_part < arguments / 7.5
-    assert temporary_part < temporary / 7.0
+def test_a_device_holds_its_part_of_the_policies():
+    for found in run(MEMORY):
+        (arguments, temporary), (argument_part, temporary_part) = found["sizes"]
+        assert arguments > found["buffer"] and temporary > found["theta"]
+        assert argument_part < arguments / 7.5
+        assert temporary_part < temporary / 7.0
 
 
 CHECKPOINTS = """
@@ -271,6 +308,38 @@ def test_a_checkpoint_of_another_kind_of_device_is_restored(tmp_path):
         assert file.read_text() != here
     assert resumed(run, {"iterations": 3}).status == "finished"
     assert [r["steps/update"] for r in read_metrics(run / "metrics.jsonl")] == [1, 2, 3]
+
+
+@pytest.fixture
+def alone():
+    """A mesh of one device, on which the programs of many run."""
+    return Mesh(np.array(jax.local_devices()[:1]).reshape(1, 1), (devices.SEEDS, devices.ROWS))
+
+
+def test_a_buffer_is_written_in_parts(alone, monkeypatch):
+    monkeypatch.setattr(devices, "DRAWN", 4)  # of ten places, so that the last parts overlap
+    rooms, population = jnp.zeros((10, 2)), jnp.arange(1.0, 15.0).reshape(7, 2)
+    rows = np.array([-1, 3, -1, -1, -1, -1, -1, 6, 0, -1])
+    written = np.asarray(
+        jax.jit(partial(devices.draw_into, alone))(rooms, population, jnp.asarray(rows))
+    )
+    np.testing.assert_array_equal(written[rows >= 0], population[rows[rows >= 0]])
+    assert not written[rows < 0].any()
+
+
+def test_sums_over_rows_count_each_as_often_as_it_is_asked_for(alone):
+    stored = {"x": jnp.arange(6.0), "y": jnp.arange(12.0).reshape(6, 2)}
+    rows = jnp.array([5, 0, 0, 3, 5, 5, 1])
+
+    def function(part, counted, factor):
+        x = jnp.where(counted, part["x"], 0.0)
+        return x.sum() * factor, jnp.where(counted[:, None], part["y"], 0.0).sum(0)
+
+    total, columns = jax.jit(partial(devices.sum_of_rows, alone), static_argnums=2)(
+        stored, rows, function, jnp.float32(2.0)
+    )
+    assert total == 2.0 * stored["x"][rows].sum()
+    np.testing.assert_array_equal(columns, stored["y"][rows].sum(0))
 
 
 def test_what_cannot_be_shared_is_refused(refused_devices):

@@ -22,6 +22,7 @@ from epvf.files import lock, one_line, read_json, write_json
 from epvf.runs.folder import check_free
 
 FORMAT = "epvf-sweep/1"
+MANIFEST = "sweep.json"
 SAMPLERS, PRUNERS = ("tpe", "random", "grid"), ("hyperband", "none")
 
 RUNGS = 27
@@ -227,7 +228,20 @@ def open_study(folder: Path, sweep: Sweep) -> Study:
         UserError: if either is of another sweep, is something else, or cannot be used.
     """
     library = optuna()
+    # a storage elsewhere may be another study's: then there is to be no folder either
+    _check_folder(folder, sweep)
+    apart = Path(sweep.storage).parent != folder
+    stored = _open_storage(library, sweep) if apart else None
     mark = _open_folder(folder, sweep)
+    if stored is None:
+        stored = _open_storage(library, sweep)
+    study = Study(folder, sweep, stored, mark)
+    study.enqueue()
+    return study
+
+
+def _open_storage(library: ModuleType, sweep: Sweep) -> Any:
+    """Optuna's study, in its storage."""
     storage = _storage(library, sweep.storage)
     try:
         stored = library.create_study(
@@ -242,31 +256,38 @@ def open_study(folder: Path, sweep: Sweep) -> Study:
         raise
     except Exception as error:  # of whatever database
         raise UserError(f"cannot use storage {sweep.storage}: {one_line(error):.120}") from error
-    study = Study(folder, sweep, stored, mark)
-    study.enqueue()
-    return study
+    return stored
 
 
 def _open_folder(folder: Path, sweep: Sweep) -> str:
     """The mark of the folder, by which trials tell whose they are."""
-    manifest = folder / "sweep.json"
-    if not folder.is_dir():
-        check_free(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-    # another process may be making it just now, hidden files first
-    elif any(not p.name.startswith(".") for p in folder.iterdir()) and not manifest.exists():
-        raise UserError(f"{folder} exists already and is no sweep; choose another --out")
+    manifest = folder / MANIFEST
+    folder.mkdir(parents=True, exist_ok=True)
     with closing(_Handle(lock(folder / ".asking", wait=True))):
         if not manifest.exists():
             wanted = {"format": FORMAT, "mark": uuid.uuid4().hex, "sweep": sweep.facts}
             write_json(manifest, wanted)
-        there = read_json(manifest)
+    _check_folder(folder, sweep)  # which another process may have made meanwhile
+    return str(read_json(manifest)["mark"])
+
+
+def _check_folder(folder: Path, sweep: Sweep) -> None:
+    """Raises a `UserError` where this sweep cannot be in a folder."""
+    manifest = folder / MANIFEST
+    if not folder.is_dir():
+        check_free(folder)
+        return
+    if not manifest.exists():
+        # another process may be making it just now, hidden files first
+        if any(not p.name.startswith(".") for p in folder.iterdir()) and not manifest.exists():
+            raise UserError(f"{folder} exists already and is no sweep; choose another --out")
+        return
+    there = read_json(manifest)
     if there.get("format") != FORMAT:
         raise UserError(
             f"{manifest} has format {there.get('format')!r}, but a sweep has {FORMAT!r}"
         )
     _refuse_other(there.get("sweep", {}), sweep.facts, f"{folder} holds another sweep", "--out")
-    return str(there["mark"])
 
 
 def _check_same(stored: Any, sweep: Sweep) -> None:

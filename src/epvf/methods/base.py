@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int, UInt32
 
 from epvf.errors import UserError
@@ -75,12 +76,14 @@ class Parts(NamedTuple):
         spec: of the task.
         policy: architecture of the policies.
         initialised: whether the run starts from a given θ rather than from a drawn one.
+        mesh: devices that share the run; None: one does it all.
     """
 
     config: Plan
     spec: TaskSpec
     policy: Policy
     initialised: bool = False
+    mesh: Mesh | None = None
 
 
 def _fits_all(spec: TaskSpec, config: Plan) -> str | None:

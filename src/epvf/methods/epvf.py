@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from epvf.errors import UserError
@@ -33,6 +34,7 @@ from epvf.methods.optimizers import Optimizer, PolicyOptimizer, decay, make_opti
 from epvf.methods.replay import Buffer, BufferConfig
 from epvf.policies.noise import PerturbationConfig, clip_weights
 from epvf.policies.population import Perturbed, drawn, map_rows, perturbed, sum_rows
+from epvf.runtime.devices import is_apart, sum_of_rows, with_columns_apart, with_rows_apart
 from epvf.types import Array, Evaluation, NonNegative, Population, PRNGKey, Returns, Starts
 from epvf.value.factory import make_value
 from epvf.value.linear_fit import Line, es_line, ridge_line
@@ -42,6 +44,13 @@ from epvf.value.v_theta import Frame, ValueConfig, ValueFunction
 
 Fit: TypeAlias = Literal["gradient", "ridge", "es"]
 GradientAt: TypeAlias = Literal["theta", "population"]
+
+Count: TypeAlias = Float[Array, ""] | None
+"""Rows of a batch that are valid; None: those of the rows at hand, which are all of it."""
+
+OverBatch: TypeAlias = Callable[..., Any]
+"""`(function, *whole)`: the sum over a batch of `function(pairs, count, *whole)`, which is asked of
+some of its pairs at a time, with targets for returns, or of all of them."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,7 @@ class Learner(PolicySearch):
         buffer_size: pairs that the buffer holds.
         draw_again: whether populations are not stored but drawn again, in parts, where they are
             read.
+        mesh: devices that share rollouts and buffer; None: one does it all.
     """
 
     value: ValueFunction
@@ -162,6 +172,7 @@ class Learner(PolicySearch):
     num_centres: int
     buffer_size: int
     draw_again: bool
+    mesh: Mesh | None = None
 
     @property
     def remedy(self) -> str:
@@ -238,11 +249,9 @@ class Learner(PolicySearch):
         `thetas [N, P]` is what `propose` gave for this state and iteration.
         """
         starts = self.value.read_starts(evaluation.starts)
-        added = iteration * self.num_envs
         finite = jnp.isfinite(evaluation.returns)
-        state = state._replace(
-            buffer=replay.add(state.buffer, added, thetas, evaluation.returns, starts)
-        )
+        buffer = self._stored(state, iteration, thetas, evaluation.returns, starts)
+        state = state._replace(buffer=buffer)
         state = state._replace(progress=keep_nonfinite(state.progress, thetas, finite))
         frame = self.frame(state)
         metrics = rollout_metrics(evaluation, finite)
@@ -278,16 +287,16 @@ class Learner(PolicySearch):
         """K steps on the mean squared error of V over batches from the buffer."""
         stored = state.buffer
         targets = transform(self.targets, stored.returns, stored.valid)
+        stored = stored._replace(returns=targets)
         optimizer = self._value_optimizer()
 
         def step(carry: tuple[Any, Any], step_key: PRNGKey) -> tuple[tuple[Any, Any], jax.Array]:
             value, opt = carry
-            batch, wanted = self._batch(step_key, stored, targets, filled)
-            loss, gradient = jax.value_and_grad(self.value_loss)(
-                value, batch.thetas, wanted, batch.valid, frame, batch.starts
-            )
+            over_batch = self._batch(step_key, stored, filled)
+            loss, gradient = over_batch(self._loss_and_gradient, value, frame)
             if self.value_update.optimizer == "sgd":
-                gradient = self._shortened(value, gradient, batch, frame)
+                curvature = over_batch(self._curvature, value, frame, gradient)
+                gradient = self._shortened(gradient, curvature)
             updates, opt = optimizer.update(gradient, opt, value)
             return (optax.apply_updates(value, updates), opt), loss
 
@@ -295,21 +304,32 @@ class Learner(PolicySearch):
         (value, opt), losses = jax.lax.scan(step, (state.value, state.value_opt), keys)
         return state._replace(value=value, value_opt=opt), losses.mean()
 
-    def _shortened(self, value: Any, gradient: Any, batch: Buffer, frame: Frame) -> Any:
-        """The gradient, or as much of it as leads to the least loss on the batch along it.
+    def _loss_and_gradient(
+        self, pairs: Buffer, count: Count, value: Any, frame: Frame
+    ) -> tuple[jax.Array, Any]:
+        loss = jax.value_and_grad(self.value_loss)
+        return loss(value, pairs.thetas, pairs.returns, pairs.valid, frame, pairs.starts, count)
 
-        The latter where the learning rate would lead to more loss than there is: with more weights
-        than policies, or policies of several centres, the loss bends faster than a rate that was
-        found for others allows. Its curvature is that of Gauss and Newton, exact for a linear V.
-        """
+    def _curvature(
+        self, pairs: Buffer, count: Count, value: Any, frame: Frame, gradient: Any
+    ) -> jax.Array:
+        """Of the loss along its gradient: that of Gauss and Newton, exact for a linear V."""
 
         def bent(thetas: Population, valid: Array, starts: Starts) -> jax.Array:
             predict = lambda value: self.value(value, thetas, frame, starts)  # noqa: E731
             _, along = jax.jvp(predict, (value,), (gradient,))
             return (valid.astype(jnp.float32) * along**2).sum()
 
-        count = jnp.maximum(batch.valid.astype(jnp.float32).sum(), 1.0)
-        curvature = 2.0 * sum_rows(bent, batch.thetas, (batch.valid, batch.starts)) / count
+        count = _rows_of(pairs.valid) if count is None else count
+        return 2.0 * sum_rows(bent, pairs.thetas, (pairs.valid, pairs.starts)) / count
+
+    def _shortened(self, gradient: Any, curvature: jax.Array) -> Any:
+        """The gradient, or as much of it as leads to the least loss on the batch along it.
+
+        The latter where the learning rate would lead to more loss than there is: with more weights
+        than policies, or policies of several centres, the loss bends faster than a rate that was
+        found for others allows.
+        """
         length = sum(jnp.vdot(part, part) for part in jax.tree.leaves(gradient))
         lowest = length / jnp.maximum(curvature, jnp.finfo(jnp.float32).tiny)
         rate = self.value_update.learning_rate
@@ -324,8 +344,12 @@ class Learner(PolicySearch):
         valid: Array,
         frame: Frame,
         starts: Starts = None,
+        count: Count = None,
     ) -> jax.Array:
-        """Mean squared error over the valid rows (the loss of Algorithm 1)."""
+        """Mean squared error over the valid rows (the loss of Algorithm 1).
+
+        Of a part of the rows: what they add to the mean over `count` of them.
+        """
 
         def error(thetas: Population, targets: Returns, valid: Array, starts: Starts) -> jax.Array:
             predictions = self.value(value, thetas, frame, starts)
@@ -333,8 +357,8 @@ class Learner(PolicySearch):
                 raise ValueError(f"V predicts {predictions.shape} but targets are {targets.shape}")
             return (valid.astype(jnp.float32) * (predictions - targets) ** 2).sum()
 
-        count = valid.astype(jnp.float32).sum()
-        return sum_rows(error, thetas, (targets, valid, starts)) / jnp.maximum(count, 1.0)
+        count = _rows_of(valid) if count is None else count
+        return sum_rows(error, thetas, (targets, valid, starts)) / count
 
     def update_policy(
         self,
@@ -383,14 +407,39 @@ class Learner(PolicySearch):
             step_norm=jnp.linalg.norm(centres - start, axis=-1).mean(),
         )
 
-    def _batch(
-        self, key: PRNGKey, stored: Buffer, targets: Returns, filled: Int[Array, ""]
-    ) -> tuple[Buffer, Float[Array, "B"]]:
-        if self.value_update.batch_size == self.buffer_size:
+    def _stored(
+        self,
+        state: LearnerState,
+        iteration: Int[Array, ""],
+        thetas: Population | Perturbed,
+        returns: Returns,
+        starts: Starts,
+    ) -> Buffer:
+        """The buffer with this iteration's pairs."""
+        added, mesh = iteration * self.num_envs, self._keepers
+        if mesh is None or self.buffer_size == self.num_envs:
+            return replay.add(state.buffer, added, thetas, returns, starts)
+        population = self.population(state, iteration)
+        return replay.add_apart(mesh, state.buffer, added, population, returns, starts)
+
+    @property
+    def _keepers(self) -> Mesh | None:
+        """Devices that have a part each of the buffer's policies; None where that is not so."""
+        shared = is_apart(self.mesh, self.buffer_size) and not self.draw_again
+        return self.mesh if shared else None
+
+    def _batch(self, key: PRNGKey, stored: Buffer, filled: Int[Array, ""]) -> OverBatch:
+        """How functions are summed over a batch of what is stored."""
+        size = self.value_update.batch_size
+        if size == self.buffer_size:
             # Rows not yet filled are not valid and weigh nothing.
-            return stored, targets
-        rows = replay.sample(key, filled, self.buffer_size, self.value_update.batch_size)
-        return replay.take(stored, rows), targets[rows]
+            return lambda function, *whole: function(stored, None, *whole)
+        rows = replay.sample(key, filled, self.buffer_size, size)
+        if (mesh := self._keepers) is not None:
+            count = _rows_of(stored.valid[rows])
+            return partial(_over_parts, mesh, stored, rows, count)
+        pairs = replay.take(stored, with_rows_apart(self.mesh, rows))
+        return lambda function, *whole: function(pairs, None, *whole)
 
     def _predict(
         self, value: Any, thetas: Population | Perturbed, frame: Frame, starts: Starts
@@ -423,6 +472,27 @@ class Learner(PolicySearch):
         return make_optimizer(update.optimizer, rate, update.weight_decay, self.perturbation)
 
 
+def _over_parts(
+    mesh: Mesh,
+    stored: Buffer,
+    rows: Int[Array, "B"],
+    count: jax.Array,
+    function: Callable[..., Any],
+    *whole: Any,
+) -> Any:
+    """An `OverBatch` of rows of which each device has some."""
+
+    def part(pairs: Buffer, counted: Array, count: jax.Array, *whole: Any) -> Any:
+        return function(pairs._replace(valid=pairs.valid & counted), count, *whole)
+
+    return sum_of_rows(mesh, stored, rows, part, count, *whole)
+
+
+def _rows_of(valid: Array) -> jax.Array:
+    """How many rows count, and at least one, to divide by."""
+    return jnp.maximum(valid.astype(jnp.float32).sum(), 1.0)
+
+
 def _fit_line(
     line: Callable[..., Line],
     learner: Learner,
@@ -435,7 +505,8 @@ def _fit_line(
     stored, value = state.buffer, learner.value
     targets = transform(learner.targets, stored.returns, stored.valid)
     features = value.features(state.value, stored.thetas, frame, stored.starts)
-    slope, intercept = line(features, targets, stored.valid, learner.value_update.ridge)
+    penalty, by_feature = learner.value_update.ridge, partial(with_columns_apart, learner.mesh)
+    slope, intercept = line(features, targets, stored.valid, penalty, by_feature)
     fitted = value.with_line(state.value, slope, intercept)
     loss = learner.value_loss(fitted, stored.thetas, targets, stored.valid, frame, stored.starts)
     return state._replace(value=fitted), loss
@@ -487,6 +558,7 @@ def learner(parts: Parts, own: EPVFSettings, num_centres: int) -> Learner:
         num_centres=num_centres,
         buffer_size=_buffer_capacity(parts.config, own),
         draw_again=own.buffer.store == "seeds",
+        mesh=parts.mesh,
     )
 
 

@@ -5,9 +5,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
 from epvf.policies.population import Perturbed, is_lazy
+from epvf.runtime.devices import draw_into
 from epvf.types import Array, Population, PRNGKey, Returns, Starts
 
 Store: TypeAlias = Literal["weights", "seeds"]
@@ -98,6 +100,32 @@ def add(
         return _write(buffer, rows, start)
     index = (start + jnp.arange(num - skipped)) % size
     return jax.tree.map(lambda old, new: old.at[index].set(new), buffer, rows)
+
+
+def add_apart(
+    mesh: Mesh,
+    buffer: Buffer,
+    added: Int[Array, ""],
+    thetas: Perturbed,
+    returns: Returns,
+    starts: Starts = None,
+) -> Buffer:
+    """`add` to a buffer of weights that devices share out; each draws the policies that it keeps.
+
+    A population is rolled out by rows, of which the buffer keeps a part on each device only where
+    it holds no more than one: otherwise the newest rows would have to be sent.
+    """
+    rows = _rows_of_places(buffer.returns.shape[0], added, returns.shape[0])
+    kept = draw_into(mesh, buffer.thetas, thetas, rows)
+    rest = add(buffer._replace(thetas=None), added, None, returns, starts)
+    return rest._replace(thetas=kept)
+
+
+def _rows_of_places(size: int, added: Int[Array, ""], num: int) -> Int[Array, "S"]:
+    """Which row of a population of `num` each place of the ring takes; -1: none."""
+    skipped = max(num - size, 0)
+    rows = (jnp.arange(size) - added - skipped) % size + skipped
+    return jnp.where(rows < num, rows, -1)
 
 
 def _write(old: Any, new: Any, start: Int[Array, ""]) -> Any:

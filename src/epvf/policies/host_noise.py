@@ -21,7 +21,7 @@ from jaxtyping import Float, Int, UInt32
 from epvf.policies import noise_loops as loops
 from epvf.policies.noise import PerturbationConfig
 from epvf.policies.noise_loops import Around, Change, Jobs, Source
-from epvf.policies.population import Perturbed, Recipe, Rescaled, Undrawn
+from epvf.policies.population import Perturbed, Recipe, Rescaled, Some, Undrawn
 
 ULPS = 4
 """By how many units in the last place a normal may differ from XLA's."""
@@ -84,21 +84,33 @@ def draw_recipe(
     recipe: Recipe, rows: Int[np.ndarray, "k"], num_threads: int
 ) -> Float[np.ndarray, "k P"]:
     """The policies of these rows of a recipe, in ascending order; see `draw`."""
-    found, first = [], 0
-    for population in recipe.seeds:
-        size = population.shape[0]
-        own = rows[(rows >= first) & (rows < first + size)] - first
-        if len(own):
-            found.append(draw_rows(population, own, num_threads))
-        first += size
-    rest = recipe.rest[rows[rows >= first] - first]
-    if len(rest) or not found:
-        found.append(rest)
+    *drawn, there = _apart(recipe, rows)
+    found = [
+        draw_rows(population, own, num_threads)
+        for population, own in zip(recipe.seeds, drawn, strict=True)
+        if len(own)
+    ]
+    if len(there) or not found:
+        found.append(recipe.rest[there])
     return found[0] if len(found) == 1 else np.concatenate(found)
 
 
-def source(policies: Float[np.ndarray, "N P"] | Undrawn | Recipe) -> Source:
+def _apart(recipe: Recipe, rows: Int[np.ndarray, "k"]) -> list[Int[np.ndarray, "_"]]:
+    """Rows of a recipe as those of each of its populations, and of what is there already."""
+    firsts = np.cumsum([0, *(population.shape[0] for population in recipe.seeds)])
+    ends = [*firsts[1:].tolist(), recipe.shape[0]]
+    return [
+        rows[(rows >= first) & (rows < end)] - first
+        for first, end in zip(firsts.tolist(), ends, strict=True)
+    ]
+
+
+def source(policies: Float[np.ndarray, "N P"] | Undrawn | Recipe | Some) -> Source:
     """Policies for loops that take up one after the other, and draw it then; see `Source`."""
+    if isinstance(policies, Some):
+        *drawn, there = _apart(*policies)
+        recipe = policies.recipe
+        return _source(recipe._replace(rest=recipe.rest[there]), drawn)
     if isinstance(policies, Perturbed | Rescaled):
         policies = _alone(policies)
     if isinstance(policies, Recipe):

@@ -134,6 +134,23 @@ class Recipe(NamedTuple):
         return sum(population.shape[0] for population in self.seeds)
 
 
+class Some(NamedTuple):
+    """Some rows `[k, P]` of a recipe, for engines that draw a policy when they take it up.
+
+    Attributes:
+        recipe: whose rows they are.
+        rows: `[k]` in ascending order.
+    """
+
+    recipe: Recipe
+    rows: Int[np.ndarray, "k"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """As of the array that it stands for."""
+        return len(self.rows), self.recipe.shape[1]
+
+
 def perturbed(
     config: PerturbationConfig, key: PRNGKey, centres: Float[Array, "C P"], num: int
 ) -> Perturbed:

@@ -23,6 +23,9 @@ from epvf.types import Array, Evaluate, Evaluation, PRNGKey, Segment
 
 SEEDS, ROWS = "seeds", "rows"
 
+DRAWN = 1024
+"""Policies that a device draws at a time of a population that it writes."""
+
 Spread: TypeAlias = Callable[..., Any]
 """A function whose arrays have a leading axis over rows, computed where these live."""
 
@@ -120,8 +123,15 @@ def at_hand() -> SingleDeviceSharding:
     return SingleDeviceSharding(jax.local_devices()[0])
 
 
-def with_rows_apart(mesh: Mesh, tree: Any) -> Any:
+def is_apart(mesh: Mesh | None, num: int) -> bool:
+    """Whether several devices have a part each of so many rows."""
+    return mesh is not None and mesh.shape[ROWS] > 1 and num % mesh.shape[ROWS] == 0
+
+
+def with_rows_apart(mesh: Mesh | None, tree: Any) -> Any:
     """The arrays `[N, ...]` of one seed, each row where it is rolled out; within a program."""
+    if mesh is None:
+        return tree
     rows = mesh.shape[ROWS]
 
     def place(x: Array) -> Array:
@@ -130,6 +140,14 @@ def with_rows_apart(mesh: Mesh, tree: Any) -> Any:
         return x
 
     return jax.tree.map(place, tree)
+
+
+def with_columns_apart(mesh: Mesh | None, table: Array) -> Array:
+    """An array `[N, F]` of one seed, all rows of some columns on each device."""
+    if mesh is None or mesh.shape[ROWS] == 1:
+        return table
+    columns = NamedSharding(mesh, PartitionSpec(None, ROWS))
+    return jax.lax.with_sharding_constraint(table, columns)
 
 
 def with_weights_apart(
@@ -148,9 +166,95 @@ def with_weights_apart(
     if mesh.shape[ROWS] == 1:
         return thetas
     # without the barrier XLA finds that they are drawn twice, and sends them
-    again = draw(jax.lax.optimization_barrier(state))
-    columns = NamedSharding(mesh, PartitionSpec(None, ROWS))
-    return jax.lax.with_sharding_constraint(again, columns)
+    return with_columns_apart(mesh, draw(jax.lax.optimization_barrier(state)))
+
+
+def draw_into(mesh: Mesh, rooms: Array, population: Any, rows: Array) -> Array:
+    """Policies `[S, P]`, some of them drawn anew by the devices that have them.
+
+    So that a population is written where a replay buffer keeps it, though others roll it out, and
+    nothing of it is sent.
+
+    Args:
+        mesh: of the devices, whose rows share out S evenly.
+        rooms: `[S, P]`, each device a part of the rows.
+        population: that is not drawn.
+        rows: `[S]` of the population, which take these places; negative: what is there stays.
+    """
+    each = rooms.shape[0] // mesh.shape[ROWS]
+    size = min(DRAWN, each)
+
+    def part(rooms: Array, rows: Array, population: Any) -> Array:
+        def some(i: Array, rooms: Array) -> Array:
+            first = jnp.minimum(i * size, each - size)
+            wanted = jax.lax.dynamic_slice_in_dim(rows, first, size)
+            old = jax.lax.dynamic_slice_in_dim(rooms, first, size)
+            drawn = lambda old: jnp.where(  # noqa: E731
+                (wanted >= 0)[:, None], population[jnp.maximum(wanted, 0)], old
+            )
+            new = jax.lax.cond((wanted >= 0).any(), drawn, lambda old: old, old)
+            return jax.lax.dynamic_update_slice_in_dim(rooms, new, first, axis=0)
+
+        return jax.lax.fori_loop(0, -(-each // size), some, rooms)
+
+    apart = PartitionSpec(ROWS)
+    return jax.shard_map(
+        part,
+        mesh=mesh,
+        in_specs=(apart, apart, PartitionSpec()),
+        out_specs=apart,
+        check_vma=False,
+    )(rooms, rows, population)
+
+
+def sum_of_rows(
+    mesh: Mesh, stored: Any, rows: Array, function: Callable[..., Any], *whole: Any
+) -> Any:
+    """The sum over some rows of arrays `[S, ...]`, each row read by the device that has it.
+
+    What crosses devices is the sum. A device reads its rows in parts of about an even share of all
+    of them, however many it has.
+
+    Args:
+        mesh: of the devices, whose rows share out S evenly.
+        stored: arrays `[S, ...]`, each device a part of the rows.
+        rows: `[B]` of them, in any order and any number of times.
+        function: `(part, counted, *whole)` to arrays that are sums over the `[k, ...]` rows of the
+            part for which `counted [k]`.
+        whole: arrays that every device has.
+    """
+    shares, num = mesh.shape[ROWS], rows.shape[0]
+    each = jax.tree.leaves(stored)[0].shape[0] // shares
+    # four standard deviations above the mean: more parts than one are rare
+    size = min(num, math.ceil(num / shares + 4.0 * math.sqrt(num / shares)))
+
+    def part(stored: Any, rows: Array, *whole: Any) -> Any:
+        own = rows - jax.lax.axis_index(ROWS) * each
+        here = (own >= 0) & (own < each)
+        own = own[jnp.argsort(~here, stable=True)]
+        count = here.sum()
+
+        def some(i: Array) -> Any:
+            place = i * size + jnp.arange(size)
+            taken = jnp.clip(own[jnp.minimum(place, num - 1)], 0, each - 1)
+            return function(jax.tree.map(lambda x: x[taken], stored), place < count, *whole)
+
+        sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(some, count))
+        _, sums = jax.lax.while_loop(
+            lambda carry: carry[0] * size < count,
+            lambda carry: (carry[0] + 1, jax.tree.map(jnp.add, carry[1], some(carry[0]))),
+            (jnp.zeros((), jnp.int32), sums),
+        )
+        return jax.lax.psum(sums, ROWS)
+
+    apart = PartitionSpec(ROWS)
+    return jax.shard_map(
+        part,
+        mesh=mesh,
+        in_specs=(apart, PartitionSpec()) + (PartitionSpec(),) * len(whole),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )(stored, rows, *whole)
 
 
 def spread_evaluate(mesh: Mesh, evaluate: Evaluate, apart: bool) -> Evaluate:

@@ -110,7 +110,7 @@ def prepare(
     mesh = _mesh(config, spec, devices)
     if method.build is None:
         return Setup(config, task, policy, None, evaluate, None)
-    search = method.build(Parts(config, spec, policy, initial is not None))
+    search = method.build(Parts(config, spec, policy, initial is not None, mesh))
     explore = None
     if search.horizon is not None:
         explore = explorer_of(task, policy, search.horizon)

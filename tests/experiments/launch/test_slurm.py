@@ -166,9 +166,11 @@ def test_bad_input_is_refused_in_a_line(monkeypatch, tmp_path):
         (("slurm", 0, []), "jobs is 0, but must be at least 1"),
         (("slurm", 1, ["timeout_min"]), "give NAME=VALUE, such as timeout_min=240"),
         (("local", 1, ["timeout_min=4"]), "--resources are asked of slurm and ray"),
+        (("slurm", 1, []), "there is no SLURM here: srun is not found"),
     ):
         with pytest.raises(UserError, match=message):
             understood(*words)
+    (tmp_path / "srun").touch(mode=0o755)
     assert understood("slurm", 3, ["timeout_min=4", "slurm_partition=gpu"]) == Launcher(
         "slurm", 3, {"timeout_min": 4, "slurm_partition": "gpu"}
     )

@@ -89,9 +89,10 @@ def test_some_environments_go_on_as_they_do_in_the_midst_of_all(name, backend):
 
 
 def test_populations_of_several_seeds_are_drawn_across_their_borders():
-    _, _, _, lazy = _of("hopper", 8)
+    _, engine, _, lazy = _of("hopper", 8)
     both = np.concatenate([host_noise.draw(lazy, 1)] * 2)
-    np.testing.assert_array_equal(cluster._drawn((lazy, lazy), np.arange(5, 12), 1), both[5:12])
+    drawn = cluster._policies(engine, (lazy, lazy), np.arange(5, 12))
+    np.testing.assert_array_equal(drawn, both[5:12])
 
 
 class _Counting:
@@ -153,6 +154,31 @@ def test_without_ray_the_extra_is_named(monkeypatch):
         connect("local:2", None)
 
 
+def test_what_ray_meets_is_not_printed_among_results(capsys):
+    ray = _ray_at_once()
+    driver = types.SimpleNamespace(print_to_stdstream=lambda data, ignore_prefix: print(data))
+    ray._private = types.SimpleNamespace(worker=driver)
+    cluster._silence(ray)
+    driver.print_to_stdstream({"lines": ["A worker died"]}, ignore_prefix=False)
+    assert not capsys.readouterr().out
+    cluster._silence(_ray_at_once())  # another version, which need not have it
+
+
+def test_what_workers_call_is_sent_to_them_once():
+    ray = _ray_at_once()
+    made, remote = [], ray.remote
+
+    def counted(function):
+        made.append(function)
+        return remote(function)
+
+    ray.remote = counted
+    there = cluster.Cluster(ray, 1)
+    for _ in range(3):
+        there.share_out(_quick, (Engine("ant", "native", 9, 1),), [0])
+    assert len(made) == 1
+
+
 BEGIN = """
 import json
 from epvf.errors import UserError
@@ -167,7 +193,7 @@ def run(*command):
     env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout)  # Ray tells nothing there, whatever was lost
 
 
 @pytest.mark.slow

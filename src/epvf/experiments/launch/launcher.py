@@ -58,8 +58,8 @@ def understood(name: str, jobs: int | None, resources: Sequence[str]) -> Launche
         resources: `name=value` each.
 
     Raises:
-        UserError: if there is no such launcher, not as many cores, or resources are not as they
-            have to be.
+        UserError: if there is no such launcher or it is not here, not as many cores, or resources
+            are not as they have to be.
     """
     if name not in LAUNCHERS:
         raise unknown("launcher", name, LAUNCHERS)
@@ -73,4 +73,9 @@ def understood(name: str, jobs: int | None, resources: Sequence[str]) -> Launche
     for word, (key, equals, value) in zip(resources, pairs, strict=True):
         if not (key and equals and value):
             raise UserError(f"--resources {word}: give NAME=VALUE, such as timeout_min=240")
+    # before anything is written, as far as it can be known
+    if name == "slurm":
+        slurm.check()
+    elif name == "ray":
+        ray.check()
     return Launcher(name, jobs, {key: yaml.safe_load(value) for key, _, value in pairs})

@@ -12,6 +12,16 @@ from epvf.experiments.launch.job import Answer, Job, perform
 from epvf.files import one_line
 from epvf.runtime import meeting
 
+_NO_RAY = "a Ray cluster needs ray: pip install 'epvf[ray]'"
+
+
+def check() -> None:
+    """Raises a `UserError` where Ray is not installed."""
+    try:
+        import ray  # noqa: F401 - is it there?
+    except ImportError:
+        raise UserError(_NO_RAY) from None
+
 
 def run(
     jobs: Sequence[Job],
@@ -38,7 +48,7 @@ class _Tasks:
         try:
             import ray
         except ImportError:
-            raise UserError("a Ray cluster needs ray: pip install 'epvf[ray]'") from None
+            raise UserError(_NO_RAY) from None
         self._ray = ray
         address = os.environ.get("RAY_ADDRESS", "")
         if ":" in address:

@@ -5,6 +5,7 @@ puts itself back into the queue, and goes on from there.
 """
 
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -24,6 +25,11 @@ WARNING_SECONDS = 120
 
 REQUEUES = 1000
 """How often a job that ran into its time limit is queued again."""
+
+_NO_SUBMITIT = "SLURM needs submitit: pip install 'epvf[slurm]'"
+_NO_SLURM = (
+    "there is no SLURM here: srun is not found; log in where sbatch works, or use --launcher local"
+)
 
 _ALIVE = {
     "PENDING",
@@ -58,6 +64,16 @@ def run(
     return remote.run(_Queue(folder, options or {}, kind), jobs, at_a_time, tell)
 
 
+def check() -> None:
+    """Raises a `UserError` where jobs cannot be queued from."""
+    try:
+        import submitit  # noqa: F401 - is it there?
+    except ImportError:
+        raise UserError(_NO_SUBMITIT) from None
+    if shutil.which("srun") is None:
+        raise UserError(_NO_SLURM)
+
+
 class _Queue:
     """The jobs under submitit, by their numbers, which a file remembers."""
 
@@ -65,7 +81,7 @@ class _Queue:
         try:
             import submitit
         except ImportError:
-            raise UserError("SLURM needs submitit: pip install 'epvf[slurm]'") from None
+            raise UserError(_NO_SUBMITIT) from None
         self._folder, self._file, self._kind = folder, folder / "jobs.json", kind
         try:
             limits = {} if kind == "debug" else {f"{kind}_max_num_timeout": REQUEUES}
@@ -73,10 +89,7 @@ class _Queue:
             warned = {"slurm_signal_delay_s": WARNING_SECONDS} if kind == "slurm" else {}
             self._executor.update_parameters(**(warned | dict(options)))
         except (RuntimeError, FileNotFoundError):
-            raise UserError(
-                "there is no SLURM here: srun is not found; log in where sbatch works, or use "
-                "--launcher local"
-            ) from None
+            raise UserError(_NO_SLURM) from None
         except (NameError, AssertionError, TypeError, ValueError) as error:
             raise UserError(f"submitit refuses these --resources: {one_line(error):.120}") from None
 

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from operator import itemgetter
 from pathlib import Path
 from types import ModuleType
@@ -34,7 +34,7 @@ from epvf.errors import RunFailed, UserError
 from epvf.files import one_line
 from epvf.policies import host_noise
 from epvf.policies.mlp import Policy
-from epvf.policies.population import Recipe, Undrawn
+from epvf.policies.population import Recipe, Some, Undrawn
 from epvf.runtime import meeting
 from epvf.tasks.base import Task, TaskSpec, check_policy
 from epvf.types import Among, Array, Envs, Evaluate, Evaluation, PRNGKey, Segment
@@ -135,6 +135,11 @@ class Cluster:
         took = self._took.get(work, math.inf)
         return next((parts for seconds, parts in BRIEF if took < seconds), PARTS)
 
+    @cached_property
+    def _remote(self) -> Any:
+        """What workers call; made once, since each that is made is sent to all of them."""
+        return self.ray.remote(_guarded).options(num_cpus=self.threads, max_retries=-1)
+
     def share_out(self, work: Work, common: Any, parts: Sequence[Any]) -> list[Any]:
         """`work(common, part)` of every part, in their order, whatever happens to workers.
 
@@ -146,8 +151,7 @@ class Cluster:
         Raises:
             UserError, RunFailed: that a worker raised.
         """
-        ray, since_start = self.ray, time.monotonic()
-        remote = ray.remote(_guarded).options(num_cpus=self.threads, max_retries=-1)
+        ray, since_start, remote = self.ray, time.monotonic(), self._remote
         shared = ray.put((work, common))
         self.sent += num_bytes(common) + num_bytes(parts)
         durations = self._durations.setdefault(work, deque(maxlen=50))
@@ -322,7 +326,19 @@ def connect(where: str, threads: int | None) -> Cluster:
                     f"the same everywhere ({told:.90})"
                 ) from None
             raise UserError(f"there is no cluster at {where}: {told:.120}") from None
+    _silence(ray)
     return Cluster(ray, threads)
+
+
+def _silence(ray: ModuleType) -> None:
+    """Has Ray not print what it meets: each lost worker, at length, on standard output.
+
+    Nothing is lost with one, and whoever reads `--json` expects the result alone there. Ray has no
+    option for it: `log_to_driver` is of what workers print.
+    """
+    driver: Any = getattr(getattr(ray, "_private", None), "worker", None)
+    if hasattr(driver, "print_to_stdstream"):
+        driver.print_to_stdstream = lambda *_, **__: None
 
 
 class Machine(NamedTuple):
@@ -515,8 +531,8 @@ def evaluate_rows(common: Any, part: Any) -> Evaluation:
     engine, policy, words, total, seeds = common
     begin, end, thetas = part
     rows = np.arange(begin, end)
-    drawn = _drawn(seeds, rows, engine.num_threads) if thetas is None else thetas
-    evaluation: Evaluation = _evaluator(engine, policy)(_key(words), drawn, Among(total, rows))
+    thetas = _policies(engine, seeds, rows) if thetas is None else thetas
+    evaluation: Evaluation = _evaluator(engine, policy)(_key(words), thetas, Among(total, rows))
     return evaluation
 
 
@@ -525,9 +541,9 @@ def explore_rows(common: Any, part: Any) -> Segment:
     engine, policy, words, total, seeds, horizon = common
     begin, end, thetas, envs = part
     rows = np.arange(begin, end)
-    drawn = _drawn(seeds, rows, engine.num_threads) if thetas is None else thetas
+    thetas = _policies(engine, seeds, rows) if thetas is None else thetas
     explore = _explorer(engine, policy, horizon)
-    segment: Segment = explore(_key(words), drawn, envs, Among(total, rows))
+    segment: Segment = explore(_key(words), thetas, envs, Among(total, rows))
     return segment
 
 
@@ -555,10 +571,16 @@ def _key(words: Array | None) -> PRNGKey | None:
     return None if words is None else jax.random.wrap_key_data(words)
 
 
-def _drawn(seeds: Sequence[Undrawn], rows: np.ndarray, num_threads: int) -> np.ndarray:
-    """The policies of these rows, in ascending order, of one population after the other."""
+def _policies(engine: Engine, seeds: Sequence[Undrawn], rows: np.ndarray) -> np.ndarray | Some:
+    """The policies of these rows, in ascending order, of one population after the other.
+
+    They are drawn here only where the engine cannot: to store all of them and to read them again
+    takes a worker longer than to draw each where it is used.
+    """
     recipe = Recipe(tuple(seeds), np.zeros((0, seeds[0].shape[1]), np.float32))
-    return host_noise.draw_recipe(recipe, rows, num_threads)
+    if getattr(_task(engine), "takes_recipes", False):
+        return Some(recipe, rows)
+    return host_noise.draw_recipe(recipe, rows, engine.num_threads)
 
 
 @lru_cache(maxsize=4)

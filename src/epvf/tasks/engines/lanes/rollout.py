@@ -20,7 +20,7 @@ from epvf.errors import UserError
 from epvf.policies import host_noise
 from epvf.policies.mlp import Policy
 from epvf.policies.noise_loops import Source
-from epvf.policies.population import Recipe, Undrawn, is_lazy
+from epvf.policies.population import Recipe, Some, Undrawn, is_lazy
 from epvf.runtime.processors import num_processors
 from epvf.tasks.base import (
     Replay,
@@ -43,7 +43,7 @@ from epvf.types import Among, Array, Envs, Evaluate, Evaluation, Population, PRN
 _BARE_STEPS = 100
 _MODE = FLUSH if platform.machine().lower() in ("x86_64", "amd64") else 0
 
-Policies: TypeAlias = Population | Undrawn | Recipe
+Policies: TypeAlias = Population | Undrawn | Recipe | Some
 
 Work = Callable[[driver.Room, np.ndarray, np.ndarray], object]
 """What a thread does, given its room, the common queue and the sign to stop."""
@@ -293,7 +293,7 @@ class _Machine:
             UserError: if they are not of the policy's size.
         """
         assert self.policy is not None
-        if not (isinstance(thetas, Recipe) or is_lazy(thetas)):
+        if not (isinstance(thetas, Recipe | Some) or is_lazy(thetas)):
             thetas = np.ascontiguousarray(thetas, np.float32)
         check_population(self.policy, thetas)
         return host_noise.source(thetas)
