@@ -214,6 +214,28 @@ def test_a_stride_is_learned_from_as_one_step_from_where_it_began():
         np.testing.assert_allclose(found, every[:, ::3], rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize(
+    ("iteration", "discount"),
+    [(0, 0.9), (2, 1.0 - 0.1 * 0.1**0.5), (4, 0.99), (9, 0.99)],  # of a schedule of 5
+)
+def test_it_looks_further_ahead_with_time(iteration, discount):
+    task = _task()
+    config = _config(num_envs=8, psvf__discount=0.9, psvf__final_discount=0.99, iterations=5)
+    learner, state = _start(config, task)
+    _, segment = _segment(learner, state, task)
+    finite = jnp.ones(8, bool)
+    state = state._replace(iterations=jnp.asarray(iteration))
+    batch, *_ = learner.step_batch(state, segment, finite)
+    constant = {"psvf.discount": discount, "psvf.final_discount": None}
+    learner, _ = _start(config.replace(constant), task)
+    expected, *_ = learner.step_batch(state, segment, finite)
+    np.testing.assert_allclose(batch.targets, expected.targets, rtol=1e-5)
+    np.testing.assert_allclose(batch.advantages, expected.advantages, rtol=1e-3, atol=1e-4)
+    rescaled = (_start(c, task)[0] for c in (config, config.replace(constant)))
+    sizes = [float(one._rescale(state, segment, finite).reward_scale) for one in rescaled]
+    assert sizes[0] == pytest.approx(sizes[1])
+
+
 def test_a_pass_takes_every_step_once_and_a_minibatch_as_many_of_each_policy():
     task = _task()
     learner, _ = _start(_config(psvf__horizon=8, psvf__minibatches=4, psvf__epochs=3), task)

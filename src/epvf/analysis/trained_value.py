@@ -53,7 +53,7 @@ class TrainedValue:
             policy and any state s.
         units: of predictions. `return`: undiscounted returns. `rank`: where the run's targets are
             ranks, from -0.5 for the worst to 0.5 for the best policy of its buffer. `discounted
-            return`: what the policy earns from a state on, discounted by `psvf.discount`.
+            return`: what the policy earns from a state on, discounted as in the newest iteration.
         policy: the architecture of the policies that it reads.
         theta: `[P]` the run's own policy at the checkpoint.
     """

@@ -49,7 +49,7 @@ from epvf.types import (
     PRNGKey,
     Segment,
 )
-from epvf.value.advantages import Steps, advantages, strides
+from epvf.value.advantages import Discount, Steps, advantages, strides
 from epvf.value.targets import spearman
 from epvf.value.v_state_theta import (
     ADVANTAGES,
@@ -92,6 +92,9 @@ class PSVFConfig:
     Attributes:
         horizon: H, env steps of each policy per iteration. Environments go on where they stood.
         discount: gamma, of rewards an env step later.
+        final_discount: the same at the end of the schedule (François-Lavet et al. 2015): what pays
+            soon is found first, what lasts is asked for later. How far ahead it looks, 1 / (1 -
+            gamma) env steps, grows geometrically. None: `discount`.
         gae_lambda: how much of a step's advantage comes from later rewards rather than from v.
         advantage: A(s, z). `importance`: of each step itself, weighted by how much likelier the new
             policy is to take it. `linear`: a slope over the policy's outputs that a network tells.
@@ -117,6 +120,7 @@ class PSVFConfig:
 
     horizon: int = 32
     discount: OpenFraction = 0.99
+    final_discount: OpenFraction | None = None
     gae_lambda: Fraction = 0.9
     advantage: Advantage = "importance"
     trust: float = 0.2
@@ -381,7 +385,7 @@ class PSVFLearner(PolicySearch):
         squares = ((some - mean[None, None]) ** 2).mean(axis=1)
         now = Scaler(mean, jnp.maximum(jnp.sqrt(_mean(squares, weight)), 1e-3))
         # of as many steps as an advantage looks ahead
-        steps = 1.0 / (1.0 - self.config.discount * self.config.gae_lambda)
+        steps = 1.0 / (1.0 - self._discount(state) * self.config.gae_lambda)
         rewards = (_finite_or_zero(segment.rewards) ** 2).mean(axis=1)
         size = jnp.sqrt(_mean(rewards, weight)) * steps
         mix = lambda old, new: (1.0 - pace) * old + pace * new  # noqa: E731
@@ -389,6 +393,15 @@ class PSVFLearner(PolicySearch):
             scaler=jax.tree.map(mix, state.scaler, now),
             reward_scale=mix(state.reward_scale, jnp.maximum(size, 1e-3)),
         )
+
+    def _discount(self, state: PSVFState) -> Discount:
+        """Gamma of this iteration."""
+        first, last = self.config.discount, self.config.final_discount
+        if last is None:
+            return first
+        done = jnp.minimum(state.iterations / max(self.iterations - 1, 1), 1.0)
+        # geometric: the share of what comes later falls by the same factor in each iteration
+        return 1.0 - (1.0 - first) ** (1.0 - done) * (1.0 - last) ** done
 
     def step_batch(
         self, state: PSVFState, segment: Segment, finite: Mask
@@ -402,8 +415,8 @@ class PSVFLearner(PolicySearch):
         values = network(state.value["v"], state.scaler(seen))[..., 0]
         rewards = _finite_or_zero(segment.rewards) / state.reward_scale
         steps = Steps(rewards, segment.terminated, segment.truncated)
-        steps = strides(steps, self.config.stride, self.config.discount)
-        discount = self.config.discount**self.config.stride
+        steps = strides(steps, self.config.stride, self._discount(state))
+        discount = self._discount(state) ** self.config.stride
         raw = advantages(steps, values, discount, self.config.gae_lambda**self.config.stride)
         earned = advantages(steps, values, discount, decay=1.0) + values[:, :-1]
         visited = seen[:, :-1].reshape(-1, seen.shape[-1])

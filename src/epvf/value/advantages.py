@@ -1,12 +1,14 @@
 """Generalised advantage estimation: what steps of a segment were worth beyond what v expected."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from epvf.types import Array
+
+Discount: TypeAlias = float | Float[Array, ""]
 
 
 class Steps(NamedTuple):
@@ -23,7 +25,7 @@ class Steps(NamedTuple):
     truncated: Bool[Array, "N H"]
 
 
-def strides(steps: Steps, size: int, discount: float) -> Steps:
+def strides(steps: Steps, size: int, discount: Discount) -> Steps:
     """Steps as strides of `size` steps each, `[N, H / size]`.
 
     A stride's reward is the discounted sum of its steps'. Where an episode ends in it, so does the
@@ -46,7 +48,7 @@ def strides(steps: Steps, size: int, discount: float) -> Steps:
 
 
 def advantages(
-    steps: Steps, values: Float[Array, "N H1"], discount: float, decay: float
+    steps: Steps, values: Float[Array, "N H1"], discount: Discount, decay: float
 ) -> jax.Array:
     """GAE (Schulman et al. 2016, equation 16), `[N, H]`.
 
