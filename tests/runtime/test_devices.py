@@ -51,7 +51,8 @@ def run(program, *arguments, devices=8):
     paths += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     # what is compiled runs but once or a few times
     quick = "--xla_cpu_max_isa=AVX2 --xla_backend_optimization_level=0"
-    flags = f"--xla_force_host_platform_device_count={devices} {quick}"
+    usual = os.environ.get("XLA_FLAGS", "")
+    flags = f"{usual} --xla_force_host_platform_device_count={devices} {quick}"
     env = os.environ | {
         "PYTHONPATH": os.pathsep.join(paths),
         "XLA_FLAGS": flags,
