@@ -76,21 +76,10 @@ def test_the_buffer_is_what_the_run_evaluated(of_policies):
     assert isinstance(thetas, np.ndarray) and (returns >= 1.0).all()
 
 
-def _fitted_well(folder: Path, transform: str, *options: str) -> Path:
-    """A run whose targets are scaled, and whose V fits them."""
-    targets = ("--target.transform", transform, "--target.scale", "50")
-    return _trained(folder, *targets, "--value-update.steps", "300", *options)
-
-
-@pytest.fixture(scope="module")
-def standardised(tmp_path_factory):
-    return _fitted_well(tmp_path_factory.mktemp("standardised"), "standardised")
-
-
 @pytest.mark.slow
-def test_policies_of_which_only_seeds_are_stored_are_drawn_again(standardised, tmp_path):
-    of_seeds = _fitted_well(tmp_path, "standardised", "--buffer.store", "seeds")
-    (thetas, returns), (drawn, same) = (load_value(x).buffer() for x in (standardised, of_seeds))
+def test_policies_of_which_only_seeds_are_stored_are_drawn_again(tmp_path):
+    runs = [_trained(tmp_path / how, "--buffer.store", how) for how in ("weights", "seeds")]
+    (thetas, returns), (drawn, same) = (load_value(run).buffer() for run in runs)
     order, other = np.lexsort(thetas.T), np.lexsort(drawn.T)
     np.testing.assert_allclose(drawn[other], thetas[order], rtol=1e-6)
     np.testing.assert_array_equal(same[other], returns[order])
@@ -98,10 +87,9 @@ def test_policies_of_which_only_seeds_are_stored_are_drawn_again(standardised, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("transform", ["scaled", "standardised"])
-def test_predictions_are_returns_whatever_the_targets(transform, tmp_path, request):
-    again = transform != "standardised"
-    run = _fitted_well(tmp_path, transform) if again else request.getfixturevalue(transform)
-    value = load_value(run)
+def test_predictions_are_returns_whatever_the_targets(tmp_path, transform):
+    options = ("--target.transform", transform, "--target.scale", "50", "--value-update.steps")
+    value = load_value(_trained(tmp_path, *options, "300"))
     thetas, returns = value.buffer()
     assert value.units == "return"
     assert value(thetas).mean() == pytest.approx(returns.mean(), rel=0.3)
