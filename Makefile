@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow lint format format-check types check docs clean help
+.PHONY: demo test test-slow test-all lint format format-check types check docs clean help
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -14,11 +14,18 @@ demo: $(VENV)/.core ## install, train the Ant until it walks, print its return a
 	$(BIN)/epvf train ant
 	-$(BIN)/epvf play latest --seconds 8 # without OpenGL or a codec there is no video, and it says why
 
+# Tests of a module stay together, as far as both processes have work: what they share, such as what
+# was compiled, is made once.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: $(VENV)/.dev ## the tests that take no more than a few seconds each
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.dev ## all others
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(PYTEST) -m slow
+
+test-all: $(VENV)/.dev ## both, which takes less time than one after the other
+	$(PYTEST)
 
 lint: $(VENV)/.dev ## complaints about the code
 	$(BIN)/ruff check .
@@ -33,7 +40,7 @@ format-check: $(VENV)/.dev ## whether the code is formatted
 types: $(VENV)/.dev ## check the types
 	$(BIN)/mypy
 
-check: test test-slow lint format-check types ## all that has to pass
+check: test-all lint format-check types ## all that has to pass
 
 docs: $(VENV)/.docs ## the site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

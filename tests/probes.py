@@ -81,11 +81,25 @@ def config_of(method: Any = "epvf", base: Any = BASE, **delta: Any) -> Config:
     return start.replace(kept | given)
 
 
+class Compiled:
+    """A method whose steps are compiled whole, as in training.
+
+    Compiled one by one, their operations take several times as long.
+    """
+
+    def __init__(self, search: Any) -> None:
+        self.search = search
+        self.propose, self.learn = jax.jit(search.propose), jax.jit(search.learn)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.search, name)
+
+
 def search_of(config: Config, spec: TaskSpec) -> Any:
     """The method of a configuration, for a task that it need not have been asked to solve."""
     build = METHODS[config.method.name].build
     assert build is not None
-    return build(Parts(config, spec, make_policy(config, spec)))
+    return Compiled(build(Parts(config, spec, make_policy(config, spec))))
 
 
 def first_state(config: Config, task: Task) -> Any:

@@ -31,7 +31,7 @@ def of_states():
 
 
 def _trained(folder: Path, *options: str) -> Path:
-    quick = ("--preset", "debug", "--iterations", "3", *options)
+    quick = ("--preset", "debug", "--iterations", "3", "--no-report", *options)
     assert main(["train", "cartpole", *quick, "--out", str(folder / "run")]) == 0
     return folder / "run"
 
@@ -125,10 +125,16 @@ def test_a_linear_advantage_tells_of_any_state(tmp_path):
     assert np.abs(found[1] - found[0]).max() > 0.0
 
 
+@pytest.fixture(scope="module")
+def of_starts(tmp_path_factory):
+    """A run of two seeds by V(s₀, θ)."""
+    options = ("--value.condition", "policy+state", "--num-seeds", "2", "--seed", "3")
+    return _trained(tmp_path_factory.mktemp("starts"), *options)
+
+
 @pytest.mark.slow
-def test_v_of_start_states_is_averaged_over_them_or_tells_of_each(tmp_path):
-    run = _trained(tmp_path, "--value.condition", "policy+state")
-    value, found = load_value(run), restore(run)
+def test_v_of_start_states_is_averaged_over_them_or_tells_of_each(of_starts):
+    value, found = load_value(of_starts), restore(of_starts)
     thetas, _ = value.buffer()
     sample = cast(Any, found.setup.search).frame(found.seed()).starts
     known = np.asarray(sample.states)[np.asarray(sample.weight) > 0]
@@ -139,13 +145,12 @@ def test_v_of_start_states_is_averaged_over_them_or_tells_of_each(tmp_path):
 
 
 @pytest.mark.slow
-def test_of_several_seeds_each_has_its_own_v(tmp_path):
-    run = _trained(tmp_path, "--num-seeds", "2", "--seed", "3")
-    first, second = load_value(run), load_value(run, seed=4)
+def test_of_several_seeds_each_has_its_own_v(of_starts):
+    first, second = load_value(of_starts), load_value(of_starts, seed=4)
     assert not np.array_equal(first.theta, second.theta)
-    np.testing.assert_array_equal(first.theta, load_value(run, seed=3).theta)
+    np.testing.assert_array_equal(first.theta, load_value(of_starts, seed=3).theta)
     with pytest.raises(UserError, match="the run has no seed 5; it has 3 to 4"):
-        load_value(run, seed=5)
+        load_value(of_starts, seed=5)
 
 
 @pytest.mark.slow

@@ -20,8 +20,6 @@ SMALL = preset("ant", "debug").replace(
 STAGES = {
     "raw": [],
     "probing": ["probing"],
-    "probing+raw": ["probing"],
-    "unf": ["unf read", "unf layer 1", "unf layer 2", "unf pool"],
     "unf+raw": ["unf read", "unf layer 1", "unf layer 2", "unf pool"],
 }
 
@@ -31,7 +29,7 @@ def _setup(**delta) -> Any:
     config = SMALL.replace(delta)
     task = FormulaTask(lambda t: t.sum(-1))
     policy = make_policy(config, SPEC)
-    return Setup(config, task, policy, search_of(config, SPEC), task.evaluator(policy), None)
+    return Setup(config, task, policy, search_of(config, SPEC).search, task.evaluator(policy), None)
 
 
 @pytest.mark.slow
@@ -68,7 +66,7 @@ def test_a_stage_is_timed_for_the_whole_batch():
         np.zeros((50, learner.policy.num_parameters), np.float32),
     )
     assert stage.chunk == 16 and stage.inputs.shape[0] == 16
-    assert set(take_turns(stage_calls(learner, 50), 1)) == set(STAGES["unf"])
+    assert set(take_turns(stage_calls(learner, 50), 1)) == set(STAGES["unf+raw"])
 
 
 def test_batch_and_buffer_follow_the_number_of_policies_where_they_were_equal_to_it():

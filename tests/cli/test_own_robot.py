@@ -47,23 +47,21 @@ def test_what_is_wrong_is_one_line_and_exit_code_two(changes, message, refused):
 
 
 @pytest.mark.slow
-def test_the_example_trains_by_v_of_states_is_found_again_and_played(epvf, tmp_path):
+def test_the_example_trains_by_v_of_states_and_is_found_again(epvf, tmp_path):
     name = f"{SOURCE.parent / 'examples' / 'own_robot.py'}:make"
     options = ("--method", "psvf", "--preset", "debug", "--iterations", "2", "--out", "run")
-    done = epvf("train", name, *options)
+    done = epvf("train", name, *options, "--no-report")
     assert done.returncode == 0, done.stderr
     records = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert records[-1]["steps/update"] == 2
     told = json.loads(epvf("eval", "run", "--episodes", "3", "--json").stdout)
     assert np.isfinite(told["episode_return"]) and told["engine"] == "native"
-    assert epvf("resume", "run", "--iterations", "3").returncode == 0
 
 
 @needs_brax
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["openes", "ppo"])
-def test_other_methods_take_the_example(method, monkeypatch, workplace, capsys):
+def test_ppo_takes_the_example(workplace, capsys):
     name = f"{SOURCE.parent / 'examples' / 'own_robot.py'}:make"
-    words = ["train", name, "--method", method, "--preset", "debug", "--iterations", "2"]
+    words = ["train", name, "--method", "ppo", "--preset", "debug", "--iterations", "2"]
     assert main([*words, "--out", "run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["env_steps"] > 0

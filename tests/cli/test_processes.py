@@ -65,7 +65,8 @@ def test_two_processes_have_the_numbers_of_one_with_two_devices(
     (code, out, _), (other, nothing, silence) = _ended(together(*asked, "--out", tmp_path / "two"))
     assert (code, other) == (0, 0)
     assert out.startswith("evaluated return") and nothing == silence == ""
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    usual = os.environ.get("XLA_FLAGS", "")
+    monkeypatch.setenv("XLA_FLAGS", f"{usual} --xla_force_host_platform_device_count=2")
     done = epvf(*asked, "--out", tmp_path / "one", "--devices", "2")
     assert done.returncode == 0, done.stderr
     ours, theirs = (untimed(read_metrics(tmp_path / x / "metrics.jsonl")) for x in ("two", "one"))

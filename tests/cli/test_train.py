@@ -325,16 +325,6 @@ def test_a_diverged_run_fails_in_words_and_names_what_is_left(workplace, capsys)
     assert json.loads(Path("run/run.json").read_text())["status"] == "failed"
 
 
-@needs_brax
-@pytest.mark.slow
-def test_what_cannot_be_resumed_is_said_before_it_starts(workplace, capsys):
-    words = ["--method", "ppo", "--iterations", "1", "--out", "run"]
-    assert main([*DEBUG, *words]) == 0
-    assert capsys.readouterr().err.startswith("note: a run of method 'ppo' cannot be resumed")
-    assert main(["resume", "run", "--iterations", "3"]) == 2
-    assert "of method 'ppo' cannot be resumed" in capsys.readouterr().err
-
-
 @pytest.mark.slow
 def test_a_task_of_ones_own_is_found_again(workplace, capsys):
     Path("robot.py").write_text(

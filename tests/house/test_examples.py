@@ -18,7 +18,7 @@ def test_an_example_runs(name: str) -> None:
     done = subprocess.run(
         [sys.executable, EXAMPLES / name],
         cwd=SOURCE.parent,
-        env={"PYTHONPATH": str(SOURCE)},
+        env=os.environ | {"PYTHONPATH": str(SOURCE)},
         capture_output=True,
         text=True,
     )

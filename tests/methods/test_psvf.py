@@ -77,7 +77,7 @@ def _start(config, task):
 
 def _segment(learner, state, task):
     thetas = learner.propose(state, 0)
-    explore = task.explorer(learner.policy, learner.horizon)
+    explore = jax.jit(task.explorer(learner.policy, learner.horizon))
     return thetas, explore(jax.random.key(1), thetas, state.envs)
 
 
@@ -115,14 +115,13 @@ def test_the_first_population_only_measures_the_observations():
     far = _task(dataclasses.replace(AIMING, observe=lambda state: 200.0 + 50.0 * state))
     learner, state = _start(_config(num_envs=512, psvf__minibatches=4), far)
     thetas, segment = _segment(learner, state, far)
-    learn = jax.jit(learner.learn)
-    after, _ = learn(state, 0, thetas, segment)
+    after, _ = learner.learn(state, 0, thetas, segment)
     observations = np.asarray(segment.observations)
     kernel, bias = np.asarray(after.theta)
     deviation, mean = observations.std(), observations.mean()
     assert kernel == pytest.approx(float(state.theta[0]) / deviation, rel=0.05)
     assert bias == pytest.approx(-kernel * mean, rel=0.05)
-    again, _ = learn(after, 1, *_segment(learner, after, far))
+    again, _ = learner.learn(after, 1, *_segment(learner, after, far))
     assert np.abs(np.asarray(again.theta - after.theta)).max() > 0.0
 
 
@@ -130,7 +129,7 @@ def test_the_first_population_only_measures_the_observations():
 def test_episodes_that_nothing_ends_early_end_at_different_times():
     task = JaxTask(dataclasses.replace(_task(episode_length=45).spec, terminates=False), AIMING)
     learner, state = _start(_config(num_envs=80), task)
-    explore = task.explorer(learner.policy, learner.horizon)
+    explore = jax.jit(task.explorer(learner.policy, learner.horizon))
     ended = []
     for iteration in range(10):
         thetas = learner.propose(state, iteration)
@@ -161,13 +160,10 @@ def test_the_noise_is_brought_to_what_the_outputs_should_deviate_by():
 
 @pytest.mark.slow
 def test_the_rate_follows_the_divergence():
-    config = _config(policy_update__learning_rate=1e-4, psvf__divergence=0.02, iterations=40)
-    records = records_of(config, _task())
-    assert records[0]["policy/divergence"] < 1e-3
-    task = _task()
-    learner, state = _start(config, task)
-    after, _ = learner.learn(state, 0, *_segment(learner, state, task))
-    assert float(after.rate) == pytest.approx(1.2)
+    config = _config(policy_update__learning_rate=1e-4, psvf__divergence=0.02, iterations=1)
+    (first,) = reports_of(config, _task())
+    assert first.records[0]["policy/divergence"] < 1e-3
+    assert float(first.state.learner.rate[0]) == pytest.approx(1.2)
 
 
 def test_outputs_that_no_action_can_follow_have_their_price():
@@ -175,7 +171,7 @@ def test_outputs_that_no_action_can_follow_have_their_price():
     continuous, _ = _start(_config(num_envs=8, psvf__bound_cost=0.1), _task())
     np.testing.assert_allclose(continuous._price(outputs), [0.0, 0.1 * (4.0 + 0.25)], rtol=1e-6)
     discrete = dataclasses.replace(
-        continuous, policy=dataclasses.replace(continuous.policy, output="argmax")
+        continuous.search, policy=dataclasses.replace(continuous.policy, output="argmax")
     )
     np.testing.assert_array_equal(discrete._price(outputs), [0.0, 0.0])
 

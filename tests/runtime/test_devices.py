@@ -55,7 +55,8 @@ def run(program, *arguments, devices=8):
     """What a program prints, in a process with so many devices."""
     paths = [str(Path(__file__).resolve().parents[2] / folder) for folder in ("src", "tests")]
     paths += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    # what is compiled runs but once or a few times
+    # what is compiled runs but once or a few times; not by XLA's older emitters, as elsewhere: of
+    # several seeds on a device they make other last digits than of one
     quick = "--xla_cpu_max_isa=AVX2 --xla_backend_optimization_level=0"
     flags = f"--xla_force_host_platform_device_count={devices} {quick}"
     env = os.environ | {

@@ -174,11 +174,12 @@ def test_a_loss_that_grows_out_of_all_proportion_is_told_once():
     told: list[str] = []
     config = _config(num_seeds=2, seed=3)
     losses = _Losses(config, told.append)
+    search = search_of(config, SUM.spec).search
 
     def look(loss, size=1.0):
         ends = {"rollout/episode_return_min": [0.0], "rollout/episode_return_max": [size]}
         metrics = {name: np.array([[*one, *one]]) for name, one in ends.items()}
-        losses.look(metrics | {"loss/value": np.array([[0.1, loss]])}, search_of(config, SUM.spec))
+        losses.look(metrics | {"loss/value": np.array([[0.1, loss]])}, search)
 
     for loss, size in ((0.2, 1.0), (np.nan, 1.0), (900.0, 1.0), (1e6, 1000.0)):
         look(loss, size)  # as large as squared returns is in proportion
@@ -187,4 +188,4 @@ def test_a_loss_that_grows_out_of_all_proportion_is_told_once():
     look(1e12)
     (line,) = told
     assert line.startswith("the loss of V has grown to 1e+09 (seed 4): V diverges. Lower ")
-    losses.look({}, search_of(config, SUM.spec))
+    losses.look({}, search)

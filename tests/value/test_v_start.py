@@ -63,16 +63,20 @@ def test_j_and_its_gradient_are_means_over_starts_of_v_and_its_gradient(represen
     params, thetas, starts = value.init(jax.random.key(0)), _thetas(3), _drawn(20, 3, key=1)
     frame = value.frame(thetas, starts, jnp.ones(20, jnp.bool_))
 
+    @jax.jit
     def at(start, t):
         return value(params, t, frame, jnp.broadcast_to(start[None, :], (3, 3)))
 
+    @jax.jit
+    def over_starts(t):
+        return value.expected(params, t, frame)
+
     values = jnp.stack([at(start, thetas) for start in starts])
     assert values.std(axis=0).max() > 0.05
-    np.testing.assert_allclose(
-        value.expected(params, thetas, frame), values.mean(axis=0), rtol=1e-4, atol=1e-5
-    )
-    gradients = [jax.grad(lambda t, s=s: at(s, t).sum())(thetas) for s in starts]
-    expected = jax.grad(lambda t: value.expected(params, t, frame).sum())(thetas)
+    np.testing.assert_allclose(over_starts(thetas), values.mean(axis=0), rtol=1e-4, atol=1e-5)
+    slope = jax.jit(jax.grad(lambda t, start: at(start, t).sum()))
+    gradients = [slope(thetas, start) for start in starts]
+    expected = jax.jit(jax.grad(lambda t: over_starts(t).sum()))(thetas)
     np.testing.assert_allclose(expected, np.mean(np.stack(gradients), axis=0), rtol=1e-3, atol=1e-5)
 
 

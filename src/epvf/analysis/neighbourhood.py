@@ -184,7 +184,8 @@ class AroundStates:
         noise = self.learner.perturbation
         noise = replace(noise, antithetic=noise.antithetic or antithetic)
         learner = replace(self.learner, perturbation=noise)
-        return learner.perturbed(self.state._replace(theta=theta), key, num)
+        draw = jax.jit(learner.perturbed, static_argnums=2)
+        return draw(self.state._replace(theta=theta), key, num)
 
     def moves(self, thetas: Population) -> jax.Array:
         inner = self.learner.inward(self.state.scaler, jnp.asarray(thetas))
@@ -227,9 +228,8 @@ class AroundStates:
         noise_key, explore_key = jax.random.split(key)
         thetas = self.learner.perturbed(self.state, noise_key, self.learner.num_envs)
         segment = self.explore(explore_key, thetas, envs)
-        batch, deviation, _ = self.learner.step_batch(
-            self.state, segment, jnp.isfinite(segment.rewards).all(axis=1)
-        )
+        finite = jnp.isfinite(segment.rewards).all(axis=1)
+        batch, deviation, _ = jax.jit(self.learner.step_batch)(self.state, segment, finite)
         return (batch, deviation), segment.envs
 
     def _slope(self, batch: StepBatch, deviation: Array) -> jax.Array:

@@ -381,6 +381,8 @@ def test_its_policies_can_be_evaluated(finished, capsys):
 def test_a_finished_run_has_nothing_to_resume(finished, capsys):
     assert main(["resume", str(finished)]) == 0
     assert "nothing to do" in capsys.readouterr().out
+    assert main(["resume", str(finished), "--iterations", "30"]) == 2
+    assert "of method 'ppo' cannot be resumed" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -13,8 +13,7 @@ from epvf.tasks.engines.lanes import LanesTask
 
 NUM = 96  # as in test_mjx, so that XLA compiles MJX's steps of the walkers once
 KEY = jax.random.key(0)
-BODIES = ("hopper", "halfcheetah", "swimmer")
-"""The Ant's step is in test_rollout; Walker2d has Hopper's solver and integrator, and is dear."""
+BODIES = ("hopper", "halfcheetah", "walker2d", "swimmer")  # the Ant's step is in test_rollout
 
 TASKS = ("cartpole", "pendulum", "acrobot")
 
