@@ -221,7 +221,14 @@ def drawing() -> str:
 
 
 # without the rest of JAX, of which the import takes five times as long
-_TRIAL = "from jaxlib import xla_client; xla_client.make_cpu_client()"
+_TRIAL = """
+try:
+    from jaxlib import xla_client
+    xla_client.make_cpu_client()
+except (ImportError, AttributeError, TypeError):  # of a version that has it elsewhere
+    import jax
+    jax.devices()
+"""
 
 
 @cache
@@ -234,7 +241,8 @@ def _trial(flags: str) -> str | None:
             text=True,
             errors="replace",
             timeout=TRIAL_SECONDS,
-            env=dict(os.environ) | {"XLA_FLAGS": flags},
+            env=dict(os.environ)
+            | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_PLATFORM_NAME": ""},
         )
     except (OSError, subprocess.SubprocessError) as error:
         return type(error).__name__
