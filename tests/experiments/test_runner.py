@@ -111,9 +111,10 @@ def test_env_steps_cut_the_same_curves_short_and_seeds_may_train_side_by_side():
     abreast, seeds = planned("fig2-scaling", "full", seeds=3, abreast=2)
     assert seeds == 3 and {(a.config.seed, a.config.num_seeds) for a in abreast} == {(0, 2), (2, 1)}
     assert len(abreast) == 2 * len(whole) // 3
-    for number in ("abreast", "env_steps"):
-        with pytest.raises(UserError, match="is 0, but must be at least 1"):
-            planned("fig2-scaling", "full", **{number: 0})
+    with pytest.raises(UserError, match="seeds_per_run is 0, but must be at least 1"):
+        planned("fig2-scaling", "full", abreast=0)
+    with pytest.raises(UserError, match="env_steps is 0, but must be at least 1"):
+        planned("fig2-scaling", "full", env_steps=0)
 
 
 def test_seeds_are_split_over_runs_without_gaps():

@@ -65,6 +65,7 @@ def test_one_command_may_be_asked_for_in_every_episode() -> None:
     body, command = ant.towards(("forward", "left")), (0.5, -0.25, 0.0, 1.0)
     asked = commanded(body, command)
     draws = np.random.default_rng(0), np.random.default_rng(0)
+    assert body.starts is not None and asked.starts is not None
     before, after = body.starts(draws[0], 50), asked.starts(draws[1], 50)
     np.testing.assert_array_equal(after[2], np.tile(command, (50, 1)))
     for one, other in zip(before[:2], after[:2], strict=True):
@@ -88,6 +89,7 @@ def test_one_command_may_be_asked_for_in_every_episode() -> None:
 )
 def test_commands_that_do_not_fit_are_refused(task, command, message) -> None:
     body = body_behind(task)
+    assert body is not None
     with pytest.raises(UserError, match=message):
         commanded(body, command)
     assert body_behind("cartpole") is None

@@ -1,7 +1,7 @@
 """`tuned` for tasks that nobody tuned: the presets of their kind, fitted to the task's numbers.
 
 What is fitted is how far ahead a method looks. On the walkers, which are tuned, that is 100 env
-steps, for V(s, θ) 500 in the end, and 10 for advantages. Shorter episodes hold less than that;
+steps, for V(s, θ) 200 in the end, and 10 for advantages. Shorter episodes hold less than that;
 where env steps are short, 100 of them are no time in which anything happens.
 """
 
@@ -19,7 +19,7 @@ MOST_STEPS = 1000
 SHARE = 10
 """Advantages look ahead a tenth as far."""
 
-FURTHER = 5
+FURTHER = 2
 """V(s, θ) looks ahead so many times as far in the end, but at most half an episode."""
 
 HORIZON = 32
