@@ -69,7 +69,6 @@ PSVF: Delta = {
     "policy_update.optimizer": "adam",
     "policy_update.learning_rate": 1e-3,
     "psvf.final_noise": 0.1,
-    "psvf.final_discount": 0.995,
     # what counts is how often θ moves, not how many policies a move has seen: docs/recipe.md
     "num_envs": 256,
     "iterations": 1526,
