@@ -13,7 +13,15 @@ from epvf.tasks.engines.lanes import LanesTask
 
 NUM = 96  # as in test_mjx, so that XLA compiles MJX's steps of the walkers once
 KEY = jax.random.key(0)
-BODIES = ("hopper", "halfcheetah", "walker2d", "swimmer")  # the Ant's step is in test_rollout
+BODIES = (
+    "hopper",
+    "halfcheetah",
+    "walker2d",
+    "swimmer",
+    "reacher",
+    "inverted-double-pendulum",
+)
+"""The Ant's step is in test_rollout; Go2's model is not to be had everywhere."""
 
 TASKS = ("cartpole", "pendulum", "acrobot")
 
