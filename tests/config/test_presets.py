@@ -17,7 +17,8 @@ def ahead(length: int, seconds: float | None) -> int:
 def test_tuned_tasks_keep_what_was_tuned() -> None:
     for name in ("ant", "hopper", "halfcheetah", "walker2d", "cartpole"):
         assert chosen(name, "tuned", "psvf") is None
-        assert preset(name, "tuned", "psvf").method.psvf.discount == 0.99
+        psvf = preset(name, "tuned", "psvf").method.psvf
+        assert (psvf.discount, psvf.final_discount) == (0.99, 0.995)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,7 @@ def test_what_was_chosen_is_in_the_configuration_and_is_said() -> None:
     config = preset("reacher", "tuned")
     assert config.method.name == "psvf"
     assert (config.method.psvf.discount, config.method.psvf.gae_lambda) == (0.98, 0.8)
+    assert config.method.psvf.final_discount == 0.99  # twice as far, as on the walkers
     line = chosen("reacher", "tuned", "psvf")
     assert line is not None and len(line) <= 200
     assert "'reacher'" in line and "50 steps of 0.02 s" in line and "psvf.discount 0.98" in line

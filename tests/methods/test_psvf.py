@@ -352,6 +352,7 @@ def test_the_tuned_ant_is_trained_by_it_and_the_paper_s_is_not():
     ("options", "message"),
     [
         (["--psvf.discount", "1"], "psvf.discount is 1"),
+        (["--psvf.discount", "0.999"], "psvf.final_discount 0.995 is below psvf.discount 0.999"),
         (["--psvf.gae-lambda", "1.5"], "psvf.gae_lambda is 1.5; it must be at least 0 and at most"),
         (["--psvf.minibatches", "99999999"], "psvf.minibatches 99999999 are more than the 8192"),
         (["--psvf.horizon", "1e9"], "num_envs times psvf.horizon is too large"),

@@ -666,6 +666,11 @@ def check(config: Plan) -> None:
     check_pairs(own.perturbation, config.num_envs)
     check_decay("policy_update", "learning_rate", own.policy_update)
     check_decay("psvf", "noise", psvf)
+    if psvf.final_discount is not None and psvf.final_discount < psvf.discount:
+        raise UserError(
+            f"psvf.final_discount {psvf.final_discount} is below psvf.discount {psvf.discount}, "
+            "but gamma grows; none: it stays"
+        )
     if psvf.fraction > 1:
         raise UserError(f"psvf.fraction is {psvf.fraction}; it must be at most 1")
     if config.num_envs * psvf.horizon > LARGEST:

@@ -56,11 +56,9 @@ PRESETS: dict[str, Delta] = {
 }
 """For every method that has none of its own."""
 
-# Where the outputs start far apart, every policy takes the same action whatever the noise.
 _PSVF_TUNED: Delta = {
     **PSVF,
     "policy.output": "argmax",
-    "policy.init_scale": 0.3,
     "iterations": 240,
     "schedule_iterations": None,
 }

@@ -62,13 +62,17 @@ SAC_PAPER: Delta = {
     "eval.interval": 500,
 }
 
-# V(s, θ) on every step. Noise alike on all weights, whose size is adapted to the actions.
+# V(s, θ) on every step. Noise alike on all weights, whose size is adapted to the actions. Policies
+# start near the middle of their actions: what a drawn policy does with full force is found too late
+# to be no way to go (a HalfCheetah on its back). What gamma grows for: docs/recipe.md.
 PSVF: Delta = {
+    "policy.init_scale": 0.3,
     "perturbation.noise": "gaussian",
     "perturbation.scale": 0.05,
     "policy_update.optimizer": "adam",
     "policy_update.learning_rate": 1e-3,
     "psvf.final_noise": 0.1,
+    "psvf.final_discount": 0.995,
     # what counts is how often θ moves, not how many policies a move has seen: docs/recipe.md
     "num_envs": 256,
     "iterations": 1526,

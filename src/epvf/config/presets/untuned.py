@@ -12,6 +12,9 @@ from epvf.tasks.base import TaskSpec
 STEPS_AHEAD = 100
 """Of the walkers' discount, 1 - 1/100."""
 
+GROWTH = 2
+"""How many times as far V(s, θ) looks ahead in the end: on the walkers from 0.99 to 0.995."""
+
 SECONDS_AHEAD = 1.0
 """Least time to look ahead."""
 
@@ -43,6 +46,7 @@ def choices(spec: TaskSpec, method: str) -> list[Choice]:
         discount = round(1.0 - 1.0 / ahead, 6)
         trace = round(1.0 - 1.0 / max(2.0, ahead / SHARE), 6)
         found += [Choice(f"{group}.discount", discount) for group in ("psvf", "ppo", "sac")]
+        found.append(Choice("psvf.final_discount", round(1.0 - 1.0 / (GROWTH * ahead), 6)))
         found += [Choice(f"{group}.gae_lambda", trace) for group in ("psvf", "ppo")]
     if spec.episode_length < HORIZON:
         found.append(Choice("psvf.horizon", spec.episode_length))
