@@ -4,6 +4,7 @@ python benchmarks/figures.py collect RUN OUT.jsonl [EVERY]   every so many itera
 python benchmarks/figures.py draw                            docs/data to docs/figures
 python benchmarks/figures.py table NAME...                   of docs/data/NAME-s*.jsonl
 python benchmarks/figures.py at MILLIONS NAME...             the same after so many env steps
+python benchmarks/figures.py tasks MILLIONS...               of docs/data/recipe-TASK.jsonl
 
 `epvf experiment`, `epvf compare` and `epvf diagnose` draw the same figures of the runs themselves.
 """
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from scipy import stats
 
 from epvf.analysis.curves import Group
@@ -48,6 +50,8 @@ COMPARISONS = {
 }
 COMPARISONS |= {"cartpole": "compare-cartpole"}
 """Task to the name of its comparison's table and summary."""
+RECIPE = "recipe-tasks"
+"""Figure of the recipe on every task that has a docs/data/recipe-TASK.jsonl, its seeds in one."""
 DIAGNOSES = ("diagnose-ant-psvf", "diagnose-ant-epvf")
 BUDGETS = (5, 10, 15, 20, 25, 30, 40, 50)
 """Millions of env steps."""
@@ -67,7 +71,7 @@ def collect(run: Path, out: Path, every: int) -> None:
 
 def drawn() -> set[str]:
     """Names of the figures that `draw` makes."""
-    return {*FIGURES, *COMPARISONS.values(), *EXPERIMENTS, *DIAGNOSES}
+    return {*FIGURES, *COMPARISONS.values(), *EXPERIMENTS, *DIAGNOSES, RECIPE}
 
 
 def draw_all() -> None:
@@ -98,6 +102,54 @@ def draw_all() -> None:
     for name in DIAGNOSES:
         found = json.loads((DOCS / "data" / f"{name}.json").read_text())
         save(diagnosis({"task": "ant"} | found), DOCS / "figures" / f"{name}.png")
+    save(recipe(), DOCS / "figures" / f"{RECIPE}.png")
+
+
+def recipe() -> Figure:
+    """Unperturbed return of each seed of the recipe, and their mean, on every task."""
+    tasks = _recipe_seeds()
+    rows = -(-len(tasks) // 4)
+    figure = Figure(figsize=(15.0, 3.2 * rows), layout="constrained")
+    grid = figure.subplots(rows, 4, squeeze=False).flat
+    for axes, (task, seeds) in zip(grid, tasks.items(), strict=False):
+        for seed in seeds:
+            axes.plot(seed[:, 0] / 1e6, seed[:, 1], color="C0", alpha=0.4, linewidth=1)
+        ends = min(seed[-1, 0] for seed in seeds)
+        x = np.linspace(max(seed[0, 0] for seed in seeds), ends, 100)
+        mean = np.mean([np.interp(x, *seed.T) for seed in seeds], axis=0)
+        axes.plot(x / 1e6, mean, color="C0", linewidth=2.5)
+        axes.set(title=f"{task}, {len(seeds)} seeds", xlabel="env steps, millions")
+    for axes in list(figure.axes)[len(tasks) :]:
+        axes.remove()
+    figure.supylabel("return of the unperturbed policy")
+    return figure
+
+
+def tasks(budgets: list[float]) -> None:
+    """Prints each seed's unperturbed return after so many millions of env steps, and at the end."""
+    for task, seeds in _recipe_seeds().items():
+        told = [
+            ", ".join(f"{_nearest(seed, at * 1e6):.5g}" for seed in seeds)
+            for at in (*budgets, 1e6)  # which is beyond every end
+        ]
+        print(f"| {task} | {seeds[0][-1, 0] / 1e6:.3g}M | " + " | ".join(told) + " |")
+
+
+def _nearest(seed: np.ndarray, env_steps: float) -> float:
+    return float(seed[np.abs(seed[:, 0] - env_steps).argmin(), 1])
+
+
+def _recipe_seeds() -> dict[str, list[np.ndarray]]:
+    """Of each task, env steps and unperturbed returns `[evaluations, 2]` of each seed."""
+    found = {}
+    for path in _paths("recipe-*.jsonl"):
+        seeds: dict[int, list[tuple[float, float]]] = {}
+        for record in map(json.loads, path.read_text().splitlines()):
+            if record.get("eval/episode_return") is not None:
+                point = (record["steps/env"], record["eval/episode_return"])
+                seeds.setdefault(record["seed"], []).append(point)
+        found[path.stem.removeprefix("recipe-")] = [np.array(seeds[s]) for s in sorted(seeds)]
+    return found
 
 
 def table(names: list[str]) -> None:
@@ -185,5 +237,7 @@ if __name__ == "__main__":
         table(sys.argv[2:])
     elif sys.argv[1:2] == ["at"]:
         at(float(sys.argv[2]), sys.argv[3:])
+    elif sys.argv[1:2] == ["tasks"]:
+        tasks([float(budget) for budget in sys.argv[2:]])
     else:
         sys.exit(__doc__)

@@ -55,7 +55,7 @@ class HillClimbing(PolicySearch):
     def init_state(self, key: Any) -> HillClimbingState:
         """Everything as before the first iteration."""
         theta_key, base_key = jax.random.split(key)
-        theta = self.policy.init(theta_key, self.init, self.init_scale)
+        theta = self.draw_policy(theta_key)
         return HillClimbingState(begin(base_key, theta), theta)
 
     def centre(self, state: HillClimbingState) -> jax.Array:

@@ -76,6 +76,13 @@ def test_initial_weights_have_the_stated_spread(init):
     assert (np.asarray(layer.bias) == 0.0).all() == (init == "lecun_normal")
 
 
+def test_the_last_layer_starts_smaller_and_the_others_as_without() -> None:
+    policy, key = Policy((5, 6, 7, 2)), jax.random.key(1)
+    usual, small = (policy.unravel(policy.init(key, scale=2.0, last_scale=s)) for s in (1.0, 0.25))
+    for one, other, factor in zip(usual, small, (1.0, 1.0, 0.25), strict=True):
+        np.testing.assert_array_equal(other.kernel, factor * one.kernel)
+
+
 def test_a_theta_of_the_wrong_length_is_refused_with_both_numbers():
     with pytest.raises(UserError, match=r"7 parameters.*4-2 has 10"):
         Policy((4, 2)).unravel(np.zeros(7))

@@ -38,6 +38,8 @@ class PolicyConfig:
         output: `argmax` for discrete tasks, `clip` or `tanh` for continuous ones.
         init: distribution of the initial weights.
         init_scale: multiplies the initial weights.
+        last_layer_scale: multiplies those of the last layer besides. Small: whatever they see, the
+            first policies do about nothing (Andrychowicz et al. 2021, section 3.2).
         num_centres: C, policies improved side by side.
     """
 
@@ -46,6 +48,7 @@ class PolicyConfig:
     output: Output = "clip"
     init: Init = "lecun_normal"
     init_scale: NonNegative = 1.0
+    last_layer_scale: NonNegative = 1.0
     num_centres: int = 1
 
 
@@ -189,6 +192,7 @@ def common(parts: Parts) -> dict[str, Any]:
         "iterations": config.schedule_iterations or config.iterations,
         "init": config.policy.init,
         "init_scale": config.policy.init_scale,
+        "last_layer_scale": config.policy.last_layer_scale,
         "eval_episodes": config.eval.episodes,
         "eval_jitter": config.eval.jitter if spec.deterministic_reset else 0.0,
     }
@@ -212,7 +216,7 @@ class PolicySearch:
         policy: architecture of the policies.
         num_envs: N, policies rolled out per iteration.
         iterations: over which schedules run; those of the run, unless told otherwise.
-        init, init_scale: how the first policies are drawn.
+        init, init_scale, last_layer_scale: how the first policies are drawn.
         eval_episodes: copies of the centre that `centre_cloud` makes for measuring it.
         eval_jitter: relative jitter of their weights.
     """
@@ -222,6 +226,7 @@ class PolicySearch:
     iterations: int
     init: Init
     init_scale: float
+    last_layer_scale: float
     eval_episodes: int
     eval_jitter: float
 
@@ -256,6 +261,10 @@ class PolicySearch:
     def centre_metrics(self) -> tuple[str, ...]:
         """Names of what `record_centre` measures."""
         return ("eval/episode_return", "policy/realized_gain")
+
+    def draw_policy(self, key: PRNGKey) -> jax.Array:
+        """A first policy `[P]`."""
+        return self.policy.init(key, self.init, self.init_scale, self.last_layer_scale)
 
     def init_state(self, key: PRNGKey) -> State:
         """Everything as before the first iteration."""

@@ -185,8 +185,7 @@ class Learner(PolicySearch):
     def init_state(self, key: PRNGKey) -> LearnerState:
         """Everything as before the first iteration."""
         centres_key, value_key, base_key = jax.random.split(key, 3)
-        draw = lambda k: self.policy.init(k, self.init, self.init_scale)  # noqa: E731
-        centres = jax.vmap(draw)(jax.random.split(centres_key, self.num_centres))
+        centres = jax.vmap(self.draw_policy)(jax.random.split(centres_key, self.num_centres))
         centres = clip_weights(centres, self.policy_update.weight_clip)
         value = self.value.init(value_key)
         zero = jnp.zeros(())

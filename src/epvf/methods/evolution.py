@@ -133,7 +133,7 @@ class EvolutionLearner(PolicySearch):
     def init_state(self, key: PRNGKey) -> EvolutionState:
         """Everything as before the first iteration; the mean is θ of EPVF with the same key."""
         mean_key, strategy_key, base_key = jax.random.split(key, 3)
-        mean = self.policy.init(jax.random.split(mean_key, 1)[0], self.init, self.init_scale)
+        mean = self.draw_policy(jax.random.split(mean_key, 1)[0])
         algorithm, params, _ = self.strategy
         with _evosax_arithmetic():
             strategy = _strong(algorithm.init(strategy_key, mean, params))
@@ -394,7 +394,13 @@ def build(parts: Parts) -> EvolutionLearner:
     """The strategy that the configuration names."""
     shared, config = common(parts), parts.config
     policy = parts.policy
-    draw = partial(policy.init, init=config.policy.init, scale=config.policy.init_scale)
+    first = config.policy
+    draw = partial(
+        policy.init,
+        init=first.init,
+        scale=first.init_scale,
+        last_scale=first.last_layer_scale,
+    )
     strategy = make_strategy(
         config.method.name,
         config.method.evolution,

@@ -234,7 +234,7 @@ class PSVFLearner(PolicySearch):
     def init_state(self, key: PRNGKey) -> PSVFState:
         """Everything as before the first iteration, but for the environments."""
         theta_key, value_key, advantage_key, base_key = jax.random.split(key, 4)
-        theta = self.policy.init(theta_key, self.init, self.init_scale)
+        theta = self.draw_policy(theta_key)
         theta = clip_weights(theta, self.policy_update.weight_clip)
         observation, *_, actions = self.policy.layer_sizes
         hidden, outputs = self.config.hidden_sizes, self._advantage.network_outputs(actions)

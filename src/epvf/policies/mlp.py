@@ -65,19 +65,25 @@ class Policy:
         """Sizes, activation and output in a few characters: `34-64-64-8 tanh clip`."""
         return f"{'-'.join(map(str, self.layer_sizes))} {self.activation} {self.output}"
 
-    def init(self, key: PRNGKey, init: Init = "lecun_normal", scale: float = 1.0) -> jax.Array:
-        """Draws θ `[P]`: kernels by `init` times `scale`, biases zero.
+    def init(
+        self,
+        key: PRNGKey,
+        init: Init = "lecun_normal",
+        scale: float = 1.0,
+        last_scale: float = 1.0,
+    ) -> jax.Array:
+        """Draws θ `[P]`: kernels by `init` times `scale` (the last: and `last_scale`), biases zero.
 
         `lecun_normal` has standard deviation `1/sqrt(fan_in)`; `lecun_uniform` is
         `U(-1/sqrt(fan_in), 1/sqrt(fan_in))` for kernels and biases (PyTorch's default for linear
         layers), so that noise scaled by |θ| reaches the biases too.
         """
+        scales = [scale] * (len(self.shapes) - 1) + [scale * last_scale]
+        keys = jax.random.split(key, len(self.shapes))
         return self.ravel(
             [
-                _init_layer(k, shape, init, scale)
-                for k, shape in zip(
-                    jax.random.split(key, len(self.shapes)), self.shapes, strict=True
-                )
+                _init_layer(k, shape, init, s)
+                for k, shape, s in zip(keys, self.shapes, scales, strict=True)
             ]
         )
 

@@ -66,7 +66,7 @@ SAC_PAPER: Delta = {
 # start near the middle of their actions: what a drawn policy does with full force is found too late
 # to be no way to go (a HalfCheetah on its back). What gamma grows for: docs/recipe.md.
 PSVF: Delta = {
-    "policy.init_scale": 0.3,
+    "policy.last_layer_scale": 0.05,
     "perturbation.noise": "gaussian",
     "perturbation.scale": 0.05,
     "policy_update.optimizer": "adam",

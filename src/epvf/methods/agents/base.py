@@ -12,6 +12,7 @@ UNREAD = frozenset(
         "policy.num_centres",
         "policy.init",
         "policy.init_scale",
+        "policy.last_layer_scale",
         "checkpoint",
         "num_seeds",
         "schedule_iterations",
