@@ -31,6 +31,8 @@ BEFORE: Options = {
     "psvf.fraction": 0.75,
     "psvf.minibatches": 12,
     "psvf.noise": 0.4,
+    "psvf.final_discount": None,
+    "policy.last_layer_scale": 1.0,
     "iterations": 1526,
     "schedule_iterations": 1526,
 }
@@ -49,7 +51,8 @@ CHANGES: tuple[Options, ...] = (
     *({"psvf.divergence": most} for most in (0.01, 0.03, 0.04)),
     *({"psvf.gae_lambda": share} for share in (0.8, 0.95)),
     *({"psvf.discount": discount} for discount in (0.98, 0.995)),
-    *({"psvf.final_discount": discount} for discount in (0.995, 0.998)),
+    *({"psvf.final_discount": discount} for discount in (None, 0.998)),
+    *({"policy.last_layer_scale": scale} for scale in (0.01, 0.3, 1.0)),
     *({"psvf.horizon": horizon} for horizon in (16, 64)),
     *({"psvf.minibatches": parts} for parts in (4, 16)),
     *({"psvf.learning_rate": rate} for rate in (5e-4, 2e-3)),
