@@ -62,9 +62,9 @@ SAC_PAPER: Delta = {
     "eval.interval": 500,
 }
 
-# V(s, θ) on every step. Noise alike on all weights, whose size is adapted to the actions. Policies
-# start near the middle of their actions: what a drawn policy does with full force is found too late
-# to be no way to go (a HalfCheetah on its back). What gamma grows for: docs/recipe.md.
+# V(s, θ) on every step. Noise alike on all weights, whose size is adapted to the actions. The last
+# layer starts small: policies drawn as usual act with half of their force before anything is known,
+# and a HalfCheetah may stay on its back. Why that, and why gamma grows: docs/recipe.md.
 PSVF: Delta = {
     "policy.last_layer_scale": 0.05,
     "perturbation.noise": "gaussian",
