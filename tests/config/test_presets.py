@@ -37,13 +37,29 @@ def test_methods_look_ahead_as_far_as_matters(length, seconds, steps) -> None:
     assert ahead(length, seconds) == steps
 
 
+@pytest.mark.parametrize(
+    ("length", "seconds", "final"),
+    [
+        (1000, 0.02, []),  # as on the walkers
+        (500, 0.2, []),
+        (300, 0.05, [0.993333]),  # half an episode
+        (200, 0.05, [None]),  # where that is no further than it looks anyway
+        (10_000, 0.002, [0.999]),
+    ],
+)
+def test_how_far_v_looks_ahead_in_the_end(length, seconds, final) -> None:
+    spec = replace(SPEC, episode_length=length, step_seconds=seconds)
+    found = [c.value for c in untuned.choices(spec, "psvf") if c.field == "psvf.final_discount"]
+    assert found == final
+
+
 def test_what_was_chosen_is_in_the_configuration_and_is_said() -> None:
     config = preset("reacher", "tuned")
     assert config.method.name == "psvf"
     assert (config.method.psvf.discount, config.method.psvf.gae_lambda) == (0.98, 0.8)
-    assert config.method.psvf.final_discount == 0.99  # twice as far, as on the walkers
     line = chosen("reacher", "tuned", "psvf")
     assert line is not None and len(line) <= 200
+    assert config.method.psvf.final_discount is None and "psvf.final_discount none" in line
     assert "'reacher'" in line and "50 steps of 0.02 s" in line and "psvf.discount 0.98" in line
     assert preset("reacher", "tuned", "ppo").method.ppo.discount == 0.98
     assert preset("reacher", "debug").task.episode_length == 50

@@ -37,6 +37,19 @@ def test_only_a_finite_evaluation_is_ever_the_best(search, bad):
     assert _recorded(search, _recorded(search, state, bad, 9.0), 5.0).progress.best_return == 5.0
 
 
+@pytest.mark.parametrize("method", ["epvf", "psvf", "openes", "matched-openes"])
+def test_first_policies_start_as_the_configuration_says(method: str) -> None:
+    spec = FormulaTask(lambda thetas: thetas.sum(-1)).spec
+    usual, small = (
+        search_of(config_of(method, {"policy.init_scale": 0.1, "policy.last_layer_scale": s}), spec)
+        for s in (1.0, 0.5)
+    )
+    centres = [one.centre(one.init_state(jax.random.key(3))) for one in (usual, small)]
+    kernels = [usual.policy.unravel(centre)[-1].kernel for centre in centres]
+    assert np.abs(kernels[0]).max() > 0.0
+    np.testing.assert_allclose(kernels[1], 0.5 * kernels[0], rtol=1e-6)
+
+
 def test_every_use_of_a_key_has_its_own_in_every_iteration(search):
     state = search.init_state(jax.random.key(3))
     drawn = [

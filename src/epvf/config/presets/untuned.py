@@ -1,8 +1,8 @@
 """`tuned` for tasks that nobody tuned: the presets of their kind, fitted to the task's numbers.
 
 What is fitted is how far ahead a method looks. On the walkers, which are tuned, that is 100 env
-steps, and 10 for advantages. Shorter episodes hold less than that; where env steps are short, 100
-of them are no time in which anything happens.
+steps, for V(s, θ) 200 in the end, and 10 for advantages. Shorter episodes hold less than that;
+where env steps are short, 100 of them are no time in which anything happens.
 """
 
 from typing import NamedTuple
@@ -12,15 +12,15 @@ from epvf.tasks.base import TaskSpec
 STEPS_AHEAD = 100
 """Of the walkers' discount, 1 - 1/100."""
 
-GROWTH = 2
-"""How many times as far V(s, θ) looks ahead in the end: on the walkers from 0.99 to 0.995."""
-
 SECONDS_AHEAD = 1.0
 """Least time to look ahead."""
 
 MOST_STEPS = 1000
 SHARE = 10
 """Advantages look ahead a tenth as far."""
+
+FURTHER = 2
+"""V(s, θ) looks ahead so many times as far in the end, but at most half an episode."""
 
 HORIZON = 32
 """Steps of a policy in an iteration of V(s, θ)."""
@@ -35,7 +35,7 @@ class Choice(NamedTuple):
     """
 
     field: str
-    value: float | int
+    value: float | int | None
 
 
 def choices(spec: TaskSpec, method: str) -> list[Choice]:
@@ -46,8 +46,12 @@ def choices(spec: TaskSpec, method: str) -> list[Choice]:
         discount = round(1.0 - 1.0 / ahead, 6)
         trace = round(1.0 - 1.0 / max(2.0, ahead / SHARE), 6)
         found += [Choice(f"{group}.discount", discount) for group in ("psvf", "ppo", "sac")]
-        found.append(Choice("psvf.final_discount", round(1.0 - 1.0 / (GROWTH * ahead), 6)))
         found += [Choice(f"{group}.gae_lambda", trace) for group in ("psvf", "ppo")]
+    further = min(FURTHER * ahead, spec.episode_length // 2)
+    if further <= ahead:
+        found.append(Choice("psvf.final_discount", None))
+    elif further != FURTHER * STEPS_AHEAD:
+        found.append(Choice("psvf.final_discount", round(1.0 - 1.0 / further, 6)))
     if spec.episode_length < HORIZON:
         found.append(Choice("psvf.horizon", spec.episode_length))
     return [choice for choice in found if choice.field.partition(".")[0] == method]
@@ -66,6 +70,10 @@ def told(spec: TaskSpec, method: str, kind: str) -> str:
     numbers = f"episodes of at most {spec.episode_length} steps"
     if spec.step_seconds is not None:
         numbers += f" of {spec.step_seconds:g} s"
-    chosen = [f"{choice.field} {choice.value:g}" for choice in choices(spec, method)]
+    chosen = [f"{choice.field} {_shown(choice.value)}" for choice in choices(spec, method)]
     fitted = f"; from {numbers}: {', '.join(chosen)}" if chosen else ""
     return f"nobody tuned task {spec.name!r}: it has the settings of {kind}{fitted}"
+
+
+def _shown(value: float | int | None) -> str:
+    return "none" if value is None else f"{value:g}"
