@@ -61,11 +61,14 @@ class Evaluation(NamedTuple):
         lengths: `[N]` env steps until the policy's episode ended; their sum is the cost.
         starts: `[N, observation]` what each policy saw of the state that its episode started in;
             None from a task that does not tell, as where every episode starts alike.
+        visited: `[V, observation]` what some of the policies saw during their episodes, of which
+            training tells methods that ask for it (`PolicySearch.num_scouts`); None of all others.
     """
 
     returns: Returns
     lengths: Lengths
     starts: Starts = None
+    visited: Float[Array, "V observation"] | None = None
 
 
 Evaluate: TypeAlias = Callable[[PRNGKey, Population], Evaluation]

@@ -53,6 +53,15 @@ def test_how_far_v_looks_ahead_in_the_end(length, seconds, final) -> None:
     assert found == final
 
 
+def test_where_policies_cannot_be_asked_what_they_see_v_reads_weights() -> None:
+    walks = replace(SPEC, discrete=False)
+    assert untuned.choices(walks, "epvf") == []
+    assert untuned.choices(SPEC, "epvf", waits=False) == []  # CartPole's preset reads weights
+    assert untuned.choices(walks, "epvf", waits=False) == [("representation.name", "raw")]
+    line = untuned.told(walks, "epvf", "the walkers", waits=False)
+    assert line.endswith("representation.name raw")
+
+
 def test_what_was_chosen_is_in_the_configuration_and_is_said() -> None:
     config = preset("reacher", "tuned")
     assert config.method.name == "psvf"

@@ -350,7 +350,13 @@ def test_files_tell_their_format_and_another_is_refused(tmp_path):
     assert load(path) == replace(Config(), {"seed": 3})
 
 
-SINCE_THEN = {"psvf.final_discount": None, "policy.last_layer_scale": 1.0}
+SINCE_THEN = {
+    "psvf.final_discount": None,
+    "policy.last_layer_scale": 1.0,
+    "policy_update.max_change": None,
+    "representation.num_landmarks": 512,
+    "representation.length_scale": 1.0,
+}
 """Fields that 0.1.0 did not have, and the values with which they change nothing."""
 
 

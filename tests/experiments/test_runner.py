@@ -14,7 +14,7 @@ import pytest
 
 from epvf.analysis.curves import Group
 from epvf.config.presets import preset
-from epvf.config.schema import flatten, replace
+from epvf.config.schema import Config, flatten, replace
 from epvf.config.variants import VARIANTS, vary
 from epvf.errors import UserError
 from epvf.experiments import report, runner
@@ -101,6 +101,29 @@ def test_one_environment_takes_fewer_env_steps_than_a_third_of_1e5_whatever_its_
         assert arm.config.num_envs == 1
         assert arm.config.env_steps is not None and arm.config.env_steps + longest <= 33_000
         assert arm.config.iterations * 9 > 33_000  # no pole falls sooner
+
+
+def test_v_of_what_policies_do_is_compared_on_equal_populations_and_budgets():
+    arms, seeds = planned("v-theta", "full")
+    assert seeds == 5 and len(arms) == 5 * 2 * 3
+    by_size: dict[int, list[Config]] = {}
+    for arm in arms:
+        by_size.setdefault(arm.config.num_envs, []).append(arm.config)
+    for num, configs in by_size.items():
+        assert len({config.env_steps for config in configs}) == 1
+        (noise,) = {config.method.perturbation for config in configs}
+        assert noise == PAPER.method.perturbation
+        assert {config.method.policy_update.weight_clip for config in configs} == {0.1}
+        (kernel, *_) = [config for config in configs if config.method.name == "epvf"]
+        assert kernel.method.buffer.size == kernel.method.value_update.batch_size == 8 * num
+        sizes = [c.policy.hidden_sizes for c in configs if c.method.name == "matched-openes"]
+        assert kernel.policy.hidden_sizes in sizes
+    backend = {"task.backend": "mjx"}
+    assert all(
+        config.task.backend == "mjx" for _, config in planned("v-theta", "full", delta=backend)[0]
+    )
+    with pytest.raises(UserError, match="presets of its own; leave out --preset"):
+        planned("v-theta", "full", start="tuned")
 
 
 def test_env_steps_cut_the_same_curves_short_and_seeds_may_train_side_by_side():

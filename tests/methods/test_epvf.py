@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from epvf.methods.epvf import Learner
+from epvf.errors import UserError
+from epvf.methods.epvf import Learner, check
 from epvf.training.loop import iterate
 from epvf.training.prepare import prepare
 from epvf.training.state import TrainingDiverged
@@ -93,6 +94,57 @@ def test_a_quadratic_return_is_climbed_to_its_optimum(gradient_at, traceable):
     *_, last = reports_of(config, task)
     np.testing.assert_allclose(last.state.learner.centres[0, 0], OPTIMUM, atol=0.1)
     assert last.records[-1]["eval/episode_return"] > -0.03
+
+
+KERNEL = {
+    "representation__name": "kernel",
+    "representation__probing_init": "normal",
+    "representation__num_probing_states": 8,
+    "representation__num_landmarks": 64,
+    "value__hidden_sizes": [],
+    "value_update__fit": "ridge",
+    "value_update__ridge": 1e-4,
+    "policy_update__optimizer": "normalised",
+    "policy_update__learning_rate": 0.1,
+}
+
+
+@pytest.mark.parametrize("store", ["weights", pytest.param("seeds", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("traceable", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_by_actions_of_stored_policies_a_quadratic_return_is_climbed(traceable, store):
+    task = FormulaTask(lambda t: 1.0 - ((t - OPTIMUM[None]) ** 2).sum(-1), traceable=traceable)
+    config = config_of(
+        **KERNEL,
+        buffer__store=store,
+        iterations=30,
+        policy_update__max_change=0.5,
+        policy_update__final_learning_rate=0.02,
+    )
+    records = records_of(config, task)
+    assert records[-1]["eval/episode_return"] > 0.98
+    assert records[-1]["value/spearman"] > 0.8
+
+
+@pytest.mark.parametrize("bound", [None, 0.2, 0.01])
+def test_what_v_sees_of_theta_changes_no_further_than_allowed(bound):
+    config = config_of(**KERNEL, policy_update__max_change=bound, policy_update__steps=30)
+    state = _one_state(config)
+    (after, _), _ = _learn(config, state, lambda t: t @ SLOPE)
+    value = _learner(config).value
+    frame = value.frame(state.centres)
+    seen = [value.features(after.value, x, frame) for x in (state.centres, after.centres)]
+    change = float(jnp.linalg.norm(seen[1] - seen[0]))
+    if bound is None:
+        assert change > 0.5
+    elif bound == 0.01:
+        np.testing.assert_array_equal(after.centres, state.centres)  # a single step is longer
+    else:
+        assert 0.5 * bound < change <= bound + 1e-5
+
+
+def test_a_kernel_is_not_learned_by_gradient():
+    with pytest.raises(UserError, match="'kernel' needs value_update"):
+        check(config_of(representation__name="kernel"))
 
 
 def test_a_normalised_step_follows_the_gradient_in_units_of_the_noise():

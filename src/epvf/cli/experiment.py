@@ -14,8 +14,8 @@ class Options:
     """Run and draw one of the paper's figures; the same command again goes on where it stopped.
 
     Attributes:
-        name: fig1, fig2-scaling, fig2-ablations, fig2-representations, or cartpole-one-env, which
-            is none of the paper's.
+        name: fig1, fig2-scaling, fig2-ablations, fig2-representations; and of what is not the
+            paper's cartpole-one-env and v-theta.
         scale: full is the paper's size; small runs on two cores.
         seeds: of each setting.
         seeds_per_run: of them side by side in one program, which pays on a GPU.

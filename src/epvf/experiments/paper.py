@@ -1,5 +1,6 @@
-"""The paper's figures as lists of named runs."""
+"""Experiments, the paper's figures among them, as lists of named runs."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -48,6 +49,7 @@ class Experiment(NamedTuple):
         sizes: by scale.
         smooth: iterations that a running mean takes in the figure.
         axes: what the figure is drawn over, of `curves.AXES`.
+        compares_presets: whether its settings start from presets of their own.
     """
 
     title: str
@@ -57,6 +59,7 @@ class Experiment(NamedTuple):
     sizes: dict[str, Size]
     smooth: int = 1
     axes: tuple[str, ...] = ("env-steps",)
+    compares_presets: bool = False
 
 
 def _cartpole(num_envs: tuple[int, ...], iterations: int) -> Callable[[Config], list[Arm]]:
@@ -153,6 +156,57 @@ def _ant_representations(num_envs: int, env_steps: int) -> Callable[[Config], li
     return arms
 
 
+# The best of a search for each number of policies (docs/reproduction.md).
+_OPENES: dict[str, Any] = {
+    "policy_update.learning_rate": 1e-2,
+    "policy_update.final_learning_rate": 5e-4,
+    "schedule_iterations": 420,
+}
+_POPULATIONS = 8
+"""Populations that V(θ) by what policies do is regressed on."""
+
+
+def _against_openes(
+    num_envs: tuple[int, ...], steps: dict[int, int], openes: tuple[tuple[int, ...], ...]
+) -> Callable[[Config], list[Arm]]:
+    """V(θ) as preset `tuned` has it, and matched OpenES with policies of each of these sizes.
+
+    `steps`: the env steps of each number of policies.
+    """
+
+    def arms(base: Config) -> list[Arm]:
+        return [
+            Arm(name, replace(config, {"num_envs": n, "env_steps": steps[n]}))
+            for n in num_envs
+            for name, config in _rivals(base, n, openes)
+        ]
+
+    return arms
+
+
+def _rivals(base: Config, num: int, openes: tuple[tuple[int, ...], ...]) -> list[Arm]:
+    def of(preset_name: str, method: str, delta: dict[str, Any]) -> Config:
+        own = preset(base.task.name, preset_name, method)
+        limit = {"iterations": LONGEST_SEARCH}
+        return replace(dataclasses.replace(own, task=base.task, eval=base.eval), limit | delta)
+
+    rows = _POPULATIONS * num
+    kernel = {"buffer.size": rows, "value_update.batch_size": rows}
+    return [
+        Arm(f"kernel {num}", of("tuned", "epvf", kernel)),
+        *(
+            Arm(
+                f"OpenES {num} {'-'.join(map(str, sizes))}",
+                of("paper", "matched-openes", _OPENES | {"policy.hidden_sizes": sizes}),
+            )
+            for sizes in openes
+        ),
+    ]
+
+
+LONGEST_SEARCH = 100_000
+"""Iterations that a budget of env steps ends sooner."""
+
 PAPER_STEPS = 2_000_000_000
 SMALL_STEPS = 2_000_000
 SMALL_ENVS = 128
@@ -183,6 +237,23 @@ EXPERIMENTS: dict[str, Experiment] = {
             "full": Size(_one_env(33_000), seeds=10, seeds_per_run=1),
             "small": Size(_one_env(5_000), seeds=3, seeds_per_run=1),
         },
+    ),
+    "v-theta": Experiment(
+        title="Ant, V(θ) by what policies do, and matched OpenES",
+        task="ant",
+        best=1000.0,
+        claims=(),
+        sizes={
+            "full": Size(
+                _against_openes(
+                    (1024, 4096), {1024: 50_000_000, 4096: 100_000_000}, ((64, 64), (32,))
+                ),
+                seeds=5,
+                seeds_per_run=1,
+            ),
+            "small": Size(_against_openes((128,), {128: SMALL_STEPS}, ((64, 64), (32,))), 3, 3),
+        },
+        compares_presets=True,
     ),
     "fig2-scaling": Experiment(
         title="Ant, number of environments = batch size",
@@ -268,6 +339,8 @@ def planned(
     experiment = find(name)
     if scale not in experiment.sizes:
         raise unknown("scale", scale, experiment.sizes)
+    if experiment.compares_presets and start != "paper":
+        raise UserError(f"experiment {name!r} compares presets of its own; leave out --preset")
     size = experiment.sizes[scale]
     count = size.seeds if seeds is None else seeds
     abreast = size.seeds_per_run if abreast is None else abreast

@@ -249,6 +249,14 @@ class PolicySearch:
         return None
 
     @property
+    def num_scouts(self) -> int:
+        """Policies of each population that run once more so that `learn` is told what they saw.
+
+        `Evaluation.visited` are their observations; 0: None.
+        """
+        return 0
+
+    @property
     def learns_per_weight(self) -> bool:
         """Whether what `learn` does with a weight follows from that weight of all policies.
 

@@ -34,6 +34,7 @@ _UNREAD = frozenset(
         "policy_update.steps",
         "policy_update.optimizer",
         "policy_update.gradient_at",
+        "policy_update.max_change",
         "buffer.store",
         *(
             f"value_update.{item.name}"

@@ -43,6 +43,9 @@ from epvf.value.targets import TargetConfig, spearman, transform
 from epvf.value.v_theta import Frame, ValueConfig, ValueFunction
 
 Fit: TypeAlias = Literal["gradient", "ridge", "es"]
+SCOUTS = 16
+"""Policies of each population that tell which states they meet, where V asks in visited states."""
+
 GradientAt: TypeAlias = Literal["theta", "population"]
 
 Count: TypeAlias = Float[Array, ""] | None
@@ -93,6 +96,9 @@ class PolicyUpdateConfig:
             moves every weight at nearly the same rate.
         gradient_at: `theta`: ∇V at θ (the paper). `population`: ∇V averaged over θ plus the
             perturbations that were just rolled out, the gradient of a smoothed V.
+        max_change: how far from where it began an iteration may take what V sees of θ: a step that
+            leads further is not taken. None: anywhere. For `kernel`, whose V knows nothing far
+            from stored policies: 1 is about the distance of these from each other's mean.
         weight_clip: θ is clipped to [-weight_clip, weight_clip] after each step; None: never.
         weight_decay: decoupled, of θ; the paper's alternative to clipping.
     """
@@ -102,6 +108,7 @@ class PolicyUpdateConfig:
     final_learning_rate: float | None = None
     optimizer: PolicyOptimizer = "adam"
     gradient_at: GradientAt = "theta"
+    max_change: float | None = None
     weight_clip: float | None = None
     weight_decay: NonNegative = 0.0
 
@@ -173,6 +180,11 @@ class Learner(PolicySearch):
     buffer_size: int
     draw_again: bool
     mesh: Mesh | None = None
+
+    @property
+    def num_scouts(self) -> int:
+        """Some policies where V sees actions in states that policies met."""
+        return min(SCOUTS, self.num_envs) if self.value.representation.reads_visited else 0
 
     @property
     def remedy(self) -> str:
@@ -260,6 +272,7 @@ class Learner(PolicySearch):
         metrics["policy/predicted_gain"] = state.predicted_gain
         batch_key = self.keys(state, iteration).batches
         filled = (iteration + 1) * self.num_envs
+        state = self._refreshed(state, batch_key, filled, evaluation.visited)
         updated, loss = self.update_value(state, batch_key, filled, frame)
         updated = self.update_policy(updated, thetas, frame, starts)
         state = _keep_if_finite(state, updated, loss)
@@ -392,8 +405,8 @@ class Learner(PolicySearch):
         def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
             centres, opt = carry
             updates, opt = optimizer.update(-jax.grad(objective)(centres), opt, centres)
-            centres = clip_weights(centres + updates, self.policy_update.weight_clip)
-            return (centres, opt), None
+            moved = clip_weights(centres + updates, self.policy_update.weight_clip)
+            return (self._within_reach(state, frame, start, centres, moved), opt), None
 
         (centres, opt), _ = jax.lax.scan(
             step, (start, state.policy_opt), length=self.policy_update.steps
@@ -405,6 +418,18 @@ class Learner(PolicySearch):
             predicted_gain=(both[num_centres:] - both[:num_centres]).mean(),
             step_norm=jnp.linalg.norm(centres - start, axis=-1).mean(),
         )
+
+    def _within_reach(
+        self, state: LearnerState, frame: Frame, start: jax.Array, here: jax.Array, there: jax.Array
+    ) -> Float[jax.Array, "C P"]:
+        """Of each centre where a step leads, or where it is if that leads too far from `start`."""
+        bound = self.policy_update.max_change
+        if bound is None:
+            return there
+        sample = None if state.buffer.starts is None else state.buffer.starts[: start.shape[0]]
+        seen = lambda centres: self.value.features(state.value, centres, frame, sample)  # noqa: E731
+        change = jnp.linalg.norm(seen(there) - seen(start), axis=-1)
+        return jnp.where((change <= bound)[:, None], there, here)
 
     def _stored(
         self,
@@ -439,6 +464,22 @@ class Learner(PolicySearch):
             return partial(_over_parts, mesh, stored, rows, count)
         pairs = replay.take(stored, with_rows_apart(self.mesh, rows))
         return lambda function, *whole: function(pairs, None, *whole)
+
+    def _refreshed(
+        self,
+        state: LearnerState,
+        key: PRNGKey,
+        filled: Int[Array, ""],
+        visited: Float[Array, "V observation"] | None,
+    ) -> LearnerState:
+        """The state whose V sees policies as this iteration does; see `Representation.refresh`."""
+        num = self.value.representation.num_landmarks
+        if num == 0 and not self.value.representation.reads_visited:
+            return state
+        rows_key, key = jax.random.split(jax.random.fold_in(key, 1))
+        rows = replay.sample(rows_key, filled, self.buffer_size, num)
+        thetas = state.buffer.thetas[rows]
+        return state._replace(value=self.value.refresh(state.value, key, thetas, visited))
 
     def _predict(
         self, value: Any, thetas: Population | Perturbed, frame: Frame, starts: Starts
@@ -503,7 +544,11 @@ def _fit_line(
     """A linear V fitted to the whole buffer at once; see `Learner.update_value`."""
     stored, value = state.buffer, learner.value
     targets = transform(learner.targets, stored.returns, stored.valid)
-    features = value.features(state.value, stored.thetas, frame, stored.starts)
+    features = map_rows(
+        lambda thetas, starts: value.features(state.value, thetas, frame, starts),
+        stored.thetas,
+        (stored.starts,),
+    )
     penalty, by_feature = learner.value_update.ridge, partial(with_columns_apart, learner.mesh)
     slope, intercept = line(features, targets, stored.valid, penalty, by_feature)
     fitted = value.with_line(state.value, slope, intercept)
@@ -581,6 +626,11 @@ def check(config: Plan) -> None:
         )
     check_pairs(own.perturbation, n // centres)
     check_decay("policy_update", "learning_rate", own.policy_update)
+    if own.representation.name == "kernel" and own.value_update.fit != "ridge":
+        raise UserError(
+            "representation 'kernel' needs value_update.fit 'ridge', not "
+            f"{own.value_update.fit!r}: it is another one each iteration, and V is fitted anew"
+        )
     if own.value_update.fit != "gradient" and own.value.hidden_sizes:
         raise UserError(
             f"value_update.fit {own.value_update.fit!r} needs a linear V; use "

@@ -61,5 +61,14 @@ def rollout_metrics(population: Evaluation, finite: Mask) -> Metrics:
         "rollout/episode_return_max": jnp.where(some, highest.max(), jnp.nan),
         "rollout/episode_length": population.lengths.astype(jnp.float32).mean(),
         "rollout/nonfinite": (~finite).sum(),
-        "rollout/steps": count_steps(population.lengths),
+        "rollout/steps": count_steps(_all_lengths(population)),
     }
+
+
+def _all_lengths(population: Evaluation) -> jax.Array:
+    """Of the population's episodes, and how many steps its scouts took."""
+    lengths = jnp.asarray(population.lengths)
+    if population.visited is None:
+        return lengths
+    scouted = jnp.full(1, population.visited.shape[0], lengths.dtype)
+    return jnp.concatenate([lengths, scouted])

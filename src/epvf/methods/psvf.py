@@ -694,6 +694,13 @@ METHOD = Method(
     summary="V(s, θ): a value function of states and policies, learned from every step",
     build=build,
     check=check,
-    unread=frozenset({"policy.num_centres", "policy_update.steps", "policy_update.gradient_at"}),
+    unread=frozenset(
+        {
+            "policy.num_centres",
+            "policy_update.steps",
+            "policy_update.gradient_at",
+            "policy_update.max_change",
+        }
+    ),
     segment=lambda settings: settings.psvf.horizon,
 )

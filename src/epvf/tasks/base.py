@@ -126,7 +126,8 @@ def explorer_of(task: Task, policy: Policy, horizon: int) -> Explore:
         spec = task.spec
         raise UserError(
             f"the environments of task {spec.name!r} on backend {spec.backend!r} cannot wait in "
-            "the middle of an episode, as method 'psvf' needs; use another backend or method"
+            "the middle of an episode, as method 'psvf' and probing_init 'visited' need; use "
+            "another backend, method or representation"
         )
     return make(policy, horizon)
 

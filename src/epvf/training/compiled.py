@@ -35,7 +35,9 @@ from epvf.training.steps import (
     compile_announced,
     evaluation_due,
     longest_segment,
+    most_steps,
     unmeasured,
+    visited_by,
 )
 from epvf.types import Evaluate
 
@@ -48,7 +50,7 @@ CHUNK_SECONDS = 1.0
 
 def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]:
     """Many iterations a call."""
-    config, longest, task_evaluate = setup.config, longest_segment(setup), setup.evaluate
+    config, most, task_evaluate = setup.config, most_steps(setup), setup.evaluate
     evaluate = task_evaluate
     if not setup.task.spec.draws:
         evaluate = lambda key, thetas: task_evaluate(key, drawn(thetas))  # noqa: E731
@@ -64,10 +66,10 @@ def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]
     )
     num = 1
     while not finished(config, state):
-        num = _within_budget(config, state, num, longest)
+        num = _within_budget(config, state, num, most)
         begin = time.perf_counter()
         counters = (np.asarray(x, np.int32) for x in (state.iteration, num))
-        last = np.asarray(may_be_last(config, state, longest))
+        last = np.asarray(may_be_last(config, state, most))
         learners, stacked = chunk(state.learner, *counters, last)
         metrics = {name: np.asarray(value)[:num] for name, value in stacked.items()}
         seconds = time.perf_counter() - begin
@@ -147,6 +149,9 @@ def _iterate_seeds(
             thetas = with_rows_apart(mesh, thetas)
         key = search.keys(state, iteration).rollouts
         rolled = evaluate(key, thetas) if explore is None else explore(key, thetas, state.envs)
+        if setup.scout is not None:
+            scouts = thetas[jnp.arange(search.num_scouts)]
+            rolled = rolled._replace(visited=visited_by(setup.scout, key, scouts))
         if mesh is not None and search.learns_per_weight:
             propose = partial(search.propose, iteration=iteration)
             thetas = with_weights_apart(mesh, thetas, propose, state)
@@ -162,10 +167,10 @@ def _iterate_seeds(
     return learners, metrics | measured
 
 
-def _within_budget(config: Config, state: TrainState, num: int, longest: int) -> int:
+def _within_budget(config: Config, state: TrainState, num: int, most: int) -> int:
     """At most `num` iterations; of several none may be the one that uses up the env steps."""
     num = min(num, MAX_CHUNK, config.iterations - state.iteration)
     left = env_steps_left(config, state)
     if left is None:
         return num
-    return max(1, min(num, (left - 1) // (config.num_envs * longest)))
+    return max(1, min(num, (left - 1) // most))

@@ -20,7 +20,7 @@ from epvf.policies.population import Recipe, drawn, is_lazy
 from epvf.runtime.compilation import compiler_options
 from epvf.runtime.processors import num_processors
 from epvf.tasks.base import Task
-from epvf.training.prepare import Setup, draws_late
+from epvf.training.prepare import Setup, draws_late, scout_steps
 from epvf.training.state import TrainState, finished, may_be_last
 from epvf.training.steps import (
     Announce,
@@ -29,9 +29,10 @@ from epvf.training.steps import (
     advance,
     compile_announced,
     evaluation_due,
-    longest_segment,
+    most_steps,
     split_seeds,
     unmeasured,
+    visited_by,
 )
 from epvf.types import Among, Array, Evaluate, Evaluation, Explore, PRNGKey, Segment
 
@@ -52,14 +53,14 @@ BLOCK = 128 << 20
 
 def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]:
     """One iteration a time."""
-    config, search, longest = setup.config, setup.search, longest_segment(setup)
+    config, search, most = setup.config, setup.search, most_steps(setup)
     propose = _proposing(setup, state.learner, announce)
     copies = _compiled("evaluation clouds", partial(_clouds, search), state.learner, announce)
     record = _recording(config, search, state.learner)
     learn = compile_announced(
         "value and policy updates",
         jax.jit(jax.vmap(search.learn, in_axes=(0, None, 0, 0)), donate_argnums=(0,)),
-        (state.learner, *_learn_arguments(config, search, state.learner)),
+        (state.learner, *_learn_arguments(setup, state.learner)),
         announce,
         compiler_options(),
     )
@@ -72,7 +73,7 @@ def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]
     while not finished(config, state):
         begin = time.perf_counter()
         iteration = jnp.asarray(state.iteration, jnp.int32)
-        due = bool(evaluation_due(config, state.iteration, may_be_last(config, state, longest)))
+        due = bool(evaluation_due(config, state.iteration, may_be_last(config, state, most)))
         keys, proposed, thetas, recipe = propose(state.learner, iteration)
         cloud = copies(state.learner, iteration) if due else thetas[:, :0]
         rolled: Any
@@ -91,6 +92,11 @@ def steps(setup: Setup, state: TrainState, announce: Announce) -> Iterator[Step]
                 state.learner.envs,
                 recipe,
             )
+        if setup.scout is not None:
+            begin_scouting = time.perf_counter()
+            visited = _scouted(setup, setup.scout, keys.rollouts, thetas, recipe)
+            rolled = rolled._replace(visited=visited)
+            seconds += time.perf_counter() - begin_scouting
         learners, measured = state.learner, unmeasured(config, search)
         if due:
             learners, measured = record(learners, centre)
@@ -259,8 +265,24 @@ def _clouds(search: PolicySearch, learners: State, iteration: jax.Array) -> Clou
     return jax.vmap(search.centre_cloud, in_axes=(0, None))(learners, iteration)
 
 
-def _learn_arguments(config: Config, search: PolicySearch, learners: State) -> tuple[Any, ...]:
+def _scouted(
+    setup: Setup, scout: Explore, key: PRNGKey, thetas: Populations, recipe: Recipe | None
+) -> Float[Array, "M V observation"]:
+    """What the first policies of every seed's population see."""
+    seeds, num, size = thetas.shape
+    each = setup.search.num_scouts
+    if recipe is not None:
+        rows = (num * np.arange(seeds)[:, None] + np.arange(each)[None, :]).ravel()
+        scouts = host_noise.draw_recipe(recipe, rows, _num_threads(setup.task))
+    else:
+        scouts = np.asarray(thetas[:, :each]).reshape(-1, size)
+    seen = np.asarray(visited_by(scout, key, scouts), np.float32)
+    return seen.reshape(seeds, -1, seen.shape[-1])
+
+
+def _learn_arguments(setup: Setup, learners: State) -> tuple[Any, ...]:
     """Shapes of what `learn` takes after the state, for compiling it before the first rollout."""
+    config, search = setup.config, setup.search
     seeds, num = config.num_seeds, config.num_envs
     rows: Any = partial(jax.ShapeDtypeStruct, (seeds, num))
     iteration = jax.ShapeDtypeStruct((), jnp.int32)
@@ -273,8 +295,12 @@ def _learn_arguments(config: Config, search: PolicySearch, learners: State) -> t
         read, acted = (jax.ShapeDtypeStruct((seeds, num, *shape), jnp.float32) for shape in shapes)
         segment = Segment(read, acted, steps(jnp.float32), steps(jnp.bool_), steps(jnp.bool_), envs)
         return iteration, thetas, segment
-    starts = _start_shapes(config, search, num)
-    return iteration, thetas, Evaluation(rows(jnp.float32), rows(jnp.int32), starts)
+    starts, visited = _start_shapes(config, search, num), None
+    if search.num_scouts:
+        seen = search.num_scouts * scout_steps(setup.task.spec)
+        shape = (seeds, seen, search.policy.layer_sizes[0])
+        visited = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return iteration, thetas, Evaluation(rows(jnp.float32), rows(jnp.int32), starts, visited)
 
 
 def _evaluate_seeds(

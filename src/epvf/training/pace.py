@@ -11,7 +11,7 @@ from epvf.methods.metrics import total_steps
 from epvf.training import compiled, on_host
 from epvf.training.loop import init_state
 from epvf.training.prepare import Setup
-from epvf.training.steps import Announce, Step, longest_segment
+from epvf.training.steps import Announce, Step, most_steps
 
 ENOUGH_SECONDS = 2.0
 """Of iterations, the first not counted, after which no further one is measured."""
@@ -68,7 +68,7 @@ def measure(setup: Setup, announce: Announce = lambda message: None) -> Pace:
 def expect(setup: Setup, pace: Pace) -> Expected:
     """The seconds of a whole run at this pace, start-up included."""
     config = setup.config
-    most = config.num_envs * config.num_seeds * longest_segment(setup)
+    most = config.num_seeds * most_steps(setup)
     longer = max(most / max(pace.env_steps, 1.0), 1.0)
     ends = [
         pace.startup

@@ -38,6 +38,9 @@ from epvf.tasks.body import Body
 from epvf.tasks.registry import engines
 from epvf.types import Array, Evaluate, Explore
 
+MOST_SCOUTED = 1000
+"""Env steps of a scout."""
+
 
 class Setup(NamedTuple):
     """What a run is made of; the loop, the recorder, benchmarks and diagnoses take it.
@@ -51,6 +54,7 @@ class Setup(NamedTuple):
         explore: policies to segments, where the method asks for them.
         initial: `[P]` where the run starts; None: where the method draws it.
         mesh: devices that share the run; None: one does it all.
+        scout: policies to what they see, for `scout_steps` steps; None: nobody asks.
     """
 
     config: Config
@@ -61,6 +65,7 @@ class Setup(NamedTuple):
     explore: Explore | None
     initial: Array | None = None
     mesh: Mesh | None = None
+    scout: Explore | None = None
 
     @property
     def search(self) -> PolicySearch:
@@ -115,10 +120,19 @@ def prepare(
     if search.horizon is not None:
         explore = explorer_of(task, policy, search.horizon)
         explore = checked_explore(spec, explore, policy, search.horizon)
+    scout = None
+    if search.num_scouts:
+        steps = scout_steps(spec)
+        scout = checked_explore(spec, explorer_of(task, policy, steps), policy, steps)
     shares = 1 if mesh is None else mesh.size
     multiple = 2 * config.policy.num_centres
     check_memory(search, config.num_seeds, spec.traceable, multiple, shares, draws_late(task))
-    return Setup(config, task, policy, search, evaluate, explore, initial, mesh)
+    return Setup(config, task, policy, search, evaluate, explore, initial, mesh, scout)
+
+
+def scout_steps(spec: TaskSpec) -> int:
+    """Env steps for which policies run to tell what they see: an episode, if that is not long."""
+    return min(spec.episode_length, MOST_SCOUTED)
 
 
 def _mesh(config: Config, spec: TaskSpec, devices: str) -> Mesh | None:

@@ -61,11 +61,11 @@ def env_steps_left(config: Config, state: TrainState) -> int | None:
     return None if config.env_steps is None else config.env_steps - int(state.env_steps.min())
 
 
-def may_be_last(config: Config, state: TrainState, longest: int) -> bool:
-    """Whether the next iteration may use up the run's env steps.
+def may_be_last(config: Config, state: TrainState, most: int) -> bool:
+    """Whether the next iteration, of at most so many env steps, may use up the run's.
 
     How many it takes is not known before its episodes have ended, so that several iterations may
     be told so in a row.
     """
     left = env_steps_left(config, state)
-    return left is not None and left <= config.num_envs * longest
+    return left is not None and left <= most

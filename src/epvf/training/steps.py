@@ -11,8 +11,9 @@ import numpy as np
 from epvf.config.schema import Config
 from epvf.methods.base import PolicySearch, State
 from epvf.methods.metrics import total_steps
-from epvf.training.prepare import Setup
+from epvf.training.prepare import Setup, scout_steps
 from epvf.training.state import TrainState
+from epvf.types import Array, Explore, Population, PRNGKey
 
 Announce: TypeAlias = Callable[[str], None]
 Metrics: TypeAlias = dict[str, np.ndarray]
@@ -26,6 +27,23 @@ class Timing(NamedTuple):
 
 
 Step: TypeAlias = tuple[TrainState, Metrics, Timing]
+
+
+def most_steps(setup: Setup) -> int:
+    """Most env steps of a seed in an iteration, but for measuring the centre."""
+    scouted = setup.search.num_scouts * scout_steps(setup.task.spec)
+    return setup.config.num_envs * longest_segment(setup) + scouted
+
+
+def visited_by(scout: Explore, key: PRNGKey, policies: Population) -> Array:
+    """What policies `[K, P]` see from the start on: `[K * steps, observation]`.
+
+    `key` is that of the population's rollouts, of which this one is made.
+    """
+    reset_key, key = jax.random.split(jax.random.fold_in(key, 1))
+    segment = scout(key, policies, scout.reset(reset_key, policies.shape[0]))
+    seen = segment.observations[:, :-1]
+    return seen.reshape(-1, seen.shape[-1])
 
 
 def longest_segment(setup: Setup) -> int:

@@ -1,7 +1,8 @@
 """How a value function sees a policy: V(θ) reads a representation of θ, not θ itself.
 
 `raw` weights; actions at learnable `probing` states (Harb et al. 2020, Faccio et al. 2022);
-permutation-invariant features of the weights, `unf` (Zhou et al. 2024); or two of them together.
+permutation-invariant features of the weights, `unf` (Zhou et al. 2024); two of these together; or
+by a `kernel`, how much the actions are like those of policies whose returns are known.
 A representation is a frozen dataclass without parameters; those are a pytree that `init` draws
 and that the value function's loss trains along with its own.
 """
@@ -18,16 +19,20 @@ from jaxtyping import Float
 from epvf.errors import UserError, unknown
 from epvf.policies.mlp import Policy
 from epvf.types import Array, NonNegativeInt, PRNGKey
+from epvf.value.kernel import gaussian, whitening
 from epvf.value.permutations import Permutable, policy_spec
 from epvf.value.sign_lift import SignInvariantLift
 from epvf.value.unf import EquivariantLinear, InvariantNetwork, Params, rectify
 
-RepresentationName: TypeAlias = Literal["raw", "probing", "probing+raw", "unf", "unf+raw"]
-ProbingInit: TypeAlias = Literal["uniform", "normal"]
+RepresentationName: TypeAlias = Literal["raw", "probing", "probing+raw", "unf", "unf+raw", "kernel"]
+ProbingInit: TypeAlias = Literal["uniform", "normal", "visited"]
 UnfInput: TypeAlias = Literal["natural", "normalised"]
 
 CPU_CHUNK = 16
 """Policies at a time on CPU: their features stay in the cache."""
+
+ACTING_CHUNK = 64
+"""Policies at a time that act in probing states for the kernel; their neurons stay in the cache."""
 
 
 class Stage(NamedTuple):
@@ -83,16 +88,43 @@ class Part(Protocol):
         ...
 
 
+@runtime_checkable
+class Refreshed(Protocol):
+    """A part some of whose parameters follow from what the newest policies did."""
+
+    def refresh(
+        self,
+        params: Params,
+        key: PRNGKey,
+        thetas: Float[Array, "M P"],
+        visited: Float[Array, "V observation"] | None,
+    ) -> Params:
+        """The parameters of an iteration, before V is fitted.
+
+        Args:
+            params: of `init`, or of the iteration before.
+            key: of what is drawn.
+            thetas: `num_landmarks` stored policies.
+            visited: observations that policies met lately; None unless the part asks for them.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class RepresentationConfig:
     """Which representation, and the settings of all; each reads its own.
 
     Attributes:
         name: what V sees of a policy: the weights, actions at probing states, invariant features
-            of the weights, or one of the latter two beside the weights.
-        num_probing_states: learnable states at which `probing` asks for actions.
+            of the weights, or one of the latter two beside the weights; `kernel`: how much its
+            actions at probing states are like those of stored policies (not in the paper).
+        num_probing_states: states at which `probing` and `kernel` ask for actions.
         probing_init: their first values, in the units of an observation. `uniform`: U[0, 1], as
-            Faccio et al. 2022. `normal`: N(0, 1), for observations of either sign.
+            Faccio et al. 2022. `normal`: N(0, 1), for observations of either sign. `visited`: what
+            policies of the newest population met, other states each iteration, never learned.
+        num_landmarks: of `kernel`, stored policies that a policy is compared to.
+        length_scale: of `kernel`, at which distance policies are alike; a typical distance of a
+            stored policy from their mean is 1.
         unf_channels: features per hidden neuron (and per bias) in every equivariant layer.
         unf_matrix_channels: features per weight between two permutable axes. With thousands of
             such weights much of the cost is here.
@@ -113,6 +145,8 @@ class RepresentationConfig:
     name: RepresentationName = "raw"
     num_probing_states: int = 200
     probing_init: ProbingInit = "uniform"
+    num_landmarks: int = 512
+    length_scale: float = 1.0
     unf_channels: int = 8
     unf_matrix_channels: int = 4
     unf_layers: int = 2
@@ -123,9 +157,12 @@ class RepresentationConfig:
     unf_chunk: NonNegativeInt | None = None
 
     def __post_init__(self) -> None:
-        for name in ("num_probing_states", "unf_channels", "unf_matrix_channels", "unf_layers"):
+        counts = ("num_probing_states", "num_landmarks")
+        for name in (*counts, "unf_channels", "unf_matrix_channels", "unf_layers"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.length_scale <= 0:
+            raise UserError(f"length_scale is {self.length_scale}; it must be positive")
         if self.unf_chunk is not None and self.unf_chunk < 0:
             raise UserError(f"unf_chunk is {self.unf_chunk}; it must be 0 or more, or null")
         if self.unf_scale <= 0:
@@ -174,7 +211,7 @@ class Raw:
 
 @dataclass(frozen=True)
 class Probing:
-    """The actions that a policy takes in learnable states (Faccio et al. 2022).
+    """The actions that a policy takes in learnable, or visited, states (Faccio et al. 2022).
 
     Actions are differentiable and bounded whatever the policy's output: softmax of the logits
     for `argmax`, tanh of them for `clip` and `tanh`. A clipped action would have no gradient
@@ -183,12 +220,17 @@ class Probing:
     Attributes:
         policy: whose parameters are represented.
         num_states: S, probing states.
-        init_states: `uniform` on [0, 1] or standard `normal`.
+        init_states: `uniform` on [0, 1], standard `normal`, or `visited`, which are not learned.
     """
 
     policy: Policy
     num_states: int = 200
     init_states: ProbingInit = "uniform"
+
+    @property
+    def reads_visited(self) -> bool:
+        """Whether the states are those that policies met."""
+        return self.init_states == "visited"
 
     @property
     def size(self) -> int:
@@ -199,6 +241,21 @@ class Probing:
         """Draws `states` `[S, observation]`."""
         draw = jax.random.uniform if self.init_states == "uniform" else jax.random.normal
         return {"states": draw(key, (self.num_states, self.policy.layer_sizes[0]))}
+
+    def refresh(
+        self,
+        params: Params,
+        key: PRNGKey,
+        thetas: Float[Array, "M P"],
+        visited: Float[Array, "V observation"] | None,
+    ) -> Params:
+        """Draws visited states anew, those that are not finite left out; others stay."""
+        if not self.reads_visited:
+            return params
+        assert visited is not None
+        rows = jax.random.randint(key, (self.num_states,), 0, visited.shape[0])
+        drawn = jnp.asarray(visited)[rows]
+        return {"states": jnp.where(jnp.isfinite(drawn).all(axis=1)[:, None], drawn, 0.0)}
 
     def __call__(
         self,
@@ -212,6 +269,8 @@ class Probing:
             UserError: if the states are not observations of this policy.
         """
         states = params["states"]
+        if self.reads_visited:
+            states = jax.lax.stop_gradient(states)
         expected = (self.num_states, self.policy.layer_sizes[0])
         if states.shape != expected:
             raise UserError(
@@ -227,6 +286,93 @@ class Probing:
         """Running the policies at all states."""
         run = lambda p, x: self(p, x, x)  # noqa: E731
         return [Stage("probing", run, params, thetas, thetas.shape[0], learned_inputs=False)]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """How much a policy's actions at probing states are like those of stored policies, landmarks.
+
+    Nyström features of a Gaussian kernel (see `kernel`). A linear V of them with a penalty on its
+    slope is kernel ridge regression: V is high near stored policies of high returns, and knows
+    nothing far from all of them. Nothing is learned here; landmarks are drawn anew each iteration.
+
+    Attributes:
+        acting: the actions, at which states.
+        num_landmarks: M.
+        length_scale: of the kernel, in units of the landmarks' distance from their mean.
+    """
+
+    acting: Probing
+    num_landmarks: int = 512
+    length_scale: float = 1.0
+
+    @property
+    def size(self) -> int:
+        """`M`."""
+        return self.num_landmarks
+
+    @property
+    def reads_visited(self) -> bool:
+        """Whether the states are those that policies met."""
+        return self.acting.reads_visited
+
+    def init(self, key: PRNGKey) -> Params:
+        """Draws states; landmarks are all alike until `refresh`."""
+        landmarks = jnp.zeros((self.num_landmarks, self.acting.size))
+        return {
+            "states": self.acting.init(key)["states"],
+            "mean": jnp.zeros(self.acting.size),
+            "scale": jnp.ones(()),
+            "landmarks": landmarks,
+            "whitening": whitening(landmarks, self.length_scale),
+        }
+
+    def refresh(
+        self,
+        params: Params,
+        key: PRNGKey,
+        thetas: Float[Array, "M P"],
+        visited: Float[Array, "V observation"] | None,
+    ) -> Params:
+        """Makes landmarks of the stored policies, at states that are drawn anew where visited."""
+        states = self.acting.refresh({"states": params["states"]}, key, thetas, visited)
+        actions = self._actions(states, jnp.asarray(thetas))
+        mean = actions.mean(axis=0)
+        scale = jnp.sqrt(((actions - mean[None, :]) ** 2).sum(axis=1).mean())
+        # policies that all do the same have no distances to measure by
+        scale = jnp.where(scale > 0.0, scale, 1.0)
+        landmarks = (actions - mean[None, :]) / scale
+        factor = whitening(landmarks, self.length_scale)
+        return states | {
+            "mean": mean,
+            "scale": scale,
+            "landmarks": landmarks,
+            "whitening": factor,
+        }
+
+    def __call__(
+        self,
+        params: Params,
+        thetas: Float[Array, "B P"],
+        normalised_thetas: Float[Array, "B P"],
+    ) -> Float[Array, "B F"]:
+        """Features `[B, M]`, of which the product of two rows is about the policies' kernel."""
+
+        def features(thetas: Float[Array, "b P"]) -> jax.Array:
+            actions = (self._actions(params, thetas) - params["mean"][None, :]) / params["scale"]
+            alike = gaussian(actions, params["landmarks"], self.length_scale)
+            return alike @ params["whitening"]
+
+        return _in_chunks(features, thetas, ACTING_CHUNK)
+
+    def stages(self, params: Params, thetas: Float[Array, "B P"]) -> list[Stage]:
+        """Acting and comparing, in one."""
+        run = lambda p, x: self(p, x, x)  # noqa: E731
+        return [Stage("kernel", run, params, thetas, thetas.shape[0], learned_inputs=False)]
+
+    def _actions(self, params: Params, thetas: Float[Array, "B P"]) -> jax.Array:
+        act = lambda thetas: self.acting(params, thetas, thetas)  # noqa: E731
+        return _in_chunks(act, thetas, ACTING_CHUNK)
 
 
 @dataclass(frozen=True)
@@ -357,6 +503,9 @@ def _in_chunks(
 PARTS: dict[str, Callable[[Policy, RepresentationConfig], Part]] = {
     "raw": lambda policy, _: Raw(policy),
     "probing": lambda policy, c: Probing(policy, c.num_probing_states, c.probing_init),
+    "kernel": lambda policy, c: Kernel(
+        Probing(policy, c.num_probing_states, c.probing_init), c.num_landmarks, c.length_scale
+    ),
     "unf": Unf,
 }
 
@@ -380,6 +529,32 @@ class Representation:
         """Draws each part's parameters, under its name."""
         keys = jax.random.split(key, len(self.parts))
         return {name: part.init(k) for (name, part), k in zip(self.parts, keys, strict=True)}
+
+    @property
+    def reads_visited(self) -> bool:
+        """Whether `refresh` needs observations that policies met."""
+        return any(getattr(part, "reads_visited", False) for _, part in self.parts)
+
+    @property
+    def num_landmarks(self) -> int:
+        """Stored policies that `refresh` needs."""
+        return max(getattr(part, "num_landmarks", 0) for _, part in self.parts)
+
+    def refresh(
+        self,
+        params: Params,
+        key: PRNGKey,
+        thetas: Float[Array, "M P"],
+        visited: Float[Array, "V observation"] | None,
+    ) -> Params:
+        """The parameters of an iteration; see `Refreshed`."""
+        keys = jax.random.split(key, len(self.parts))
+        return {
+            name: part.refresh(params[name], k, thetas, visited)
+            if isinstance(part, Refreshed)
+            else params[name]
+            for (name, part), k in zip(self.parts, keys, strict=True)
+        }
 
     def features(
         self,

@@ -143,6 +143,17 @@ class ValueFunction:
         """What the MLP reads of each policy of `thetas [N, P]`: `[N, num_inputs]`."""
         return jnp.concatenate(self._inputs(params, thetas, frame, starts), axis=-1)
 
+    def refresh(
+        self,
+        params: Params,
+        key: PRNGKey,
+        thetas: Float[Array, "M P"],
+        visited: Float[Array, "V observation"] | None,
+    ) -> Params:
+        """φ whose representation follows the newest policies; see `Representation.refresh`."""
+        own = self.representation.refresh(params["representation"], key, thetas, visited)
+        return params | {"representation": own}
+
     def with_line(
         self, params: Params, slope: Float[Array, "F"], intercept: Float[Array, ""]
     ) -> Params:

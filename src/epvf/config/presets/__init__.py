@@ -12,7 +12,8 @@ from epvf.config.presets import cartpole, untuned, walkers
 from epvf.config.schema import Config, default_settings, reads, replace
 from epvf.errors import UserError, unknown
 from epvf.methods.registry import METHODS
-from epvf.tasks import TaskSpec, make
+from epvf.tasks import make
+from epvf.tasks.base import Task
 from epvf.tasks.registry import is_discrete
 
 Preset: TypeAlias = Literal["paper", "tuned", "debug"]
@@ -46,18 +47,19 @@ def preset(task: str, name: str = "tuned", method: str | None = None) -> Config:
     method = method or default_method(task, name)
     base = Config(method=_settings(method))
     changes = {"task.name": task, **_delta(kind, name, method)}
-    if name == "tuned" and (spec := _untuned(task)) is not None:
-        changes |= {choice.field: choice.value for choice in untuned.choices(spec, method)}
+    if name == "tuned" and (there := _untuned(task)) is not None:
+        fitted = untuned.choices(there.spec, method, _waits(there))
+        changes |= {choice.field: choice.value for choice in fitted}
     return replace(base, {field: value for field, value in changes.items() if reads(method, field)})
 
 
 def chosen(task: str, name: str, method: str) -> str | None:
     """What a preset chose for a task that nobody tuned, in a line; None where somebody did."""
-    spec = _untuned(task) if name == "tuned" else None
-    if spec is None:
+    there = _untuned(task) if name == "tuned" else None
+    if there is None:
         return None
     kind = "CartPole" if family(task) is cartpole else "the walkers"
-    return untuned.told(spec, method, kind)
+    return untuned.told(there.spec, method, kind, _waits(there))
 
 
 def family(task: str) -> ModuleType:
@@ -76,14 +78,19 @@ _FAMILIES = {"cartpole": cartpole} | dict.fromkeys(
 )
 
 
-def _untuned(task: str) -> TaskSpec | None:
-    """The numbers of a task that nobody tuned; None of others, and of one that needs options."""
+def _untuned(task: str) -> Task | None:
+    """A task that nobody tuned; None of others, and of one that needs options."""
     if task in _FAMILIES:
         return None
     try:
-        return make(task).spec
+        return make(task)
     except UserError:
         return None
+
+
+def _waits(task: Task) -> bool:
+    """Whether environments can wait in the middle of an episode; see `ExplorableTask`."""
+    return hasattr(task, "explorer")
 
 
 def _settings(method: str) -> Any:

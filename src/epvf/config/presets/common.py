@@ -19,6 +19,30 @@ LINEAR_VALUE: Delta = {
     "policy_update.steps": 1,
 }
 
+# V as a regression on what policies do rather than on their weights: kernel ridge regression on
+# their actions in states that the newest of them met, over all that is stored. It knows returns
+# near the policies that it has seen, so θ stays among them: docs/reproduction.md, "V(θ) by what
+# policies do".
+KERNEL_VALUE: Delta = {
+    "representation.name": "kernel",
+    "representation.probing_init": "visited",
+    "representation.num_probing_states": 64,
+    "representation.num_landmarks": 512,
+    "value.hidden_sizes": [],
+    # read where the representation is another one
+    "value.inputs": "standardised",
+    "target.transform": "centred_ranks",
+    "value_update.fit": "ridge",
+    "value_update.ridge": 1e-4,
+    "policy_update.optimizer": "normalised",
+    "policy_update.learning_rate": 6e-3,
+    "policy_update.final_learning_rate": None,
+    "policy_update.steps": 40,
+    "policy_update.max_change": 0.6,
+    "buffer.size": 8192,
+    "value_update.batch_size": 8192,
+}
+
 # PPO of RL-X, the paper's authors' code, in November 2024 (2e9 env steps); its SAC's network sizes
 # and number of environments are ours.
 PPO_PAPER: Delta = {

@@ -35,11 +35,19 @@ class Choice(NamedTuple):
     """
 
     field: str
-    value: float | int | None
+    value: float | int | str | None
 
 
-def choices(spec: TaskSpec, method: str) -> list[Choice]:
-    """What the task's numbers say of a method's settings, where that differs from the walkers'."""
+def choices(spec: TaskSpec, method: str, waits: bool = True) -> list[Choice]:
+    """What the task says of a method's settings, where that differs from the walkers'.
+
+    Args:
+        spec: the task's numbers.
+        method: whose settings.
+        waits: whether policies can be asked what they see, as V(θ) by what they do needs.
+    """
+    if method == "epvf" and not (waits or spec.discrete):
+        return [Choice("representation.name", "raw")]
     ahead = steps_ahead(spec)
     found = []
     if ahead != STEPS_AHEAD:
@@ -65,15 +73,17 @@ def steps_ahead(spec: TaskSpec) -> int:
     return max(2, min(ahead, spec.episode_length))
 
 
-def told(spec: TaskSpec, method: str, kind: str) -> str:
-    """What was chosen, and why, in a line."""
+def told(spec: TaskSpec, method: str, kind: str, waits: bool = True) -> str:
+    """What was chosen, and why, in a line; see `choices`."""
     numbers = f"episodes of at most {spec.episode_length} steps"
     if spec.step_seconds is not None:
         numbers += f" of {spec.step_seconds:g} s"
-    chosen = [f"{choice.field} {_shown(choice.value)}" for choice in choices(spec, method)]
+    chosen = [f"{choice.field} {_shown(choice.value)}" for choice in choices(spec, method, waits)]
     fitted = f"; from {numbers}: {', '.join(chosen)}" if chosen else ""
     return f"nobody tuned task {spec.name!r}: it has the settings of {kind}{fitted}"
 
 
-def _shown(value: float | int | None) -> str:
-    return "none" if value is None else f"{value:g}"
+def _shown(value: float | int | str | None) -> str:
+    if isinstance(value, float | int):
+        return f"{value:g}"
+    return "none" if value is None else value

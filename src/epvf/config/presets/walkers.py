@@ -1,6 +1,7 @@
 """Robots that walk: the Ant's presets, unchanged from one to the next."""
 
 from epvf.config.presets.common import (
+    KERNEL_VALUE,
     LINEAR_VALUE,
     PPO_PAPER,
     PPO_TUNED,
@@ -70,6 +71,17 @@ PRESETS: dict[str, Delta] = {
 _CLIP_PSVF: Delta = {**PSVF, "policy.output": "clip"}
 
 OWN: dict[str, dict[str, Delta]] = {
+    "epvf": {
+        "paper": _PAPER,
+        "tuned": {
+            **_PAPER,
+            **KERNEL_VALUE,
+            "policy.hidden_sizes": [64, 64],
+            "num_envs": 1024,
+            "iterations": 50,
+        },
+        "debug": PRESETS["debug"],
+    },
     "psvf": {
         # the paper has no such method; its number of environments and, by guess, of env steps
         "paper": {
