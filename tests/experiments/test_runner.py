@@ -105,7 +105,7 @@ def test_one_environment_takes_fewer_env_steps_than_a_third_of_1e5_whatever_its_
 
 def test_v_of_what_policies_do_is_compared_on_equal_populations_and_budgets():
     arms, seeds = planned("v-theta", "full")
-    assert seeds == 5 and len(arms) == 5 * 2 * 3
+    assert seeds == 5 and len(arms) == 5 * (2 + 3)
     by_size: dict[int, list[Config]] = {}
     for arm in arms:
         by_size.setdefault(arm.config.num_envs, []).append(arm.config)

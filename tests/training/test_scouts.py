@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from epvf.errors import UserError
+from epvf.methods import epvf
 from epvf.policies.mlp import Policy
 from epvf.tasks import make
 from epvf.tasks.base import explorer_of
@@ -52,7 +53,13 @@ def test_what_scouts_step_is_counted(backend):
     records = records_of(config_of(**KERNEL), _task(backend))
     population = [64 * record["rollout/episode_length"] for record in records]
     steps = np.diff([0] + [record["steps/env"] for record in records])
-    np.testing.assert_allclose(steps, np.array(population) + 16 * STEPS, atol=0.1)
+    np.testing.assert_allclose(steps, np.array(population) + STEPS, atol=0.1)
+
+
+@pytest.mark.parametrize(("num", "scouts"), [(1, 1), (64, 1), (1024, 4), (4096, 16), (65536, 16)])
+def test_few_policies_are_scouts(num, scouts):
+    config = config_of(**KERNEL | {"num_envs": num})
+    assert prepare(config, _task("jax")).search.num_scouts == scouts
 
 
 @pytest.mark.slow
@@ -60,16 +67,17 @@ def test_what_scouts_step_is_counted(backend):
 def test_scouts_are_the_first_policies_of_each_seed_whoever_draws_them(store, monkeypatch):
     noise = {"perturbation.noise": "scaled_uniform", "buffer.store": store, "num_seeds": 2}
     task = _task("lanes", num_threads=2)
+    monkeypatch.setattr(epvf, "SCOUTED", 20)
     setup = prepare(config_of(**(KERNEL | noise)), task)
     scouted = _scouts_of(setup, monkeypatch)
-    assert len(scouted) == setup.config.iterations and scouted[0].shape[0] == 2 * 16
+    assert len(scouted) == setup.config.iterations and scouted[0].shape[0] == 2 * 3
     first = init_state(setup).learner
     for seed in range(2):
         own = setup.search.population(
             jax.tree.map(lambda x, i=seed: x[i], first), jnp.zeros((), int)
         )
         # without optimisations XLA fuses no product into a sum, as the host does
-        np.testing.assert_allclose(scouted[0][16 * seed :][:16], own[jnp.arange(16)], rtol=1e-6)
+        np.testing.assert_allclose(scouted[0][3 * seed :][:3], own[jnp.arange(3)], rtol=1e-6)
     monkeypatch.setattr("epvf.policies.host_noise.reproducible", lambda: False)
     np.testing.assert_allclose(_scouts_of(setup, monkeypatch)[0], scouted[0], rtol=1e-6)
 

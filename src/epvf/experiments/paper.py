@@ -166,19 +166,26 @@ _POPULATIONS = 8
 """Populations that V(θ) by what policies do is regressed on."""
 
 
-def _against_openes(
-    num_envs: tuple[int, ...], steps: dict[int, int], openes: tuple[tuple[int, ...], ...]
-) -> Callable[[Config], list[Arm]]:
-    """V(θ) as preset `tuned` has it, and matched OpenES with policies of each of these sizes.
+class Match(NamedTuple):
+    """V(θ) as preset `tuned` has it, and matched OpenES, on equal populations and budgets.
 
-    `steps`: the env steps of each number of policies.
+    Attributes:
+        num_envs: policies an iteration.
+        env_steps: of each run.
+        openes: hidden layers of the policies that OpenES has, a run of each.
     """
 
+    num_envs: int
+    env_steps: int
+    openes: tuple[tuple[int, ...], ...]
+
+
+def _matches(*matches: Match) -> Callable[[Config], list[Arm]]:
     def arms(base: Config) -> list[Arm]:
         return [
-            Arm(name, replace(config, {"num_envs": n, "env_steps": steps[n]}))
-            for n in num_envs
-            for name, config in _rivals(base, n, openes)
+            Arm(name, replace(config, {"num_envs": match.num_envs, "env_steps": match.env_steps}))
+            for match in matches
+            for name, config in _rivals(base, match.num_envs, match.openes)
         ]
 
     return arms
@@ -245,13 +252,14 @@ EXPERIMENTS: dict[str, Experiment] = {
         claims=(),
         sizes={
             "full": Size(
-                _against_openes(
-                    (1024, 4096), {1024: 50_000_000, 4096: 100_000_000}, ((64, 64), (32,))
+                _matches(
+                    Match(1024, 50_000_000, ((64, 64),)),
+                    Match(4096, 100_000_000, ((64, 64), (32,))),
                 ),
                 seeds=5,
                 seeds_per_run=1,
             ),
-            "small": Size(_against_openes((128,), {128: SMALL_STEPS}, ((64, 64), (32,))), 3, 3),
+            "small": Size(_matches(Match(128, SMALL_STEPS, ((64, 64), (32,)))), 3, 3),
         },
         compares_presets=True,
     ),

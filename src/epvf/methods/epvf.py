@@ -43,8 +43,9 @@ from epvf.value.targets import TargetConfig, spearman, transform
 from epvf.value.v_theta import Frame, ValueConfig, ValueFunction
 
 Fit: TypeAlias = Literal["gradient", "ridge", "es"]
-SCOUTS = 16
-"""Policies of each population that tell which states they meet, where V asks in visited states."""
+SCOUTED, MOST_SCOUTS = 256, 16
+"""Where V asks in visited states, of so many policies one tells which it meets, and at most so many
+do: few, since they step for as long as an episode can be, also where episodes end soon."""
 
 GradientAt: TypeAlias = Literal["theta", "population"]
 
@@ -184,7 +185,9 @@ class Learner(PolicySearch):
     @property
     def num_scouts(self) -> int:
         """Some policies where V sees actions in states that policies met."""
-        return min(SCOUTS, self.num_envs) if self.value.representation.reads_visited else 0
+        if not self.value.representation.reads_visited:
+            return 0
+        return min(MOST_SCOUTS, max(1, self.num_envs // SCOUTED))
 
     @property
     def remedy(self) -> str:
