@@ -43,7 +43,7 @@ from epvf.value.targets import TargetConfig, spearman, transform
 from epvf.value.v_theta import Frame, ValueConfig, ValueFunction
 
 Fit: TypeAlias = Literal["gradient", "ridge", "es"]
-SCOUTED, MOST_SCOUTS = 256, 16
+SCOUTED, MOST_SCOUTS = 64, 16
 """Where V asks in visited states, of so many policies one tells which it meets, and at most so many
 do: few, since they step for as long as an episode can be, also where episodes end soon."""
 
