@@ -38,7 +38,8 @@ FIGURES = {
             "PPO (Brax)": ("ppo", "ant-ppo-s*.jsonl"),
             "SAC (Brax)": ("sac", "ant-sac-s*.jsonl"),
             "matched OpenES": ("matched-openes", "ant-matched-openes-s*.jsonl"),
-            "V(θ): epvf": ("epvf", "ant-epvf-s*.jsonl"),
+            "V(θ): epvf": ("epvf", "ant-v-theta-s*.jsonl"),
+            "V(θ) of weights, linear": ("epvf", "ant-epvf-s*.jsonl"),
         },
     ),
 }
