@@ -77,7 +77,6 @@ def test_policies_that_wait_for_a_slot_do_as_well(num_slots: int) -> None:
     queued = replace(task(50), num_slots=num_slots).evaluator(POLICY)
     evaluation = queued(jax.random.key(0), thetas)
     expected = task(50).evaluator(POLICY)(jax.random.key(0), thetas)
-    assert jax.tree.structure(evaluation) == jax.tree.structure(expected)
     for ours, theirs in zip(*map(jax.tree.leaves, (evaluation, expected)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
         assert ours.dtype == theirs.dtype
