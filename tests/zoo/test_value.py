@@ -243,3 +243,8 @@ def test_files_that_are_no_v_are_refused(fitted, tmp_path):
         file.write_bytes(short)
         with pytest.raises(UserError, match="cannot read V"):
             load_predictor(file)
+
+
+def test_a_kernel_is_no_member_of_an_ensemble() -> None:
+    with pytest.raises(UserError, match="'kernel' is not learned by gradient"):
+        OfflineConfig(representation="kernel")

@@ -63,6 +63,11 @@ class OfflineConfig:
         for name in ("members", "epochs", "batch_size", "num_probing_states"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if self.representation == "kernel":
+            raise UserError(
+                "representation 'kernel' is not learned by gradient, as an ensemble is; use "
+                "'probing', which sees actions, too"
+            )
         if not 0.0 < self.held_out < 0.9:
             raise UserError(f"held_out is {self.held_out}, but must be between 0 and 0.9")
         if not 0.0 < self.learning_rate < 1.0 or self.weight_decay < 0.0:
