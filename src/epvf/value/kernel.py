@@ -18,7 +18,9 @@ def gaussian(
     x: Float[Array, "B F"], z: Float[Array, "M F"], length_scale: float
 ) -> Float[jax.Array, "B M"]:
     """`exp(-|x - z|^2 / (2 length_scale^2))` of all pairs."""
-    squares = (x**2).sum(axis=1)[:, None] + (z**2).sum(axis=1)[None, :] - 2.0 * x @ z.T
+    # a GPU's short mantissas would leave the kernel of landmarks without a root
+    products = jnp.matmul(x, z.T, precision="highest")
+    squares = (x**2).sum(axis=1)[:, None] + (z**2).sum(axis=1)[None, :] - 2.0 * products
     return jnp.exp(-jnp.maximum(squares, 0.0) / (2.0 * length_scale**2))
 
 

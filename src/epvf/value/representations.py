@@ -361,7 +361,7 @@ class Kernel:
         def features(thetas: Float[Array, "b P"]) -> jax.Array:
             actions = (self._actions(params, thetas) - params["mean"][None, :]) / params["scale"]
             alike = gaussian(actions, params["landmarks"], self.length_scale)
-            return alike @ params["whitening"]
+            return jnp.matmul(alike, params["whitening"], precision="highest")
 
         return _in_chunks(features, thetas, ACTING_CHUNK)
 
