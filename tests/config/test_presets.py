@@ -59,7 +59,7 @@ def test_where_policies_cannot_be_asked_what_they_see_v_reads_weights() -> None:
     assert untuned.choices(SPEC, "epvf", waits=False) == []  # CartPole's preset reads weights
     assert untuned.choices(walks, "epvf", waits=False) == [("representation.name", "raw")]
     line = untuned.told(walks, "epvf", "the walkers", waits=False)
-    assert line.endswith("representation.name raw")
+    assert line.endswith("its policies cannot be asked what they see: representation.name raw")
 
 
 def test_what_was_chosen_is_in_the_configuration_and_is_said() -> None:

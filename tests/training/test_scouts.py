@@ -12,7 +12,7 @@ from epvf.methods import epvf
 from epvf.policies.mlp import Policy
 from epvf.tasks import make
 from epvf.tasks.base import explorer_of
-from epvf.training import on_host
+from epvf.training import compiled, on_host
 from epvf.training.loop import init_state, iterate
 from epvf.training.prepare import MOST_SCOUTED, prepare, scout_steps
 from epvf.training.steps import visited_by
@@ -93,6 +93,34 @@ def _scouts_of(setup, monkeypatch):
     monkeypatch.setattr(on_host, "visited_by", noted)
     list(iterate(setup))
     return scouted
+
+
+def test_scouts_of_the_compiled_loop_are_the_first_policies_too(monkeypatch):
+    scouted, rolled = [], []
+    task = _task("jax")
+    evaluator = type(task).evaluator
+
+    def noted(scout, key, policies):
+        jax.debug.callback(lambda thetas: scouted.append(np.array(thetas)), policies)
+        return visited_by(scout, key, policies)
+
+    def watched(task, policy):
+        evaluate = evaluator(task, policy)
+
+        def evaluate_watched(key, thetas):
+            jax.debug.callback(lambda thetas: rolled.append(np.array(thetas)), thetas)
+            return evaluate(key, thetas)
+
+        return evaluate_watched
+
+    monkeypatch.setattr(compiled, "visited_by", noted)
+    monkeypatch.setattr(type(task), "evaluator", watched)
+    list(iterate(prepare(config_of(**KERNEL | {"num_envs": 128}), task)))
+    jax.effects_barrier()
+    populations = [thetas for thetas in rolled if len(thetas) == 128]
+    assert len(scouted) == len(populations) == 3
+    for some, whole in zip(scouted, populations, strict=True):
+        np.testing.assert_array_equal(some, whole[:2])
 
 
 @pytest.mark.slow

@@ -156,14 +156,12 @@ def _ant_representations(num_envs: int, env_steps: int) -> Callable[[Config], li
     return arms
 
 
-# The best of a search for each number of policies (docs/reproduction.md).
+# The best of a search, or level with the best (docs/reproduction.md).
 _OPENES: dict[str, Any] = {
     "policy_update.learning_rate": 1e-2,
     "policy_update.final_learning_rate": 5e-4,
     "schedule_iterations": 420,
 }
-_POPULATIONS = 8
-"""Populations that V(θ) by what policies do is regressed on."""
 
 
 class Match(NamedTuple):
@@ -197,7 +195,8 @@ def _rivals(base: Config, num: int, openes: tuple[tuple[int, ...], ...]) -> list
         limit = {"iterations": LONGEST_SEARCH}
         return replace(dataclasses.replace(own, task=base.task, eval=base.eval), limit | delta)
 
-    rows = _POPULATIONS * num
+    kept = preset(base.task.name, "tuned", "epvf")
+    rows = kept.method.buffer.size // kept.num_envs * num
     kernel = {"buffer.size": rows, "value_update.batch_size": rows}
     return [
         Arm(f"kernel {num}", of("tuned", "epvf", kernel)),

@@ -405,11 +405,13 @@ class Learner(PolicySearch):
 
             return sum_rows(moved, thetas, (starts,)) * (num_centres / thetas.shape[0])
 
+        within_reach = self._reach(state, frame)
+
         def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
             centres, opt = carry
             updates, opt = optimizer.update(-jax.grad(objective)(centres), opt, centres)
             moved = clip_weights(centres + updates, self.policy_update.weight_clip)
-            return (self._within_reach(state, frame, start, centres, moved), opt), None
+            return (within_reach(centres, moved), opt), None
 
         (centres, opt), _ = jax.lax.scan(
             step, (start, state.policy_opt), length=self.policy_update.steps
@@ -422,17 +424,22 @@ class Learner(PolicySearch):
             step_norm=jnp.linalg.norm(centres - start, axis=-1).mean(),
         )
 
-    def _within_reach(
-        self, state: LearnerState, frame: Frame, start: jax.Array, here: jax.Array, there: jax.Array
-    ) -> Float[jax.Array, "C P"]:
-        """Of each centre where a step leads, or where it is if that leads too far from `start`."""
-        bound = self.policy_update.max_change
+    def _reach(
+        self, state: LearnerState, frame: Frame
+    ) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        """Of each centre `(here, there)`: where a step leads, or `here` if that leads too far."""
+        bound, starts = self.policy_update.max_change, state.buffer.starts
         if bound is None:
-            return there
-        sample = None if state.buffer.starts is None else state.buffer.starts[: start.shape[0]]
+            return lambda here, there: there
+        sample = None if starts is None else starts[: state.centres.shape[0]]
         seen = lambda centres: self.value.features(state.value, centres, frame, sample)  # noqa: E731
-        change = jnp.linalg.norm(seen(there) - seen(start), axis=-1)
-        return jnp.where((change <= bound)[:, None], there, here)
+        begin = seen(state.centres)
+
+        def within(here: jax.Array, there: jax.Array) -> jax.Array:
+            change = jnp.linalg.norm(seen(there) - begin, axis=-1)
+            return jnp.where((change <= bound)[:, None], there, here)
+
+        return within
 
     def _stored(
         self,

@@ -115,21 +115,27 @@ class ExplorableTask(Task, Protocol):
         ...
 
 
+def can_wait(task: Task) -> bool:
+    """Whether a task is an `ExplorableTask`."""
+    return getattr(task, "explorer", None) is not None
+
+
 def explorer_of(task: Task, policy: Policy, horizon: int) -> Explore:
     """The task's `Explore`.
 
     Raises:
         UserError: if its environments cannot wait, or the policy does not fit.
     """
-    make: Callable[[Policy, int], Explore] | None = getattr(task, "explorer", None)
-    if make is None:
+    if not can_wait(task):
         spec = task.spec
         raise UserError(
             f"the environments of task {spec.name!r} on backend {spec.backend!r} cannot wait in "
             "the middle of an episode, as method 'psvf' and probing_init 'visited' need; use "
             "another backend, method or representation"
         )
-    return make(policy, horizon)
+    explorable: Any = task
+    explore: Explore = explorable.explorer(policy, horizon)
+    return explore
 
 
 class SteppableTask(Task, Protocol):

@@ -13,7 +13,7 @@ from epvf.config.schema import Config, default_settings, reads, replace
 from epvf.errors import UserError, unknown
 from epvf.methods.registry import METHODS
 from epvf.tasks import make
-from epvf.tasks.base import Task
+from epvf.tasks.base import Task, can_wait
 from epvf.tasks.registry import is_discrete
 
 Preset: TypeAlias = Literal["paper", "tuned", "debug"]
@@ -48,7 +48,7 @@ def preset(task: str, name: str = "tuned", method: str | None = None) -> Config:
     base = Config(method=_settings(method))
     changes = {"task.name": task, **_delta(kind, name, method)}
     if name == "tuned" and (there := _untuned(task)) is not None:
-        fitted = untuned.choices(there.spec, method, _waits(there))
+        fitted = untuned.choices(there.spec, method, can_wait(there))
         changes |= {choice.field: choice.value for choice in fitted}
     return replace(base, {field: value for field, value in changes.items() if reads(method, field)})
 
@@ -59,7 +59,7 @@ def chosen(task: str, name: str, method: str) -> str | None:
     if there is None:
         return None
     kind = "CartPole" if family(task) is cartpole else "the walkers"
-    return untuned.told(there.spec, method, kind, _waits(there))
+    return untuned.told(there.spec, method, kind, can_wait(there))
 
 
 def family(task: str) -> ModuleType:
@@ -86,11 +86,6 @@ def _untuned(task: str) -> Task | None:
         return make(task)
     except UserError:
         return None
-
-
-def _waits(task: Task) -> bool:
-    """Whether environments can wait in the middle of an episode; see `ExplorableTask`."""
-    return hasattr(task, "explorer")
 
 
 def _settings(method: str) -> Any:

@@ -78,8 +78,9 @@ def told(spec: TaskSpec, method: str, kind: str, waits: bool = True) -> str:
     numbers = f"episodes of at most {spec.episode_length} steps"
     if spec.step_seconds is not None:
         numbers += f" of {spec.step_seconds:g} s"
+    reason = f"from {numbers}" if waits else "its policies cannot be asked what they see"
     chosen = [f"{choice.field} {_shown(choice.value)}" for choice in choices(spec, method, waits)]
-    fitted = f"; from {numbers}: {', '.join(chosen)}" if chosen else ""
+    fitted = f"; {reason}: {', '.join(chosen)}" if chosen else ""
     return f"nobody tuned task {spec.name!r}: it has the settings of {kind}{fitted}"
 
 
