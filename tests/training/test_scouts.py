@@ -56,6 +56,16 @@ def test_what_scouts_step_is_counted(backend):
     np.testing.assert_allclose(steps, np.array(population) + STEPS, atol=0.1)
 
 
+@pytest.mark.parametrize("backend", ["jax", "lanes"])
+def test_the_iteration_that_scouts_make_the_last_one_measures_the_centre(backend):
+    task = make("cartpole", backend, episode_length=5)  # in which no pole falls
+    taken = 64 * 5 + 5
+    config = config_of(**KERNEL | {"iterations": 99, "env_steps": 2 * taken - 2})
+    records = records_of(config.replace({"eval.interval": 99}), task)
+    assert [record["steps/env"] for record in records] == [taken, 2 * taken]
+    assert np.isfinite(records[-1]["eval/episode_return"])
+
+
 @pytest.mark.parametrize(("num", "scouts"), [(1, 1), (64, 1), (128, 2), (1024, 16), (4096, 16)])
 def test_few_policies_are_scouts(num, scouts):
     config = config_of(**KERNEL | {"num_envs": num})
