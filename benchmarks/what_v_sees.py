@@ -5,11 +5,12 @@
 Around the newest policy of RUN, of the Ant, populations are drawn with the paper's noise and rolled
 out whole. V is fitted to one of them, or to several, in closed form; the rank correlation of what
 it predicts with the returns of a further population is printed, a row for each way to see a policy.
-Of six penalties each cell has the one that is best there.
+Of six penalties and the evolution-strategies estimate each cell has what is best there.
 """
 
 import argparse
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +28,12 @@ from epvf.value.factory import make_value
 from epvf.value.linear_fit import es_line, ridge_line
 from epvf.value.representations import RepresentationConfig
 from epvf.value.targets import TargetConfig, spearman, transform
-from epvf.value.v_theta import ValueConfig
+from epvf.value.v_theta import ValueConfig, ValueFunction
 
 NOISE = PerturbationConfig()
 TARGETS = TargetConfig("centred_ranks")
+LINEAR = ValueConfig(hidden_sizes=(), inputs="standardised", zero_init=True)
+LANDMARKS = RepresentationConfig().num_landmarks
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
@@ -47,6 +50,30 @@ def rows(states: tuple[int, ...]) -> dict[str, RepresentationConfig]:
     return found
 
 
+class Population(NamedTuple):
+    """Policies `[N, P]` and their returns `[N]`."""
+
+    thetas: jax.Array
+    returns: jax.Array
+
+    @property
+    def valid(self) -> jax.Array:
+        """Which returns count."""
+        return jnp.isfinite(self.returns)
+
+
+def ranking(value: ValueFunction, params: Any, known: Population, fresh: Population) -> float:
+    """Rank correlation on `fresh` of V fitted to `known`, with the best of the penalties."""
+    centre = known.thetas.mean(axis=0)[None]
+    see = jax.jit(lambda thetas: value.features(params, thetas, value.frame(centre)))
+    features, others = see(known.thetas), see(fresh.thetas)
+    targets = transform(TARGETS, known.returns, known.valid)
+    lines = [ridge_line(features, targets, known.valid, penalty) for penalty in PENALTIES]
+    lines.append(es_line(features, targets, known.valid))
+    found = [spearman(others @ s + i, fresh.returns, fresh.valid) for s, i in lines]
+    return max(map(float, found))
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -56,38 +83,28 @@ def main() -> None:
     parser.add_argument("--states", type=int, nargs="*", default=[16, 64, 200])
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    loaded = load_policy(asked.run / "policies" / "last.safetensors")
-    policy, theta = loaded.policy, jnp.asarray(loaded.theta)
-    task = make("ant")
-    evaluate = task.evaluator(policy)
-    keys = jax.random.split(jax.random.key(asked.seed), max(asked.populations) + 4)
-    drawn = [perturb(NOISE, key, theta[None], asked.num) for key in keys[:-3]]
-    told = [evaluate(key, np.asarray(thetas)) for key, thetas in zip(keys, drawn, strict=False)]
-    returns = [jnp.asarray(evaluation.returns) for evaluation in told]
-    print(f"return {np.mean(returns[0]):.1f}, deviation {np.std(returns[0]):.1f}")
+    saved, task = load_policy(asked.run / "policies" / "last.safetensors"), make("ant")
+    policy, evaluate = saved.policy, task.evaluator(saved.policy)
+    noise_key, other_key = jax.random.split(jax.random.key(asked.seed))
+    rollout_key, states_key, init_key = jax.random.split(other_key, 3)
+
+    def population(key: jax.Array) -> Population:
+        thetas = perturb(NOISE, key, jnp.asarray(saved.theta)[None], asked.num)
+        return Population(thetas, jnp.asarray(evaluate(rollout_key, np.asarray(thetas)).returns))
+
+    *known, fresh = map(population, jax.random.split(noise_key, max(asked.populations) + 1))
+    print(f"return {fresh.returns.mean():.1f}, deviation {fresh.returns.std():.1f}")
     scout = explorer_of(task, policy, scout_steps(task.spec))
-    visited = jnp.asarray(visited_by(scout, keys[-1], np.asarray(drawn[0][:MOST_SCOUTS])))
-    fresh, known = drawn[-1], returns[-1]
+    scouts = np.asarray(known[0].thetas[:MOST_SCOUTS])
+    visited = jnp.asarray(visited_by(scout, rollout_key, scouts))
     for name, config in rows(tuple(asked.states)).items():
-        own = ValueConfig(hidden_sizes=(), inputs="standardised", zero_init=True)
-        value = make_value(policy, own, config, NOISE)
-        frame = value.frame(theta[None])
+        value = make_value(policy, LINEAR, config, NOISE)
         cells = []
         for count in asked.populations:
-            thetas = jnp.concatenate(drawn[:count])
-            landmarks = thetas[:: max(1, len(thetas) // 512)][:512]
-            params = value.refresh(value.init(keys[-2]), keys[-3], landmarks, visited)
-            seen = jax.jit(lambda x, p=params, v=value, f=frame: v.features(p, x, f))
-            features, others = seen(thetas), seen(fresh)
-            targets = transform(
-                TARGETS, jnp.concatenate(returns[:count]), jnp.ones(len(thetas), bool)
-            )
-            valid = jnp.ones(len(thetas), bool)
-            lines = [ridge_line(features, targets, valid, penalty) for penalty in PENALTIES]
-            if config.name == "raw":
-                lines.append(es_line(features, targets, valid))
-            every = jnp.ones(len(fresh), bool)
-            cells.append(max(float(spearman(others @ s + i, known, every)) for s, i in lines))
+            pooled = Population(*map(jnp.concatenate, zip(*known[:count], strict=True)))
+            landmarks = pooled.thetas[:: max(1, len(pooled.thetas) // LANDMARKS)][:LANDMARKS]
+            params = value.refresh(value.init(init_key), states_key, landmarks, visited)
+            cells.append(ranking(value, params, pooled, fresh))
         print(f"{name:32}", *(f"{cell:.3f}" for cell in cells), flush=True)
 
 

@@ -115,8 +115,8 @@ class ExplorableTask(Task, Protocol):
         ...
 
 
-def can_wait(task: Task) -> bool:
-    """Whether a task is an `ExplorableTask`."""
+def can_wait(task: Any) -> bool:
+    """Whether a task, or what stands for one, is an `ExplorableTask`."""
     return getattr(task, "explorer", None) is not None
 
 
